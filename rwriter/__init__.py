@@ -1,0 +1,54 @@
+"""One PostgreSQL row for every finished language-model request: off the request path, batched, never lost."""
+
+from __future__ import annotations
+
+from rwriter._listing import RequestFilter
+from rwriter.engines import DbEngines, EngineProvider
+from rwriter.errors import (
+    ChannelFull,
+    InvalidCursor,
+    RecordDropped,
+    RecordNotStored,
+    RecordRejected,
+    RecordSkipped,
+    RecordSpooled,
+    RequestExists,
+    RwriterError,
+    SchemaOutdated,
+    WriterClosed,
+    WriterFailed,
+    WriterNotOpen,
+)
+from rwriter.records import CompletedRequest, NewRequest, new_request_id
+from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
+from rwriter.telemetry import WriterStats
+from rwriter.writer import RequestsWriter
+
+__all__ = (
+    "ChannelFull",
+    "CompletedRequest",
+    "DbEngines",
+    "EngineProvider",
+    "InvalidCursor",
+    "NewRequest",
+    "PersistResult",
+    "RecordDropped",
+    "RecordNotStored",
+    "RecordRejected",
+    "RecordSkipped",
+    "RecordSpooled",
+    "RequestDetail",
+    "RequestExists",
+    "RequestFilter",
+    "RequestPage",
+    "RequestStore",
+    "RequestSummary",
+    "RequestsWriter",
+    "RwriterError",
+    "SchemaOutdated",
+    "WriterClosed",
+    "WriterFailed",
+    "WriterNotOpen",
+    "WriterStats",
+    "new_request_id",
+)

@@ -1,0 +1,201 @@
+"""Where the SQL runs: one engine for writes, one for reads, or a single engine for both."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import uuid
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, runtime_checkable
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+DRIVER: Final = "postgresql+asyncpg"
+
+_PLAIN_SCHEMES: Final = ("postgresql", "postgres")
+_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_SEVERAL_HOSTS = re.compile(r"^(?P<head>[^:/]+://(?:[^@/]*@)?)(?P<hosts>[^/?]*,[^/?]*)(?P<tail>.*)$")
+
+
+@runtime_checkable
+class EngineProvider(Protocol):
+    """Anything with a ``write`` and a ``read`` engine. They may be the same one."""
+
+    @property
+    def write(self) -> AsyncEngine:
+        """The engine every statement of the writer runs on."""
+
+    @property
+    def read(self) -> AsyncEngine:
+        """The engine ``get_request`` and ``list_requests`` run on, unless asked for ``consistent=True``."""
+
+
+class DbEngines:
+    """Production's provider: a primary, and a replica for reads where there is one.
+
+    Engines handed to the constructor are never disposed here. ``from_url`` makes engines that this object owns:
+    ``aclose()``, or leaving ``async with``, disposes them.
+    """
+
+    def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None) -> None:
+        for name, engine in (("primary", primary), ("replica", replica)):
+            if engine is not None and not isinstance(engine, AsyncEngine):
+                msg = f"{name} must be a sqlalchemy AsyncEngine, not {type(engine).__name__}; see DbEngines.from_url"
+                raise TypeError(msg)
+        self._write = primary
+        self._read = replica if replica is not None else primary
+        self._owned: tuple[AsyncEngine, ...] = ()
+
+    @classmethod
+    def from_url(  # noqa: PLR0913 -- every option of the two engines, keyword-only
+        cls,
+        url: str | URL,
+        replica_url: str | URL | None = None,
+        schema: str | None = None,
+        *,
+        pool_size: int = 5,
+        max_overflow: int = 0,
+        pool_timeout: float = 10.0,
+        connect_timeout: float = 10.0,
+        statement_timeout: float = 30.0,
+        pgbouncer: bool = False,
+        application_name: str = "rwriter",
+    ) -> Self:
+        """Engines for ``postgresql://`` or ``postgresql+asyncpg://`` URLs, several hosts included.
+
+        ``schema``: where the tables are, when that is not the first of the search_path.
+        ``pool_size`` and ``max_overflow`` bound the connections of each engine; ``pool_timeout``, ``connect_timeout``
+        and ``statement_timeout`` are seconds and bound every wait, so that a peer that stops answering without closing
+        costs seconds. ``pgbouncer=True`` is for a pooler in transaction mode: no prepared statement outlives its
+        transaction and nothing is asked of the session.
+
+        Raises ``ValueError`` for a URL or an option that cannot be used.
+        """
+        for name, seconds in (
+            ("pool_timeout", pool_timeout),
+            ("connect_timeout", connect_timeout),
+            ("statement_timeout", statement_timeout),
+        ):
+            if not seconds > 0:
+                msg = f"{name} must be a positive number of seconds, not {seconds!r}"
+                raise ValueError(msg)
+
+        def make(target: str | URL) -> AsyncEngine:
+            parsed, connect_args = connect_arguments(target)
+            connect_args |= {"timeout": connect_timeout, "command_timeout": statement_timeout}
+            options: dict[str, Any] = {"poolclass": None}
+            if pgbouncer:
+                connect_args |= _POOLER_CONNECT_ARGS
+                # the pooler keeps the server connections; a second pool on top would only hold its slots
+                options = {"poolclass": NullPool}
+            else:
+                connect_args.setdefault("server_settings", {}).setdefault("application_name", application_name)
+                options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
+            engine = create_async_engine(parsed, connect_args=connect_args, **options)
+            return in_schema(engine, schema)
+
+        primary = make(url)
+        replica = make(replica_url) if replica_url is not None else None
+        engines = cls(primary, replica)
+        engines._owned = (primary,) if replica is None else (primary, replica)
+        return engines
+
+    @property
+    def write(self) -> AsyncEngine:
+        """The primary."""
+        return self._write
+
+    @property
+    def read(self) -> AsyncEngine:
+        """The replica, or the primary where there is none."""
+        return self._read
+
+    async def aclose(self) -> None:
+        """Dispose the engines ``from_url`` made. Engines handed in are left alone."""
+        for engine in self._owned:
+            await engine.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+_POOLER_CONNECT_ARGS: Final[dict[str, Any]] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    # a name of its own for each: two clients' statements may meet on one server connection
+    "prepared_statement_name_func": lambda: f"__rwriter_{uuid.uuid4().hex}__",
+}
+
+
+def as_provider(engines: EngineProvider | AsyncEngine) -> EngineProvider:
+    """``engines`` itself, or a provider around a plain ``AsyncEngine``, which then means both write and read."""
+    if isinstance(engines, AsyncEngine):
+        return DbEngines(engines)
+    if isinstance(engines, EngineProvider):
+        return engines
+    msg = f"engines must be an AsyncEngine or have .write and .read (see DbEngines), not {type(engines).__name__}"
+    raise TypeError(msg)
+
+
+def in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
+    """``engine``, its pool shared, with every table of rwriter looked up in ``schema`` (``None``: unchanged)."""
+    if schema is None:
+        return engine
+    return engine.execution_options(schema_translate_map={None: schema})
+
+
+def schema_of(engine: AsyncEngine) -> str | None:
+    """The schema ``in_schema`` set on ``engine``, if any."""
+    schema: str | None = engine.get_execution_options().get("schema_translate_map", {}).get(None)
+    return schema
+
+
+def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
+    """A URL for SQLAlchemy's asyncpg dialect and the connect arguments that libpq would have read from it.
+
+    Accepts ``postgres://``, ``postgresql://`` and ``postgresql+asyncpg://``, libpq's ``host1:5432,host2:5432`` and its
+    ``sslmode``, ``application_name`` and ``target_session_attrs``. Raises ``ValueError`` for another driver.
+    """
+    parsed = make_url(_spread_hosts(url) if isinstance(url, str) else url)
+    if parsed.drivername in _PLAIN_SCHEMES:
+        parsed = parsed.set(drivername=DRIVER)
+    if parsed.drivername != DRIVER:
+        msg = f"the database URL must begin postgresql:// or {DRIVER}://, not {parsed.drivername}://"
+        raise ValueError(msg)
+    query = dict(parsed.query)
+    arguments: dict[str, Any] = {}
+    if (mode := query.pop("sslmode", None)) is not None:
+        arguments["ssl"] = _ssl(mode, query)
+    if (name := query.pop("application_name", None)) is not None:
+        arguments["server_settings"] = {"application_name": name}
+    query.pop("connect_timeout", None)
+    return parsed.set(query=query), arguments
+
+
+def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLContext:
+    if mode not in _SSL_MODES:
+        msg = f"sslmode must be one of {', '.join(_SSL_MODES)}, not {mode!r}"
+        raise ValueError(msg)
+    root = query.pop("sslrootcert", None)
+    if root is None:
+        return str(mode)
+    context = ssl.create_default_context(cafile=root)
+    context.check_hostname = mode == "verify-full"
+    return context
+
+
+def _spread_hosts(url: str) -> str:
+    # libpq writes several hosts with commas; SQLAlchemy wants one host= for each
+    match = _SEVERAL_HOSTS.match(url)
+    if match is None:
+        return url
+    hosts = [host if ":" in host else f"{host}:5432" for host in match["hosts"].split(",")]
+    tail = match["tail"] or "/"
+    return match["head"] + tail + ("&" if "?" in tail else "?") + "&".join(f"host={host}" for host in hosts)

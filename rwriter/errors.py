@@ -1,0 +1,61 @@
+"""Every exception the library raises on purpose; each message says what the reader can do."""
+
+from __future__ import annotations
+
+
+class RwriterError(Exception):
+    """Base of every exception rwriter raises on purpose."""
+
+
+class WriterNotOpen(RwriterError):
+    """A record was offered before the writer was opened.
+
+    Enter ``async with RequestsWriter(...)`` first, or start ``run(shutdown)`` and await ``wait_open()``.
+    """
+
+
+class WriterClosed(RwriterError):
+    """A record was offered after ``aclose()`` began. It was not accepted: keep it or report it."""
+
+
+class WriterFailed(WriterClosed):
+    """The writer's background task ended before its time; ``__cause__`` says why.
+
+    Records still pending stay in the account: ``aclose()`` delivers, spools or counts them.
+    """
+
+
+class ChannelFull(RwriterError):
+    """``send_nowait`` found no room (by records or by bytes). Await ``send``, or shed the record knowingly."""
+
+
+class SchemaOutdated(RwriterError):
+    """The database is not at the revision this release needs. Run ``rwriter migrate``."""
+
+
+class RequestExists(RwriterError):
+    """``create_realtime`` was called with the id of a row that is already there. Use a fresh ``new_request_id()``."""
+
+
+class InvalidCursor(RwriterError, ValueError):
+    """A listing cursor that this library did not make. Start again without a cursor."""
+
+
+class RecordNotStored(RwriterError):
+    """What became of a record sent with ``wait="committed"`` that has no row of its own. See the subclasses."""
+
+
+class RecordRejected(RecordNotStored):
+    """The database refused the record itself; it is kept, complete, in ``dead_letters``."""
+
+
+class RecordSkipped(RecordNotStored):
+    """A row with this id exists that the writer may not touch: it belongs to a batch, another tier or was deleted."""
+
+
+class RecordSpooled(RecordNotStored):
+    """The database was away; the record is in the spool on disk and is replayed when the database is back."""
+
+
+class RecordDropped(RecordNotStored):
+    """The database stayed away past the retries (or the drain deadline), and there was no spool to take the record."""

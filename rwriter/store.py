@@ -1,0 +1,306 @@
+"""What is asked of the database. No queue, no retry: each call is one transaction that happens or raises."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Column, MetaData, RowMapping, Select, String, Table, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from uuid_utils.compat import uuid7
+
+from rwriter import _listing, _statements
+from rwriter._failures import sqlstate_of
+from rwriter._listing import RequestFilter
+from rwriter.engines import EngineProvider, as_provider, in_schema
+from rwriter.errors import RequestExists, SchemaOutdated
+from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
+from rwriter.schema import HEAD_REVISION, VERSION_TABLE
+
+COUNT_TIMEOUT_MS: Final = 100
+"""How long ``list_requests`` counts before it takes the planner's estimate."""
+
+_UNIQUE_VIOLATION = "23505"
+_UNDEFINED_TABLE = "42P01"
+_QUERY_CANCELED = "57014"
+_OK = range(200, 300)
+
+# a service that lists rwriter's migrations in its own version_locations records them in its own table
+_VERSION_TABLES = tuple(
+    Table(name, MetaData(), Column("version_num", String)) for name in (VERSION_TABLE, "alembic_version")
+)
+
+
+class PersistResult(msgspec.Struct, frozen=True):
+    """What ``persist_completed`` did with its records: ``inserted + updated + skipped`` is how many it was given."""
+
+    inserted: int
+    updated: int
+    skipped: int
+
+
+class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the listing. ``duration_ms`` is milliseconds from start to end, for completed and failed rows."""
+
+    id: uuid.UUID
+    batch_id: uuid.UUID | None
+    model: str
+    status: str
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    duration_ms: float | None
+    response_status: int | None
+    service_tier: str | None
+    created_by: str
+    path: str
+
+
+class RequestDetail(RequestSummary, frozen=True, kw_only=True):
+    """One request with both bodies and, for a failed one, the error envelope (JSON)."""
+
+    body: str
+    response_body: str | None
+    error: str | None
+
+    def __repr__(self) -> str:
+        return f"RequestDetail(id={self.id}, status={self.status!r}, created_by={self.created_by!r})"
+
+
+class RequestPage(msgspec.Struct, frozen=True):
+    """One page of the listing. ``next_cursor`` is ``None`` on the last page."""
+
+    data: list[RequestSummary]
+    total_count: int
+    total_is_estimate: bool
+    next_cursor: str | None
+
+
+class RequestStore:
+    """The statements, over an engine provider or a plain ``AsyncEngine``.
+
+    ``schema`` says where the tables are when that is not the first of the search_path; an engine made with
+    ``DbEngines.from_url(schema=...)`` knows already.
+    """
+
+    def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
+        provider = as_provider(engines)
+        self._write = in_schema(provider.write, schema)
+        self._read = in_schema(provider.read, schema)
+
+    async def create_realtime(self, new: NewRequest) -> None:
+        """Insert a row in ``processing``, to be finished by ``persist_completed``. Raises ``RequestExists``."""
+        template_id = uuid7()
+        template = {
+            "id": template_id,
+            "endpoint": new.endpoint,
+            "method": new.method,
+            "path": new.path,
+            "model": new.model,
+            "api_key": new.api_key,
+            "body": new.body,
+            "body_byte_size": utf8_size(new.body),
+        }
+        request = {
+            "id": new.request_id,
+            "template_id": template_id,
+            "model": new.model,
+            "created_by": new.created_by,
+        }
+        try:
+            async with self._write.begin() as connection:
+                await connection.execute(_statements.INSERT_TEMPLATE, template)
+                await connection.execute(_statements.INSERT_PROCESSING, request)
+        except IntegrityError as exc:
+            if sqlstate_of(exc) != _UNIQUE_VIOLATION:
+                raise
+            msg = f"a request with id {new.request_id} exists; use a fresh new_request_id()"
+            raise RequestExists(msg) from exc
+
+    async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
+        """Store finished requests: all of them in one statement in one transaction, or none.
+
+        New ids are inserted; rows of ``create_realtime`` still ``processing`` are finished; every other row is left
+        as it is and counted as skipped, so the first terminal state wins and a redelivery changes nothing. Of an id
+        given twice the first record counts.
+        """
+        records = list(records)
+        unique: dict[uuid.UUID, CompletedRequest] = {}
+        for record in records:
+            unique.setdefault(record.request_id, record)
+        if not unique:
+            return PersistResult(0, 0, 0)
+        # in id order, so that two writers with the same ids wait for each other instead of deadlocking
+        ordered = [unique[key] for key in sorted(unique)]
+        async with self._write.begin() as connection:
+            row = (await connection.execute(_statements.PERSIST_COMPLETED, _arrays(ordered))).one()
+        return PersistResult(row.inserted, row.written - row.inserted, len(records) - row.written)
+
+    async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        """Which of ``ids`` have a finished row of this library's kind. Asked of the primary."""
+        async with self._write.connect() as connection:
+            return set((await connection.execute(_statements.SELECT_FINISHED_IDS, {"ids": list(ids)})).scalars())
+
+    async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
+        """Keep a record the database will not take in ``dead_letters``, complete, beside the reason."""
+        async with self._write.begin() as connection:
+            await connection.execute(
+                _statements.INSERT_DEAD_LETTER,
+                {
+                    "id": uuid7(),
+                    "request_id": record.request_id,
+                    "created_by": record.created_by,
+                    "sqlstate": sqlstate,
+                    "error": repair(error),
+                    "payload": msgspec.msgpack.encode(record),
+                },
+            )
+
+    async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
+        """One request with its bodies, or ``None``. ``consistent=True`` asks the primary instead of the replica."""
+        async with self._reader(consistent=consistent).connect() as connection:
+            result = await connection.execute(_statements.SELECT_REQUEST, {"request_id": request_id})
+            row = result.mappings().one_or_none()
+        return None if row is None else RequestDetail(**row, duration_ms=_duration_ms(row))
+
+    async def list_requests(self, asked: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
+        """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
+        asked = asked if asked is not None else RequestFilter()
+        async with self._reader(consistent=consistent).connect() as connection:
+            rows = (await connection.execute(_listing.page_query(asked))).mappings().all()
+            total, is_estimate = await _count(connection, asked)
+        page = rows[: asked.limit]
+        next_cursor = None
+        if len(rows) > asked.limit:
+            last = page[-1]
+            next_cursor = _listing.encode_cursor(
+                _listing.Position(bool(last["is_active"]), last["created_at"], last["id"])
+            )
+        return RequestPage([_summary(row) for row in page], total, is_estimate, next_cursor)
+
+    async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
+        """Delete a request and its template; with ``created_by`` only if it is that owner's. Whether there was one.
+
+        A row still in flight is blanked and left as ``canceled``, invisible to readers, so that its late completion
+        cannot bring the data back.
+        """
+        async with self._write.begin() as connection:
+            row = (
+                await connection.execute(
+                    _statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": created_by}
+                )
+            ).one_or_none()
+            if row is None:
+                return False
+            in_flight = row.state in _statements.ACTIVE_STATES
+            statement = _statements.BLANK_REQUEST if in_flight else _statements.DELETE_REQUEST
+            await connection.execute(statement, {"request_id": request_id})
+            if row.template_id is not None:
+                await connection.execute(_statements.DELETE_TEMPLATE, {"template_id": row.template_id})
+        return True
+
+    async def fail_stale(self, older_than: timedelta) -> int:
+        """Fail realtime rows in ``processing`` since longer than ``older_than``: their process died. How many.
+
+        They get status 504 and an error envelope of type ``Abandoned``. Bounded transactions; rows that another
+        process has locked are left to it.
+        """
+        if older_than <= timedelta(0):
+            msg = f"older_than must be positive, not {older_than}"
+            raise ValueError(msg)
+        seconds = older_than.total_seconds()
+        error = msgspec.json.encode({"type": "Abandoned", "details": {"older_than_seconds": seconds}}).decode()
+        total = 0
+        while True:
+            async with self._write.begin() as connection:
+                result = await connection.execute(_statements.FAIL_STALE, {"older_than": older_than, "error": error})
+            total += result.rowcount
+            if result.rowcount < _statements.ID_CHUNK:
+                return total
+
+    async def check_schema(self) -> None:
+        """Raise ``SchemaOutdated`` unless the database is at this release's revision, or at a later one."""
+        found = [revision for table in _VERSION_TABLES for revision in await self._revisions(table)]
+        ours = [revision for revision in found if revision.startswith("rwriter_")]
+        if not ours or max(ours) < HEAD_REVISION:
+            msg = (
+                f"the database is at {max(ours) if ours else 'no revision of rwriter'}, this release needs "
+                f"{HEAD_REVISION}: run `rwriter migrate` (or `alembic upgrade head`)"
+            )
+            raise SchemaOutdated(msg)
+
+    async def _revisions(self, table: Table) -> Sequence[str]:
+        try:
+            async with self._write.connect() as connection:
+                return (await connection.execute(select(table.c.version_num))).scalars().all()
+        except DBAPIError as exc:
+            if sqlstate_of(exc) == _UNDEFINED_TABLE:
+                return ()
+            raise
+
+    def _reader(self, *, consistent: bool) -> AsyncEngine:
+        return self._write if consistent else self._read
+
+
+def failure_envelope(status: int, body: str) -> str:
+    """What ``requests.error`` holds for a response outside 200..299, as the daemon writes it."""
+    details = {"status": status, "body": body}
+    return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
+
+
+def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
+    return {
+        "id": [r.request_id for r in records],
+        "template_id": [uuid7() for _ in records],
+        "custom_id": [r.custom_id for r in records],
+        "model": [r.model for r in records],
+        "path": [r.endpoint for r in records],
+        "api_key": [r.api_key for r in records],
+        "created_by": [r.created_by for r in records],
+        "request_body": [r.request_body for r in records],
+        "request_size": [utf8_size(r.request_body) for r in records],
+        "status": [r.status_code for r in records],
+        "response_body": [r.response_body for r in records],
+        "response_size": [utf8_size(r.response_body) for r in records],
+        "error": [
+            None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records
+        ],
+        "started_at": [r.started_at for r in records],
+        "finished_at": [r.completed_at for r in records],
+    }
+
+
+def _duration_ms(row: RowMapping) -> float | None:
+    ended = row["completed_at"] or row["failed_at"]
+    if ended is None or row["started_at"] is None:
+        return None
+    return (ended - row["started_at"]) / timedelta(milliseconds=1)
+
+
+def _summary(row: RowMapping) -> RequestSummary:
+    fields = {name: row[name] for name in RequestSummary.__struct_fields__ if name != "duration_ms"}
+    return RequestSummary(**fields, duration_ms=_duration_ms(row))
+
+
+async def _count(connection: AsyncConnection, asked: RequestFilter) -> tuple[int, bool]:
+    try:
+        # a savepoint, so that the cancelled count does not take the transaction with it
+        async with connection.begin_nested():
+            await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
+            count = (await connection.execute(_listing.count_query(asked))).scalar_one()
+            return count, False
+    except DBAPIError as exc:
+        if sqlstate_of(exc) != _QUERY_CANCELED:
+            raise
+    return await _estimate(connection, _listing.matching_query(asked)), True
+
+
+async def _estimate(connection: AsyncConnection, query: Select[Any]) -> int:
+    plan = (await connection.execute(_listing.Explain(query))).scalar_one()
+    parsed = msgspec.json.decode(plan) if isinstance(plan, str) else plan
+    return int(parsed[0]["Plan"]["Plan Rows"])

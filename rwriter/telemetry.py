@@ -1,0 +1,130 @@
+"""``WriterStats``, and the OpenTelemetry instruments (no-ops until the service installs an SDK)."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal, Protocol
+
+import msgspec
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace import Span, Status, StatusCode
+
+Fate = Literal["persisted", "skipped", "dead", "spooled", "dropped"]
+FATES: Final[tuple[Fate, ...]] = ("persisted", "skipped", "dead", "spooled", "dropped")
+
+
+class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The writer's account, exact at every instant.
+
+    ``accepted == persisted + skipped + dead + spooled + dropped + pending``; one record has one fate.
+
+    ========================  ======================================================================
+    ``accepted``              records ``send`` or ``send_nowait`` took
+    ``persisted``             rows inserted or finished
+    ``skipped``               a row with that id was there and may not be touched (a redelivery)
+    ``dead``                  refused by the database, kept in ``dead_letters``
+    ``spooled``               handed to the spool on disk
+    ``dropped``               lost: retries or the drain deadline spent, and no spool (or a full one)
+    ``pending``               in the buffer: queued or being written
+    ``pending_bytes``         memory the texts of pending records hold
+    ``oldest_age``            seconds since the oldest pending record was accepted; 0 when none is
+    ``waiting_senders``       ``send`` calls waiting for room
+    ``retries``               attempts repeated after a failure
+    ========================  ======================================================================
+    """
+
+    accepted: int
+    persisted: int
+    skipped: int
+    dead: int
+    spooled: int
+    dropped: int
+    pending: int
+    pending_bytes: int
+    oldest_age: float
+    waiting_senders: int
+    retries: int
+
+
+class Observed(Protocol):
+    """What the gauges read: a writer."""
+
+    name: str
+
+    @property
+    def stats(self) -> WriterStats:
+        """The account now."""
+
+
+_meter = metrics.get_meter("rwriter")
+_tracer = trace.get_tracer("rwriter")
+
+_records = _meter.create_counter("rwriter.records", unit="{record}", description="Records by outcome.")
+_flush_size = _meter.create_histogram("rwriter.flush.size", unit="{record}", description="Records in a flush.")
+_flush_duration = _meter.create_histogram(
+    "rwriter.flush.duration", unit="s", description="From taking a batch to knowing every record's fate."
+)
+_retries = _meter.create_counter("rwriter.retries", unit="{attempt}", description="Failed attempts by what followed.")
+
+# One gauge for all writers of the process: an instrument may be created only once.
+_writers: weakref.WeakSet[Observed] = weakref.WeakSet()
+
+
+def _observe(field: str) -> metrics.CallbackT:
+    def callback(_options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(getattr(writer.stats, field), {"writer": writer.name}) for writer in list(_writers)]
+
+    return callback
+
+
+_meter.create_observable_gauge(
+    "rwriter.channel.depth", [_observe("pending")], unit="{record}", description="Records in the buffer."
+)
+_meter.create_observable_gauge(
+    "rwriter.channel.bytes", [_observe("pending_bytes")], unit="By", description="Memory their texts hold."
+)
+_meter.create_observable_gauge(
+    "rwriter.oldest_age", [_observe("oldest_age")], unit="s", description="Age of the oldest record in the buffer."
+)
+
+
+def watch(writer: Observed) -> None:
+    """Let the gauges report ``writer`` for as long as it lives."""
+    _writers.add(writer)
+
+
+def count(writer: str, fate: Fate, number: int) -> None:
+    """Add to ``rwriter.records``."""
+    if number:
+        _records.add(number, {"writer": writer, "outcome": fate})
+
+
+def count_retry(writer: str, outcome: Literal["retried", "exhausted"]) -> None:
+    """Add to ``rwriter.retries``: what followed a failed attempt."""
+    _retries.add(1, {"writer": writer, "outcome": outcome})
+
+
+@contextlib.contextmanager
+def flush_span(writer: str, size: int) -> Iterator[Span]:
+    """A span per flush. Exceptions are not recorded on it: their texts can quote a body."""
+    with _tracer.start_as_current_span(
+        "rwriter.flush",
+        attributes={"rwriter.writer": writer, "rwriter.flush.size": size, "db.system.name": "postgresql"},
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        yield span
+
+
+def flush_failed(span: Span, description: str) -> None:
+    """Mark a flush whose records did not all reach their rows."""
+    span.set_status(Status(StatusCode.ERROR, description))
+
+
+def flush_done(writer: str, size: int, seconds: float) -> None:
+    """Record a flush's size and duration."""
+    _flush_size.record(size, {"writer": writer})
+    _flush_duration.record(seconds, {"writer": writer})

@@ -1,0 +1,336 @@
+"""``RequestsWriter``: the front door, the background consumer, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import uuid
+from types import TracebackType
+from typing import Final, Literal, Self, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter import telemetry
+from rwriter._channel import Channel
+from rwriter._delivery import Delivery, Overflow
+from rwriter._failures import Kind, describe, failure_of, fix_for
+from rwriter.engines import EngineProvider
+from rwriter.errors import SchemaOutdated, WriterClosed, WriterFailed, WriterNotOpen
+from rwriter.records import CompletedRequest
+from rwriter.store import RequestStore
+from rwriter.telemetry import WriterStats
+
+MIB: Final = 1024 * 1024
+
+START_TIMEOUT: Final = 10.0
+"""Seconds the start check may take before the writer opens without it."""
+
+CANCEL_GRACE: Final = 5.0
+"""Seconds a cancelled flush has to let go of its connection before the drain goes on without it."""
+
+log = logging.getLogger("rwriter")
+
+N = TypeVar("N", int, float)
+
+
+class _State(enum.Enum):
+    NEW = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class RequestsWriter:
+    """Takes finished requests off the request path and stores each of them once, in batches.
+
+    ``async with RequestsWriter(store) as writer`` starts the consumer and drains on leaving; ``run(shutdown)`` is the
+    same for services that own their tasks. A writer is used once, on one event loop.
+
+    ===================== ============ ==================================================================
+    option                default      meaning
+    ===================== ============ ==================================================================
+    ``batch_size``        100          most records in one statement (below 1 means 1)
+    ``batch_bytes``       8 MiB        most bytes of text in one statement (a larger record goes alone)
+    ``channel_capacity``  10,000       most records in the buffer
+    ``channel_bytes``     64 MiB       most bytes of text in the buffer (a larger record is admitted alone)
+    ``max_retries``       3            attempts after the first, then spool or drop
+    ``retry_base_delay``  0.1 s        bound of the first delay; doubles, with full jitter
+    ``retry_max_delay``   10 s         most seconds between two attempts
+    ``linger``            0 s          how long the oldest record may wait for its batch to fill
+    ``flush_concurrency`` 2            flushes in flight, each on a connection of its own
+    ``flush_timeout``     60 s         one attempt, acquiring the connection included
+    ``drain_timeout``     30 s         how long ``aclose()`` drains by default
+    ``spool``             ``None``     where batches go when retries are spent
+    ``check_schema``      ``True``     compare the database with head on start
+    ``name``              ``rwriter``  in logs, spans and metrics
+    ===================== ============ ==================================================================
+
+    Raises ``ValueError`` naming the option that cannot be used; does no I/O until it is opened.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the options of the table above, keyword-only
+        self,
+        store: RequestStore | EngineProvider | AsyncEngine,
+        *,
+        batch_size: int = 100,
+        batch_bytes: int = 8 * MIB,
+        channel_capacity: int = 10_000,
+        channel_bytes: int = 64 * MIB,
+        max_retries: int = 3,
+        retry_base_delay: float = 0.1,
+        retry_max_delay: float = 10.0,
+        linger: float = 0.0,
+        flush_concurrency: int = 2,
+        flush_timeout: float = 60.0,
+        drain_timeout: float = 30.0,
+        spool: Overflow | None = None,
+        check_schema: bool = True,
+        name: str = "rwriter",
+    ) -> None:
+        self.name: Final = name
+        self._batch_size: Final = max(1, batch_size)
+        self._batch_bytes: Final = _at_least("batch_bytes", batch_bytes, 1)
+        self._linger: Final = _at_least("linger", linger, 0)
+        self._flush_concurrency: Final = _at_least("flush_concurrency", flush_concurrency, 1)
+        self._drain_timeout: Final = _at_least("drain_timeout", drain_timeout, 0)
+        self._check_schema: Final = check_schema
+        self._store: Final = (
+            RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
+        )
+        self._channel: Final = Channel(
+            capacity=_at_least("channel_capacity", channel_capacity, 1),
+            max_bytes=_at_least("channel_bytes", channel_bytes, 1),
+        )
+        self._delivery: Final = Delivery(
+            self._store,
+            self._channel,
+            name=name,
+            max_retries=_at_least("max_retries", max_retries, 0),
+            retry_base_delay=_at_least("retry_base_delay", retry_base_delay, 0),
+            retry_max_delay=_at_least("retry_max_delay", retry_max_delay, 0),
+            flush_timeout=_positive("flush_timeout", flush_timeout),
+            spool=spool,
+        )
+        self._state = _State.NEW
+        self._opened = asyncio.Event()
+        self._closing = asyncio.Lock()
+        self._consumer: asyncio.Task[None] | None = None
+        self._stopping = False
+        telemetry.watch(self)
+
+    # -- records
+
+    async def send(self, record: CompletedRequest, *, wait: Literal["accepted", "committed"] = "accepted") -> None:
+        """Hand over a record, waiting while the buffer is full. Cancelled while waiting, it was not accepted.
+
+        ``wait="committed"`` returns once its row is stored (or is found stored already), and otherwise raises what
+        became of it: ``RecordRejected``, ``RecordSkipped``, ``RecordSpooled``, ``RecordDropped``. Cancelled then, the
+        record stays accepted.
+
+        Raises ``WriterNotOpen``, ``WriterClosed``, or ``WriterFailed`` when the background task died.
+        """
+        if wait not in {"accepted", "committed"}:
+            msg = f"wait must be 'accepted' or 'committed', not {wait!r}"
+            raise ValueError(msg)
+        entry = await self._channel.send(_checked(record))
+        if wait == "committed":
+            await self._channel.settled(entry)
+
+    def send_nowait(self, record: CompletedRequest) -> None:
+        """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``."""
+        self._channel.send_nowait(_checked(record))
+
+    def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
+        """A record accepted and not yet stored, so that a row just written does not answer 404."""
+        return self._channel.get(request_id)
+
+    @property
+    def stats(self) -> WriterStats:
+        """The account, exact at this instant."""
+        channel = self._channel
+        return WriterStats(
+            accepted=channel.accepted,
+            **channel.fates,
+            pending=channel.pending,
+            pending_bytes=channel.pending_bytes,
+            oldest_age=channel.oldest_age,
+            waiting_senders=channel.waiting_senders,
+            retries=self._delivery.retries,
+        )
+
+    # -- the background
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def run(self, shutdown: asyncio.Event) -> None:
+        """Consume until ``shutdown`` is set, then drain for up to ``drain_timeout``.
+
+        Cancelled, it stops at once and loses nothing: what is pending stays in the account for ``aclose()``. Raises
+        ``SchemaOutdated`` on start, ``WriterFailed`` if the consumer died.
+        """
+        await self._open()
+        stop = asyncio.create_task(shutdown.wait(), name=f"{self.name}-shutdown")
+        try:
+            await asyncio.wait({stop, self._running()}, return_when=asyncio.FIRST_COMPLETED)
+            failed = self._running().done()
+            await self.aclose()
+        except BaseException:
+            await self._cancel_consumer()
+            raise
+        finally:
+            stop.cancel()
+        if failed:
+            msg = "the writer's background task ended before its time"
+            raise WriterFailed(msg)
+
+    async def wait_open(self, timeout: float | None = None) -> None:
+        """Return once ``run`` accepts records. Raises what kept it from opening; ``TimeoutError`` after seconds."""
+        async with asyncio.timeout(timeout):
+            await self._opened.wait()
+        self._channel.check_accepting()
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Return once everything accepted before the call has reached its end, whatever end that is.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, ``WriterFailed`` when the background task died.
+        """
+        if self._state is _State.NEW:
+            msg = "the writer is not open: there is nothing to flush"
+            raise WriterNotOpen(msg)
+        async with asyncio.timeout(timeout):
+            await self._channel.drained()
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Refuse new records, drain for up to ``timeout`` seconds (default ``drain_timeout``), settle the rest.
+
+        What is left at the deadline is spooled, or counted as dropped and logged. Idempotent; cancelled, the drain
+        goes on in the background and another call can wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._drain_timeout if timeout is None else max(0.0, timeout))
+        self._channel.close()
+        if self._state is _State.NEW:
+            self._state = _State.CLOSED
+            self._opened.set()
+        if self._consumer is None:
+            return
+        if self._consumer.done() and self._channel.pending and not self._stopping:
+            # it was cancelled or died with records in hand: one more try, under the same deadline
+            self._start_consumer()
+        await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
+        async with self._closing:
+            await self._finish()
+
+    # -- inside
+
+    async def _open(self) -> None:
+        if self._state is not _State.NEW:
+            msg = "a writer is used once: make another RequestsWriter"
+            raise WriterClosed(msg)
+        self._state = _State.OPEN
+        try:
+            if self._check_schema:
+                await self._check_start()
+        except BaseException as exc:
+            failure = WriterFailed("the writer did not open")
+            failure.__cause__ = exc
+            self._channel.fail(failure)
+            self._opened.set()
+            raise
+        self._channel.open()
+        self._start_consumer()
+        self._opened.set()
+
+    async def _check_start(self) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._store.check_schema()
+        except SchemaOutdated:
+            raise
+        except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it
+            if failure_of(exc) is Kind.CONFIGURATION:
+                log.error("%s: cannot use the database, %s: %s", self.name, describe(exc), fix_for(exc))
+            else:
+                log.warning("%s: the database is away on start, %s; taking records", self.name, describe(exc))
+
+    def _start_consumer(self) -> None:
+        self._consumer = asyncio.create_task(self._consume(), name=f"{self.name}-consumer")
+        self._consumer.add_done_callback(self._consumer_done)
+
+    def _running(self) -> asyncio.Task[None]:
+        if self._consumer is None:
+            msg = "the writer was not opened"
+            raise WriterNotOpen(msg)
+        return self._consumer
+
+    async def _consume(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._flush_concurrency):
+                group.create_task(self._flush_batches(), name=f"{self.name}-flush-{number}")
+
+    async def _flush_batches(self) -> None:
+        while entries := await self._channel.take(self._batch_size, self._batch_bytes, self._linger):
+            try:
+                await self._delivery.deliver(entries)
+            finally:
+                # cancelled or broken in the middle: whatever has no fate yet is queued again
+                self._channel.give_back(entries)
+
+    def _consumer_done(self, consumer: asyncio.Task[None]) -> None:
+        cause: BaseException | None = None
+        if not consumer.cancelled():
+            cause = consumer.exception()
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            if cause is None and self._channel.closed:
+                return
+        if self._stopping:
+            return
+        failure = WriterFailed("the writer's background task ended before its time; aclose() settles what is pending")
+        failure.__cause__ = cause
+        self._channel.fail(failure)
+        reason = "cancelled" if cause is None else describe(cause)
+        log.error("%s: the background task ended, %s; %d records pending", self.name, reason, self._channel.pending)
+
+    async def _cancel_consumer(self) -> None:
+        consumer = self._running()
+        consumer.cancel()
+        await asyncio.wait({consumer}, timeout=CANCEL_GRACE)
+
+    async def _finish(self) -> None:
+        if not self._running().done():
+            self._stopping = True
+            await self._cancel_consumer()
+        leftovers = self._channel.leftovers()
+        if leftovers:
+            log.error("%s: the drain deadline passed with %d records pending", self.name, len(leftovers))
+            await self._delivery.give_up(leftovers, "the drain deadline passed")
+        self._state = _State.CLOSED
+
+
+def _checked(record: CompletedRequest) -> CompletedRequest:
+    if not isinstance(record, CompletedRequest):
+        msg = f"record must be a CompletedRequest, not {type(record).__name__}"
+        raise TypeError(msg)
+    return record
+
+
+def _at_least(option: str, value: N, least: int) -> N:
+    if not value >= least:
+        msg = f"{option} must be at least {least}, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _positive(option: str, value: float) -> float:
+    if not value > 0:
+        msg = f"{option} must be positive, not {value!r}"
+        raise ValueError(msg)
+    return value
