@@ -1,0 +1,112 @@
+"""A TCP proxy whose line can be cut, stalled or slowed: network faults for tests, without privileges."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Final, Self
+
+_CHUNK: Final = 65_536
+
+
+class TcpProxy:
+    """Forwards 127.0.0.1:``port`` to a server, until told otherwise.
+
+    ``cut()`` resets every connection and refuses new ones; ``stall()`` stops forwarding without closing anything, as a
+    peer that vanished does (half-open); ``heal()`` undoes both, dropping what was stalled with its connections.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target: Final = (host, port)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusing = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self.port = 0
+        self.connections = 0
+
+    def url(self, url: str) -> str:
+        """``url`` with the proxy's address in place of the server's."""
+        host, port = self._target
+        return url.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection and refuse new ones."""
+        self._refusing = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Reset every connection; new ones are welcome."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def stall(self) -> None:
+        """Forward nothing more, in either direction, and close nothing. New connections are accepted and ignored."""
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        """Forward again. Connections that were stalled are reset: what they lost cannot be made good."""
+        if not self._flowing.is_set():
+            self.drop()
+        self._refusing = False
+        self._flowing.set()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            if self._refusing:
+                return
+            await self._flowing.wait()
+            with contextlib.suppress(OSError):
+                await self._forward_both(reader, writer)
+        finally:
+            self._writers.discard(writer)
+            writer.transport.abort()
+
+    async def _forward_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+        self._writers.add(upstream_writer)
+        try:
+            directions = {
+                asyncio.create_task(self._forward(reader, upstream_writer)),
+                asyncio.create_task(self._forward(upstream_reader, writer)),
+            }
+            try:
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
+        finally:
+            self._writers.discard(upstream_writer)
+            upstream_writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
