@@ -144,6 +144,7 @@ class Channel:
             return self._accept(record, size)
         sender = _Sender(size)
         self._senders.append(sender)
+        self._wake_taker()  # one that lingers for a full batch would linger for us
         try:
             await sender.future
             # closed after the room was granted and before this task ran: refused like those still waiting
@@ -229,8 +230,7 @@ class Channel:
         """Return once everything accepted before the call is settled; raise if the consumer died meanwhile."""
         if not self._order:
             return
-        if self._failure is not None:
-            raise _again(self._failure)
+        self.raise_failure()
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers.append((self._accepted, barrier))
         self._wake_taker()
@@ -256,6 +256,11 @@ class Channel:
         for entry in self._order:
             if entry.waiter is not None and not entry.waiter.done():
                 entry.waiter.set_exception(_again(error))
+
+    def raise_failure(self) -> None:
+        """Raise what ``fail`` was called with, if it was."""
+        if self._failure is not None:
+            raise _again(self._failure)
 
     def leftovers(self) -> list[Entry]:
         """Take everything still pending out of the queue, for the last word on it."""

@@ -191,7 +191,7 @@ INSERT_PROCESSING: Final = insert(requests).values(
     service_tier=REALTIME_TIER,
 )
 
-INSERT_DEAD_LETTER: Final = insert(dead_letters)
+INSERT_DEAD_LETTER: Final = pg_insert(dead_letters).on_conflict_do_nothing(index_elements=[dead_letters.c.id])
 
 SUMMARY_COLUMNS: Final = (
     requests.c.id,

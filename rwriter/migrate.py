@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from alembic.util import CommandError
+from sqlalchemy import URL, Column, Connection, MetaData, String, Table, inspect, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import schema as tables
-from rwriter.engines import EngineProvider, as_provider, connect_arguments, schema_of
-from rwriter.errors import RwriterError, SchemaOutdated
+from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
+from rwriter.errors import RwriterError
+from rwriter.store import RequestStore
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
-Target = EngineProvider | AsyncEngine | str | None
-T = TypeVar("T")
+Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
+
+# a migration of a large table takes as long as it takes; the lock timeouts of env.py bound the waiting
+_STATEMENT_TIMEOUT = 24 * 3600.0
+_TURN_POLL = 0.02
+_turn = threading.Lock()
+
+# what autogenerate finds that no statement of rwriter's needs
+_TOLERATED = ("remove_", "modify_comment", "add_table_comment")
 
 
 class SchemaDrift(RwriterError):
@@ -39,7 +49,7 @@ class SchemaDrift(RwriterError):
 def alembic_config(schema: str | None = None) -> Config:
     """Alembic's configuration for rwriter's own migrations, wherever they are installed.
 
-    Put a connection into ``config.attributes["connection"]`` to run commands over it.
+    Put a connection into ``config.attributes["connection"]`` to run commands over it, in its own transaction.
     """
     package = Path(__file__).parent
     root = package if (package / "migrations" / "env.py").is_file() else package.parent
@@ -53,7 +63,7 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     """Bring the database to ``revision``. Safe to call from many processes at once: they take turns.
 
     ``target`` is an engine, a provider, a URL, or ``None`` for ``RWRITER_DATABASE_URL``; ``schema`` defaults to the
-    engine's own and then to ``RWRITER_SCHEMA``.
+    engine's own and then to ``RWRITER_SCHEMA``. Raises ``RwriterError`` for a revision this release does not know.
     """
     await _over(target, schema, lambda config: command.upgrade(config, revision))
 
@@ -63,25 +73,32 @@ async def downgrade(target: Target = None, revision: str = "base", *, schema: st
     await _over(target, schema, lambda config: command.downgrade(config, revision))
 
 
+def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
+    """The SQL that ``upgrade`` would run on an empty database, or from ``A`` for ``revision="A:B"``."""
+    config = alembic_config(schema)
+    config.output_buffer = io.StringIO()
+    with _clear_errors():
+        command.upgrade(config, revision, sql=True)
+    return config.output_buffer.getvalue()
+
+
 async def current(target: Target = None, *, schema: str | None = None) -> str | None:
     """The revision the database is at, or ``None`` where rwriter's migrations never ran."""
-    async with _connection(target, schema) as (connection, name):
+    async with _engine(target, schema) as (engine, name), engine.connect() as connection:
         return await connection.run_sync(_revision, name)
 
 
 async def check(target: Target = None, *, schema: str | None = None) -> None:
-    """Raise ``SchemaOutdated`` unless at head, and ``SchemaDrift`` where something rwriter needs is missing.
+    """Raise ``SchemaOutdated`` below head, and ``SchemaDrift`` where something rwriter needs is missing or differs.
 
-    What others added to the tables (the daemon's columns and indexes) is no drift.
+    What others added to the tables (the daemon's columns and indexes, a later release's) is no drift.
     """
-    async with _connection(target, schema) as (connection, name):
-        revision = await connection.run_sync(_revision, name)
-        if revision != tables.HEAD_REVISION:
-            msg = f"the database is at {revision or 'no revision'}, not {tables.HEAD_REVISION}: run `rwriter migrate`"
-            raise SchemaOutdated(msg)
-        missing = await connection.run_sync(_missing, name)
-    if missing:
-        msg = "the tables differ from rwriter.schema:\n" + "\n".join(f"  {diff}" for diff in missing)
+    async with _engine(target, schema) as (engine, name):
+        await RequestStore(engine, schema=name).check_schema()
+        async with engine.connect() as connection:
+            drift = await connection.run_sync(_drift, name)
+    if drift:
+        msg = "the tables are not what this release needs:\n" + "\n".join(f"  {line}" for line in drift)
         raise SchemaDrift(msg)
 
 
@@ -92,9 +109,8 @@ def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> 
     """
 
     async def main() -> None:
-        async with _engine(url) as engine, engine.connect() as connection:
+        async with _engine(url, None) as (engine, _), engine.connect() as connection:
             await connection.run_sync(work)
-            await connection.commit()
 
     with ThreadPoolExecutor(1, thread_name_prefix="rwriter-migrate") as pool:
         pool.submit(asyncio.run, main()).result()
@@ -106,53 +122,93 @@ def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
 
 
 async def _over(target: Target, schema: str | None, run: Callable[[Config], object]) -> None:
-    async with _connection(target, schema) as (connection, name):
+    async with _engine(target, schema) as (engine, name), engine.connect() as connection:
+        # whatever the engine's own: autocommit has no transaction to hold the lock in, and a stricter level would go
+        # on seeing the version table as it was before the wait for the lock
+        await connection.execution_options(isolation_level="READ COMMITTED")
         config = alembic_config(name)
 
         def work(sync_connection: Connection) -> None:
             config.attributes["connection"] = sync_connection
-            run(config)
+            with _clear_errors():
+                run(config)
 
-        await connection.run_sync(work)
-        await connection.commit()
+        async with _our_turn():
+            await connection.run_sync(work)
 
 
 @contextlib.asynccontextmanager
-async def _connection(target: Target, schema: str | None) -> AsyncIterator[tuple[Any, str | None]]:
-    if target is None or isinstance(target, str):
-        async with _engine(target) as engine, engine.connect() as connection:
-            yield connection, schema or os.environ.get(SCHEMA_VARIABLE) or None
+async def _our_turn() -> AsyncIterator[None]:
+    # alembic.context and alembic.op are globals of the process: two migrations at once would run over each other's
+    # connections. Polled, because the holder may be on another thread's loop as well as on this one.
+    while not _turn.acquire(blocking=False):
+        await asyncio.sleep(_TURN_POLL)
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as exc:
+        msg = f"{exc} (the head of this release is {tables.HEAD_REVISION})"
+        raise RwriterError(msg) from exc
+
+
+@contextlib.asynccontextmanager
+async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[AsyncEngine, str | None]]:
+    from_environment = os.environ.get(SCHEMA_VARIABLE) or None
+    if target is None or isinstance(target, (str, URL)):
+        # as behind a pooler, which the URL may well name: one connection, nothing prepared that outlives it
+        options = {"pgbouncer": True, "statement_timeout": _STATEMENT_TIMEOUT}
+        async with DbEngines.from_url(target or _url_from_environment(), **options) as engines:
+            yield engines.write, schema or from_environment
     else:
         engine = as_provider(target).write
-        async with engine.connect() as connection:
-            yield connection, schema or schema_of(engine) or os.environ.get(SCHEMA_VARIABLE) or None
+        yield engine, schema or schema_of(engine) or from_environment
 
 
-@contextlib.asynccontextmanager
-async def _engine(url: str | None) -> AsyncIterator[AsyncEngine]:
-    url = url or os.environ.get(URL_VARIABLE)
+def _url_from_environment() -> str:
+    url = os.environ.get(URL_VARIABLE)
     if not url:
-        msg = f"no database given: set {URL_VARIABLE}=postgresql://user:password@host/database"
+        msg = f"no database given: set {URL_VARIABLE}=postgresql://user:password@host:5432/database"
         raise RwriterError(msg)
-    parsed, connect_args = connect_arguments(url)
-    engine = create_async_engine(parsed, connect_args=connect_args, poolclass=NullPool)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
+    return url
 
 
 def _revision(connection: Connection, schema: str | None) -> str | None:
-    context = MigrationContext.configure(
-        connection, opts={"version_table": tables.VERSION_TABLE, "version_table_schema": schema}
-    )
-    return context.get_current_revision()
+    found: list[str] = []
+    # a service that lists our versions in its own version_locations records them in its own table
+    for name in (tables.VERSION_TABLE, "alembic_version"):
+        if inspect(connection).has_table(name, schema=schema):
+            table = Table(name, MetaData(), Column("version_num", String), schema=schema)
+            found += connection.scalars(select(table.c.version_num))
+    return max((revision for revision in found if revision.startswith("rwriter_")), default=None)
 
 
-def _missing(connection: Connection, schema: str | None) -> list[object]:
+def _drift(connection: Connection, schema: str | None) -> list[str]:
     if schema is not None:
-        quoted = connection.dialect.identifier_preparer.quote(schema)
+        quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
         connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
-    context = MigrationContext.configure(connection, opts={"include_name": is_ours})
-    diffs: list[Any] = compare_metadata(context, tables.metadata)
-    return [diff for diff in diffs if not (isinstance(diff, tuple) and str(diff[0]).startswith("remove_"))]
+    opts = {"include_name": is_ours, "compare_server_default": True}
+    found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), tables.metadata)
+    # changes to one column come as a list, everything else alone
+    diffs = [diff for item in found for diff in (item if isinstance(item, list) else [item])]
+    return [_describe(*diff) for diff in diffs if not diff[0].startswith(_TOLERATED)]
+
+
+def _describe(kind: str, *parts: Any) -> str:
+    if kind.startswith("modify_"):
+        _, table, column, _, found, wanted = parts
+        return f"{table}.{column}: {kind.removeprefix('modify_')} is {_plain(found)}, not {_plain(wanted)}"
+    missing = parts[-1]
+    table = getattr(missing, "table", None)
+    where = parts[-2] if table is None and len(parts) > 1 else table
+    return f"missing {kind.removeprefix('add_')} {missing.name}" + (f" of {where}" if where is not None else "")
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "arg", value))

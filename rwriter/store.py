@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -147,19 +148,21 @@ class RequestStore:
             return set((await connection.execute(_statements.SELECT_FINISHED_IDS, {"ids": list(ids)})).scalars())
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
-        """Keep a record the database will not take in ``dead_letters``, complete, beside the reason."""
+        """Keep a record the database will not take in ``dead_letters``, complete, beside the reason.
+
+        Burying the same record again (lost acknowledgement of a commit) changes nothing.
+        """
+        payload = msgspec.msgpack.encode(record)
+        letter = {
+            "id": uuid.uuid5(record.request_id, hashlib.sha256(payload).hexdigest()),
+            "request_id": record.request_id,
+            "created_by": record.created_by,
+            "sqlstate": sqlstate,
+            "error": repair(error),
+            "payload": payload,
+        }
         async with self._write.begin() as connection:
-            await connection.execute(
-                _statements.INSERT_DEAD_LETTER,
-                {
-                    "id": uuid7(),
-                    "request_id": record.request_id,
-                    "created_by": record.created_by,
-                    "sqlstate": sqlstate,
-                    "error": repair(error),
-                    "payload": msgspec.msgpack.encode(record),
-                },
-            )
+            await connection.execute(_statements.INSERT_DEAD_LETTER, letter)
 
     async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
         """One request with its bodies, or ``None``. ``consistent=True`` asks the primary instead of the replica."""

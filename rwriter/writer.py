@@ -187,8 +187,7 @@ class RequestsWriter:
         finally:
             stop.cancel()
         if failed:
-            msg = "the writer's background task ended before its time"
-            raise WriterFailed(msg)
+            self._channel.raise_failure()
 
     async def wait_open(self, timeout: float | None = None) -> None:
         """Return once ``run`` accepts records. Raises what kept it from opening; ``TimeoutError`` after seconds."""
