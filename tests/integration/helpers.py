@@ -1,0 +1,120 @@
+"""Records to write, rows to read back with plain SQL, and what a test may need from the machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter import CompletedRequest, NewRequest, new_request_id
+from rwriter.schema import NIL_DAEMON, request_templates, requests
+
+STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
+TOOK: Final = timedelta(milliseconds=1234.5)
+
+
+def record(**changes: Any) -> CompletedRequest:
+    """A plain completed request with a fresh id; ``changes`` are fields of ``CompletedRequest``."""
+    fields: dict[str, Any] = {
+        "request_id": new_request_id(),
+        "status_code": 200,
+        "request_body": '{"model":"gpt-5","input":"hello"}',
+        "response_body": '{"id":"resp_1","output":"hi"}',
+        "model": "gpt-5",
+        "endpoint": "/v1/responses",
+        "api_key": "sk-test-key",
+        "created_by": "tenant-a",
+        "started_at": STARTED,
+        "completed_at": STARTED + TOOK,
+    }
+    return CompletedRequest(**(fields | changes))
+
+
+def new_request(**changes: Any) -> NewRequest:
+    """A plain request that begins now; ``changes`` are fields of ``NewRequest``."""
+    fields: dict[str, Any] = {
+        "request_id": new_request_id(),
+        "body": '{"model":"gpt-5-mini","input":"begun"}',
+        "model": "gpt-5-mini",
+        "endpoint": "https://upstream.example",
+        "method": "PUT",
+        "path": "/v1/chat/completions",
+        "api_key": "sk-another-key",
+        "created_by": "tenant-b",
+    }
+    return NewRequest(**(fields | changes))
+
+
+async def insert_request(engine: AsyncEngine, **columns: Any) -> uuid.UUID:
+    """A row as another program would leave it: ``pending`` of tier ``flex`` unless ``columns`` say otherwise."""
+    row: dict[str, Any] = {
+        "id": new_request_id(),
+        "model": "daemon-model",
+        "service_tier": "flex",
+        "created_by": None if "batch_id" in columns else "tenant-d",
+    }
+    row |= columns
+    async with engine.begin() as connection:
+        await connection.execute(insert(requests).values(row))
+    identity: uuid.UUID = row["id"]
+    return identity
+
+
+def in_state(state: str, **columns: Any) -> dict[str, Any]:
+    """The columns that the table's checks ask of a row in ``state``."""
+    claimed = {"daemon_id": NIL_DAEMON, "claimed_at": STARTED}
+    needed: dict[str, dict[str, Any]] = {
+        "pending": {},
+        "claimed": claimed,
+        "processing": claimed | {"started_at": STARTED},
+        "completed": {"response_status": 200, "response_body": "first", "completed_at": STARTED},
+        "failed": {"error": "first", "failed_at": STARTED},
+        "canceled": {"canceled_at": STARTED},
+    }
+    return {"state": state} | needed[state] | columns
+
+
+async def rows(engine: AsyncEngine, table: Table, *ids: uuid.UUID) -> list[RowMapping]:
+    """Rows of ``table`` in id order, all or those with ``ids``, with the ``xmin`` of the transaction that wrote each."""
+    xmin = literal_column(f"{table.name}.xmin::text", Text()).label("xmin")
+    query = select(table, xmin).order_by(table.c.id)
+    if ids:
+        query = query.where(table.c.id.in_(ids))
+    async with engine.connect() as connection:
+        return list((await connection.execute(query)).mappings())
+
+
+async def one(engine: AsyncEngine, table: Table, *ids: uuid.UUID) -> RowMapping:
+    """The only row of ``table``, or the only one with ``ids``; another number of them fails the test."""
+    (row,) = await rows(engine, table, *ids)
+    return row
+
+
+async def template_of(engine: AsyncEngine, request_id: uuid.UUID) -> RowMapping:
+    """The template that the row ``request_id`` points to; its absence fails the test."""
+    template_id = (await one(engine, requests, request_id))["template_id"]
+    assert template_id is not None
+    return await one(engine, request_templates, template_id)
+
+
+async def snapshot(engine: AsyncEngine) -> list[list[RowMapping]]:
+    """Both tables with every column and ``xmin``: two of them are equal if nothing was written in between."""
+    return [await rows(engine, table) for table in (requests, request_templates)]
+
+
+def need(binary: str) -> str:
+    """The path of a program this test cannot do without: skip where it is missing, but fail in CI."""
+    path = shutil.which(binary, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        message = f"{binary} is not installed"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+

@@ -1,0 +1,117 @@
+"""Commands in processes of their own, SQL on connections of one's own, and what a schema's catalogue says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rwriter.engines import connect_arguments
+
+ROOT: Final = Path(__file__).parents[2]
+ODD_SCHEMA: Final = "We ird-Schéma"
+ODDER_SCHEMA: Final = "a:b%c\"d$'e"
+TABLES: Final = ["dead_letters", "request_templates", "requests", "rwriter_alembic_version"]
+DEADLINE: Final = 60.0
+"""Seconds that something which must come is waited for. Never part of what a test claims."""
+
+
+def environment(url: str | None = None, **variables: str) -> dict[str, str]:
+    """This process's environment with no variable of rwriter's but the database's URL and those given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RWRITER_", "PYTHONPATH"))}
+    return kept | ({} if url is None else {"RWRITER_DATABASE_URL": url}) | variables
+
+
+def run(
+    *command: str, url: str | None = None, cwd: Path = ROOT, code: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` and require its exit code."""
+    done = subprocess.run(
+        command, env=environment(url, **variables), cwd=cwd, check=False, text=True, capture_output=True
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def alembic(
+    *arguments: str, url: str | None = None, cwd: Path = ROOT, code: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the ``alembic`` command, by default where ``alembic.ini`` of the checkout is."""
+    return run(sys.executable, "-m", "alembic", *arguments, url=url, cwd=cwd, code=code, **variables)
+
+
+def rwriter(
+    *arguments: str, url: str | None = None, code: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the ``rwriter`` command."""
+    return run(sys.executable, "-m", "rwriter.cli", *arguments, url=url, code=code, **variables)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """The driver's own connection: it runs scripts of many statements, as psql does."""
+    parsed, arguments = connect_arguments(url)
+    dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = await asyncpg.connect(dsn, **arguments)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def engine_on(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+    """An engine as a service would make it, disposed afterwards."""
+    parsed, arguments = connect_arguments(url)
+    engine = create_async_engine(parsed, connect_args=arguments, poolclass=NullPool, **options)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def execute(url: str, script: str) -> None:
+    """Run a script of any number of statements."""
+    async with connected(url) as connection:
+        await connection.execute(script)
+
+
+async def rows(url: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """The rows of ``query``."""
+    async with connected(url) as connection:
+        return [tuple(row) for row in await connection.fetch(query, *arguments)]
+
+
+async def column(url: str, query: str, *arguments: object) -> list[Any]:
+    """The first column of ``query``."""
+    return [row[0] for row in await rows(url, query, *arguments)]
+
+
+async def tables_in(url: str, schema: str = "public") -> list[str]:
+    """The tables of ``schema`` by name."""
+    return await column(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = $1 ORDER BY 1", schema)
+
+
+async def revisions(url: str, table: str = "rwriter_alembic_version") -> list[str]:
+    """What a version table holds."""
+    return await column(url, f"SELECT version_num FROM {table} ORDER BY 1")
+
+
+async def eventually_waiting_for_lock(url: str, sessions: int = 1) -> None:
+    """Poll until ``sessions`` of this database wait for an advisory lock; past the deadline fail."""
+    query = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+        "WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+    )
+    async with asyncio.timeout(DEADLINE), connected(url) as connection:
+        while await connection.fetchval(query) < sessions:
+            await asyncio.sleep(0.01)
