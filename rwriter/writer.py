@@ -29,6 +29,9 @@ START_TIMEOUT: Final = 10.0
 CANCEL_GRACE: Final = 5.0
 """Seconds a cancelled flush has to let go of its connection before the drain goes on without it."""
 
+DRAIN_ATTEMPTS: Final = 3
+"""How often ``aclose`` starts the background task anew when it dies, before what is left goes to its last resort."""
+
 log = logging.getLogger("rwriter")
 
 N = TypeVar("N", int, float)
@@ -220,10 +223,11 @@ class RequestsWriter:
             self._opened.set()
         if self._consumer is None:
             return
-        if self._consumer.done() and self._channel.pending and not self._stopping:
-            # it was cancelled or died with records in hand: one more try, under the same deadline
-            self._start_consumer()
-        await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
+        for _ in range(DRAIN_ATTEMPTS):
+            if self._consumer.done() and self._channel.pending and not self._stopping:
+                # it was cancelled or died with records in hand: another, under the same deadline
+                self._start_consumer()
+            await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
         async with self._closing:
             await self._finish()
 
@@ -275,6 +279,16 @@ class RequestsWriter:
                 group.create_task(self._flush_batches(), name=f"{self.name}-flush-{number}")
 
     async def _flush_batches(self) -> None:
+        try:
+            await self._flush_until_closed()
+        except asyncio.CancelledError:
+            if self._running().cancelling():
+                raise
+            # TaskGroup forgets a child that somebody cancels; the others would go on with one flush less
+            msg = "a flush task was cancelled"
+            raise RuntimeError(msg) from None
+
+    async def _flush_until_closed(self) -> None:
         while entries := await self._channel.take(self._batch_size, self._batch_bytes, self._linger):
             try:
                 await self._delivery.deliver(entries)
