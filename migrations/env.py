@@ -9,8 +9,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
 
+from rwriter.errors import RwriterError
 from rwriter.migrate import SCHEMA_VARIABLE, is_ours, run_with_connection
 from rwriter.schema import VERSION_TABLE, metadata
 
@@ -22,10 +24,33 @@ QUEUE_TIMEOUT, LOCK_TIMEOUT = "300s", "10s"
 config = context.config
 
 
-def target_schema() -> str | None:
-    """The schema asked for by ``-x schema=``, by the caller, or by the environment, in that order."""
+def target_schema(connection: Connection | None = None) -> str | None:
+    """The schema asked for by ``-x schema=``, the caller, the connection's engine or the environment, in that order."""
     asked = context.get_x_argument(as_dictionary=True).get("schema")
-    return asked or config.attributes.get("schema") or os.environ.get(SCHEMA_VARIABLE) or None
+    options = connection.get_execution_options() if connection is not None else {}
+    translated = options.get("schema_translate_map", {}).get(None)
+    return asked or config.attributes.get("schema") or translated or os.environ.get(SCHEMA_VARIABLE) or None
+
+
+def turn() -> Iterator[str]:
+    """Statements that take turns with other upgrades, and then wait for no table lock for long."""
+    yield f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'"
+    yield f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"
+    yield f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+
+
+def create_schema(schema: str) -> str:
+    """Create ``schema`` unless it is there: IF NOT EXISTS asks for the privilege even where it has nothing to do."""
+    literal = schema.replace("'", "''")
+    return (
+        f"DO $rwriter$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{literal}') "
+        f"THEN CREATE SCHEMA IF NOT EXISTS {quoted(schema)}; END IF; END $rwriter$"
+    )
+
+
+def use_schema(schema: str) -> str:
+    """Point unqualified names at ``schema`` alone."""
+    return f"SET LOCAL search_path TO {quoted(schema)}"
 
 
 def quoted(schema: str) -> str:
@@ -33,11 +58,12 @@ def quoted(schema: str) -> str:
     return '"' + schema.replace('"', '""') + '"'
 
 
-def configure(**options: Any) -> None:
+def configure(schema: str | None, **options: Any) -> None:
     """Configure Alembic the same way for every mode."""
     context.configure(
         target_metadata=metadata,
         version_table=VERSION_TABLE,
+        version_table_schema=schema,
         include_name=is_ours,
         compare_type=True,
         compare_server_default=True,
@@ -55,40 +81,54 @@ def writes() -> bool:
 
 
 @contextmanager
-def settings(connection: Connection) -> Iterator[None]:
+def settings(connection: Connection, schema: str | None) -> Iterator[None]:
     """Take turns with other upgrades and point at the schema; put a caller's own settings back afterwards."""
     names = ("lock_timeout", "search_path")
-    before = {name: connection.scalar(text("SELECT current_setting(:name)"), {"name": name}) for name in names}
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'")
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-    if (schema := target_schema()) is not None:
-        exists = connection.scalar(text("SELECT count(*) FROM pg_namespace WHERE nspname = :name"), {"name": schema})
-        # asked first: CREATE SCHEMA IF NOT EXISTS needs the privilege even where it has nothing to do
-        if not exists and writes():
-            connection.exec_driver_sql(f"CREATE SCHEMA {quoted(schema)}")
-        connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted(schema)}")
+    before = {name: setting(connection, name) for name in names}
+    if writes():
+        for statement in turn():
+            connection.exec_driver_sql(statement)
+        refuse_autocommit(connection)
+        if schema is not None:
+            connection.exec_driver_sql(create_schema(schema))
+    if schema is not None:
+        connection.exec_driver_sql(use_schema(schema))
     yield
     for name, value in before.items():
         connection.execute(text("SELECT set_config(:name, :value, true)"), {"name": name, "value": value})
 
 
+def setting(connection: Connection, name: str) -> str | None:
+    """The value of a setting of the session."""
+    value: str | None = connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
+    return value
+
+
+def refuse_autocommit(connection: Connection) -> None:
+    """Raise if SET LOCAL had no effect: the lock would be let go at once, and the schema not be the one asked for."""
+    if setting(connection, "lock_timeout") != LOCK_TIMEOUT:
+        msg = "the connection is in autocommit mode: hand over one with a transaction"
+        raise CommandError(msg)
+
+
 def migrate(connection: Connection) -> None:
     """Run the migrations in one transaction: the caller's, or one of ours."""
-    with nullcontext() if connection.in_transaction() else connection.begin(), settings(connection):
-        configure(connection=connection)
+    schema = target_schema(connection)
+    with nullcontext() if connection.in_transaction() else connection.begin(), settings(connection, schema):
+        # `check` and the like must not leave a version table behind; Alembic itself knows that of `current` alone
+        configure(schema, connection=connection, dont_mutate=not writes())
         with context.begin_transaction():
             context.run_migrations()
 
 
 def migrate_offline() -> None:
     """Print the SQL."""
-    configure(dialect_name="postgresql", literal_binds=True, dialect_opts={"paramstyle": "named"})
+    schema = target_schema()
+    configure(schema, dialect_name="postgresql", literal_binds=True, dialect_opts={"paramstyle": "named"})
     with context.begin_transaction():
-        context.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        if (schema := target_schema()) is not None:
-            context.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
-            context.execute(f"SET LOCAL search_path TO {quoted(schema)}")
+        for statement in (*turn(), *((create_schema(schema), use_schema(schema)) if schema is not None else ())):
+            # a colon in the schema's name is no bind parameter
+            context.execute(statement.replace(":", r"\:"))
         context.run_migrations()
 
 
@@ -104,7 +144,10 @@ def main() -> None:
     # the command line's own process: elsewhere the host application has configured logging
     if config.config_file_name is not None and config.cmd_opts is not None:
         logging.config.fileConfig(config.config_file_name, disable_existing_loggers=False)
-    run_with_connection(None, migrate)
+    try:
+        run_with_connection(None, migrate)
+    except RwriterError as exc:
+        raise CommandError(str(exc)) from exc
 
 
 main()

@@ -187,9 +187,7 @@ class Channel:
         self._queued_bytes += sum(entry.size for entry in returned)
         self._wake_taker()
 
-    def settle(
-        self, entries: Iterable[Entry], fates: Mapping[Fate, int], error: Exception | None = None
-    ) -> None:
+    def settle(self, entries: Iterable[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
         """Count the fates of ``entries``, free their room and tell whoever waited for them.
 
         ``fates`` counts the entries by fate; which of a batch were the skipped ones is not known. ``error`` is what

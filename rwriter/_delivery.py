@@ -29,11 +29,11 @@ class Overflow(Protocol):
         """Keep ``records`` durably, or raise and keep none."""
 
 
-class _Refused(Exception):  # noqa: N818 -- a verdict, caught in this module
+class _Refused(Exception):
     """The database refused at least one of the records of a statement."""
 
 
-class _RetriesSpent(Exception):  # noqa: N818 -- a verdict, caught in this module
+class _RetriesSpent(Exception):
     """The database stayed away through every retry."""
 
 

@@ -128,7 +128,7 @@ def page_query(asked: RequestFilter) -> Select[Any] | CompoundSelect[Any]:
     return _with_path(page)
 
 
-def count_query(asked: RequestFilter) -> Select[tuple[int]]:
+def count_query(asked: RequestFilter) -> Select[int]:
     """How many rows match, cursor and limit aside."""
     return select(func.count()).select_from(requests).where(*_conditions(asked))
 
@@ -163,7 +163,9 @@ def _in_tiers(tiers: Sequence[str | None]) -> ColumnElement[bool]:
 def _leg(asked: RequestFilter, after: Position | None, *, active: bool) -> Select[Any]:
     query = (
         select(
-            *SUMMARY_COLUMNS, requests.c.template_id, literal_column("1" if active else "0", Integer).label("is_active")
+            *SUMMARY_COLUMNS,
+            requests.c.template_id,
+            literal_column("1" if active else "0", Integer).label("is_active"),
         )
         .where(*_conditions(asked))
         .order_by(requests.c.created_at.desc(), requests.c.id.desc())
@@ -171,7 +173,8 @@ def _leg(asked: RequestFilter, after: Position | None, *, active: bool) -> Selec
     if after is None:
         return query
     key = tuple_(
-        bindparam("after_created_at", after.created_at, DateTime(timezone=True)), bindparam("after_id", after.id, Uuid())
+        bindparam("after_created_at", after.created_at, DateTime(timezone=True)),
+        bindparam("after_id", after.id, Uuid()),
     )
     return query.where(tuple_(requests.c.created_at, requests.c.id) < key)
 
@@ -179,7 +182,7 @@ def _leg(asked: RequestFilter, after: Position | None, *, active: bool) -> Selec
 def _with_path(page: Select[Any]) -> Select[Any]:
     # joined after the limit: a page needs the templates of its own rows only
     rows = page.subquery("page")
-    columns = [column for column in rows.c if column.name not in {"template_id"}]
+    columns = [column for column in rows.c if column.name != "template_id"]
     return (
         select(*columns, func.coalesce(request_templates.c.path, "").label("path"))
         .select_from(rows.outerjoin(request_templates, rows.c.template_id == request_templates.c.id))

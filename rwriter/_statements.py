@@ -67,7 +67,7 @@ COMPLETED_ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
 }
 
 
-def _persist_completed() -> Select[tuple[int, int]]:
+def _persist_completed() -> Select[int, int]:
     """Insert or finish a batch in one statement; answers how many rows were written, and how many of them new.
 
     Every row is given a fresh template id. An inserted row comes back with it, an updated one with the id of the
@@ -81,9 +81,23 @@ def _persist_completed() -> Select[tuple[int, int]]:
     completed = v.c.status.between(literal_column("200"), literal_column("299"))
     insertion = pg_insert(requests).from_select(
         [
-            "id", "template_id", "model", "custom_id", "state", "daemon_id", "claimed_at", "started_at",
-            "completed_at", "failed_at", "response_status", "response_body", "response_size", "error",
-            "service_tier", "created_by", "created_at",
+            "id",
+            "template_id",
+            "model",
+            "custom_id",
+            "state",
+            "daemon_id",
+            "claimed_at",
+            "started_at",
+            "completed_at",
+            "failed_at",
+            "response_status",
+            "response_body",
+            "response_size",
+            "error",
+            "service_tier",
+            "created_by",
+            "created_at",
         ],
         # no ORDER BY: the arrays are already in id order, and a sort would copy the bodies
         select(
@@ -156,7 +170,7 @@ def _persist_completed() -> Select[tuple[int, int]]:
 
 
 def constant(value: str) -> ColumnElement[str]:
-    """One of this package's own words inlined in the SQL: a parameter would hide it from the planner's partial indexes."""
+    """One of this package's own words, inlined: a parameter would hide it from the planner's partial indexes."""
     return literal_column(f"'{value}'", Text())
 
 

@@ -94,7 +94,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
     What others added to the tables (the daemon's columns and indexes, a later release's) is no drift.
     """
     async with _engine(target, schema) as (engine, name):
-        await RequestStore(engine, schema=name).check_schema()
+        await RequestStore(engine).check_schema()
         async with engine.connect() as connection:
             drift = await connection.run_sync(_drift, name)
     if drift:
@@ -165,10 +165,12 @@ async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[Asy
         # as behind a pooler, which the URL may well name: one connection, nothing prepared that outlives it
         options = {"pgbouncer": True, "statement_timeout": _STATEMENT_TIMEOUT}
         async with DbEngines.from_url(target or _url_from_environment(), **options) as engines:
-            yield engines.write, schema or from_environment
+            name = schema or from_environment
+            yield in_schema(engines.write, name), name
     else:
         engine = as_provider(target).write
-        yield engine, schema or schema_of(engine) or from_environment
+        name = schema or schema_of(engine) or from_environment
+        yield in_schema(engine, name), name
 
 
 def _url_from_environment() -> str:

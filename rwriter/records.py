@@ -6,8 +6,8 @@ import hashlib
 import re
 import sys
 import uuid
-from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import uuid_utils
@@ -79,10 +79,9 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             f"endpoint={self.endpoint!r}, created_by={self.created_by!r})"
         )
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         # msgspec's own would show the bodies in every traceback that rich prints
-        yield "request_id", self.request_id
-        yield "status_code", self.status_code
+        return [("request_id", self.request_id), ("status_code", self.status_code)]
 
     @property
     def text_bytes(self) -> int:
@@ -120,8 +119,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def __repr__(self) -> str:
         return f"NewRequest(request_id={self.request_id}, model={self.model!r}, created_by={self.created_by!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        yield "request_id", self.request_id
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("request_id", self.request_id)]
 
 
 _Record = CompletedRequest | NewRequest

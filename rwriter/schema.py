@@ -117,9 +117,7 @@ requests = Table(
         " AND completed_at IS NOT NULL)",
         name="completed_fields_check",
     ),
-    CheckConstraint(
-        "state <> 'failed' OR (error IS NOT NULL AND failed_at IS NOT NULL)", name="failed_fields_check"
-    ),
+    CheckConstraint("state <> 'failed' OR (error IS NOT NULL AND failed_at IS NOT NULL)", name="failed_fields_check"),
     CheckConstraint("state <> 'canceled' OR canceled_at IS NOT NULL", name="canceled_fields_check"),
     CheckConstraint("(batch_id IS NULL) <> (created_by IS NULL)", name="requests_attribution_xor"),
     CheckConstraint(
@@ -152,9 +150,7 @@ Index(
     "ix_requests_active",
     requests.c.created_at.desc(),
     requests.c.id.desc(),
-    postgresql_where=text(
-        "created_by IS NOT NULL AND state IN ('processing', 'claimed', 'pending')"
-    ),
+    postgresql_where=text("created_by IS NOT NULL AND state IN ('processing', 'claimed', 'pending')"),
 )
 # the reader looks a response up under the id its client knows, within the owner's rows
 Index(

@@ -20,7 +20,7 @@ from rwriter._listing import RequestFilter
 from rwriter.engines import EngineProvider, as_provider, in_schema
 from rwriter.errors import RequestExists, SchemaOutdated
 from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
-from rwriter.schema import HEAD_REVISION, VERSION_TABLE
+from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, VERSION_TABLE
 
 COUNT_TIMEOUT_MS: Final = 100
 """How long ``list_requests`` counts before it takes the planner's estimate."""
@@ -194,13 +194,11 @@ class RequestStore:
         """
         async with self._write.begin() as connection:
             row = (
-                await connection.execute(
-                    _statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": created_by}
-                )
+                await connection.execute(_statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": created_by})
             ).one_or_none()
             if row is None:
                 return False
-            in_flight = row.state in _statements.ACTIVE_STATES
+            in_flight = row.state in ACTIVE_STATES
             statement = _statements.BLANK_REQUEST if in_flight else _statements.DELETE_REQUEST
             await connection.execute(statement, {"request_id": request_id})
             if row.template_id is not None:
@@ -270,19 +268,16 @@ def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         "status": [r.status_code for r in records],
         "response_body": [r.response_body for r in records],
         "response_size": [utf8_size(r.response_body) for r in records],
-        "error": [
-            None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records
-        ],
+        "error": [None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records],
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
     }
 
 
 def _duration_ms(row: RowMapping) -> float | None:
-    ended = row["completed_at"] or row["failed_at"]
-    if ended is None or row["started_at"] is None:
-        return None
-    return (ended - row["started_at"]) / timedelta(milliseconds=1)
+    started: datetime | None = row["started_at"]
+    ended: datetime | None = row["completed_at"] or row["failed_at"]
+    return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
 
 
 def _summary(row: RowMapping) -> RequestSummary:
@@ -295,8 +290,7 @@ async def _count(connection: AsyncConnection, asked: RequestFilter) -> tuple[int
         # a savepoint, so that the cancelled count does not take the transaction with it
         async with connection.begin_nested():
             await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
-            count = (await connection.execute(_listing.count_query(asked))).scalar_one()
-            return count, False
+            return (await connection.execute(_listing.count_query(asked))).scalar_one(), False
     except DBAPIError as exc:
         if sqlstate_of(exc) != _QUERY_CANCELED:
             raise

@@ -52,7 +52,9 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
 class Observed(Protocol):
     """What the gauges read: a writer."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The writer's name in metrics."""
 
     @property
     def stats(self) -> WriterStats:

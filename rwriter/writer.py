@@ -97,9 +97,7 @@ class RequestsWriter:
         self._flush_concurrency: Final = _at_least("flush_concurrency", flush_concurrency, 1)
         self._drain_timeout: Final = _at_least("drain_timeout", drain_timeout, 0)
         self._check_schema: Final = check_schema
-        self._store: Final = (
-            RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
-        )
+        self._store: Final = RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
         self._channel: Final = Channel(
             capacity=_at_least("channel_capacity", channel_capacity, 1),
             max_bytes=_at_least("channel_bytes", channel_bytes, 1),
@@ -153,7 +151,11 @@ class RequestsWriter:
         channel = self._channel
         return WriterStats(
             accepted=channel.accepted,
-            **channel.fates,
+            persisted=channel.fates["persisted"],
+            skipped=channel.fates["skipped"],
+            dead=channel.fates["dead"],
+            spooled=channel.fates["spooled"],
+            dropped=channel.fates["dropped"],
             pending=channel.pending,
             pending_bytes=channel.pending_bytes,
             oldest_age=channel.oldest_age,

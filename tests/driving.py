@@ -46,10 +46,11 @@ class CancelAt:
     def _step(self, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         task = asyncio.current_task()
         assert task is not None
-        send: Callable[[], Any] = lambda: work.send(None)
+        resume: tuple[Callable[[Any], Any], Any] = (work.send, None)
         while True:
+            step, argument = resume
             try:
-                awaited = send()
+                awaited = step(argument)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]
             if self.seen == self.number:
@@ -62,7 +63,6 @@ class CancelAt:
             try:
                 value = yield awaited
             except BaseException as exc:  # noqa: BLE001 -- handed on to the coroutine
-                error = exc
-                send = lambda: work.throw(error)
+                resume = (work.throw, exc)
             else:
-                send = lambda: work.send(value)
+                resume = (work.send, value)

@@ -133,16 +133,16 @@ TRIGGERS = (
 )
 
 # lz4 where this server was built with it, asked of the server itself so that `--sql` scripts work anywhere;
-# pglz, the default, otherwise.
+# pglz, the default, otherwise. EXECUTE, because servers before 14 would not even parse SET COMPRESSION.
 COMPRESSION = """
 DO $$
 BEGIN
     IF EXISTS (
         SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY (enumvals)
     ) THEN
-        ALTER TABLE requests ALTER COLUMN response_body SET COMPRESSION lz4;
-        ALTER TABLE requests ALTER COLUMN error SET COMPRESSION lz4;
-        ALTER TABLE request_templates ALTER COLUMN body SET COMPRESSION lz4;
+        EXECUTE 'ALTER TABLE requests ALTER COLUMN response_body SET COMPRESSION lz4';
+        EXECUTE 'ALTER TABLE requests ALTER COLUMN error SET COMPRESSION lz4';
+        EXECUTE 'ALTER TABLE request_templates ALTER COLUMN body SET COMPRESSION lz4';
     END IF;
 END
 $$
@@ -158,7 +158,9 @@ ALTER TABLE {table} SET (
     autovacuum_analyze_scale_factor = 0,
     autovacuum_analyze_threshold = 50000,
     toast.autovacuum_vacuum_scale_factor = 0,
-    toast.autovacuum_vacuum_threshold = 50000
+    toast.autovacuum_vacuum_threshold = 50000,
+    toast.autovacuum_vacuum_insert_scale_factor = 0,
+    toast.autovacuum_vacuum_insert_threshold = 300000
 )
 """
 

@@ -103,6 +103,11 @@ async def template_of(engine: AsyncEngine, request_id: uuid.UUID) -> RowMapping:
     return await one(engine, request_templates, template_id)
 
 
+async def template_ids(engine: AsyncEngine) -> set[uuid.UUID]:
+    """The ids of all templates."""
+    return {row["id"] for row in await rows(engine, request_templates)}
+
+
 async def snapshot(engine: AsyncEngine) -> list[list[RowMapping]]:
     """Both tables with every column and ``xmin``: two of them are equal if nothing was written in between."""
     return [await rows(engine, table) for table in (requests, request_templates)]

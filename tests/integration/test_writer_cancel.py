@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -32,9 +33,9 @@ async def at_every_await(late: bool, scenario: Callable[[CancelAt], Awaitable[No
     pytest.fail("the operation awaited without end")
 
 
-async def cancelled(cancel: CancelAt, work: object) -> None:
+async def cancelled(cancel: CancelAt, work: Coroutine[Any, Any, None]) -> None:
     """Run ``work`` as a task of its own under ``cancel``; its cancellation, and nothing else, is expected."""
-    task = asyncio.create_task(cancel.run(work))  # type: ignore[arg-type]
+    task = asyncio.create_task(cancel.run(work))
     await asyncio.wait({task})
     if task.cancelled():
         return

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import literal_column, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from rwriter import (
     ChannelFull,
@@ -343,7 +345,7 @@ async def test_a_database_without_the_tables_is_refused_on_start(empty_database:
 )
 def test_an_option_that_cannot_be_used_is_named(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
-        RequestsWriter(_engine("postgresql://nobody@127.0.0.1:1/nowhere"), **{option: value})
+        RequestsWriter(_engine("postgresql://nobody@127.0.0.1:1/nowhere"), **{option: value})  # type: ignore[arg-type]
 
 
 async def test_what_is_not_a_record_is_refused(rwriter_engines: TestDbEngines) -> None:
@@ -357,8 +359,5 @@ async def test_what_is_not_a_record_is_refused(rwriter_engines: TestDbEngines) -
     assert writer.stats.accepted == 0
 
 
-def _engine(url: str):  # noqa: ANN202
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from sqlalchemy.pool import NullPool
-
+def _engine(url: str) -> AsyncEngine:
     return create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool)

@@ -143,7 +143,10 @@ async def verify(engine: AsyncEngine, model: Model, writer: RequestsWriter) -> N
         )
         templates = (
             await connection.execute(
-                text("SELECT count(*) FROM request_templates t LEFT JOIN requests r ON r.template_id = t.id WHERE r.id IS NULL")
+                text(
+                    "SELECT count(*) FROM request_templates t "
+                    "LEFT JOIN requests r ON r.template_id = t.id WHERE r.id IS NULL"
+                )
             )
         ).scalar_one()
     assert templates == 0

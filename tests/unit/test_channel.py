@@ -285,7 +285,11 @@ async def test_flush_and_close_cut_the_linger_short(hurry: str) -> None:
     made.send_nowait(record())
     taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
     await settle_loop()
-    flushing = asyncio.create_task(made.drained()) if hurry == "flush" else made.close()
+    flushing: asyncio.Task[None] | None = None
+    if hurry == "flush":
+        flushing = asyncio.create_task(made.drained())
+    else:
+        made.close()
     entries = await taking
     assert len(entries) == 1
     store(made, entries)

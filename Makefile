@@ -1,0 +1,61 @@
+# `make demo` and `make test` need Python 3.11+ with pip, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PG15 ?= /usr/lib/postgresql/15/bin
+
+.PHONY: demo demo-stop test lint types imports drift suite suite-pg15 bench bench-quick format clean
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/rwriter demo
+
+demo-stop: $(READY)
+	$(BIN)/rwriter demo --stop
+
+test: lint types imports suite suite-pg15
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+# Everything, on the embedded PostgreSQL 18; migrations drift is tests/migration. Coverage starts before pytest does,
+# as pytest itself imports the plugin.
+suite: $(READY)
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
+suite-pg15: $(READY)
+	@if [ -x $(PG15)/initdb ]; then \
+	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest tests/integration tests/migration; \
+	else \
+	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
+	  if [ -n "$$CI" ]; then exit 1; fi; \
+	fi
+
+bench: $(READY)
+	$(BIN)/python -m bench
+
+bench-quick: $(READY)
+	$(BIN)/python -m bench --quick
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

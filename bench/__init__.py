@@ -1,0 +1,1 @@
+"""Measurements: throughput beside its peers (``python -m bench``) and memory (``python -m bench.memory``)."""
