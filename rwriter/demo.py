@@ -6,19 +6,15 @@ The traffic is ``demo_traffic.jsonl``, as ``examples/make_traffic.py`` makes it 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import json
 import os
-import re
 import shlex
 import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,67 +22,31 @@ from rich.table import Table
 from sqlalchemy import URL, Row, Select, func, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from rwriter import (
-    CompletedRequest,
-    DbEngines,
-    NewRequest,
-    RequestFilter,
-    RequestsWriter,
-    RequestStore,
-    RequestSummary,
-    RwriterError,
-    WriterStats,
-    new_request_id,
-)
+from rwriter import DbEngines, RequestFilter, RequestsWriter, RequestStore, RwriterError, WriterStats
+from rwriter._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
 from rwriter.testing import PostgresServer
 
-TRAFFIC: Final = Path(__file__).with_name("demo_traffic.jsonl")
 ROUNDS: Final = 10
 """Times the traffic is sent, each under fresh ids: one round alone is over before it can be measured."""
 DATABASE: Final = "rwriter_demo"
 CONNECTIONS: Final = 5
-"""Realtime rows begun, and rows read back, at the same time: one for each of the engine's connections."""
+"""Rows begun or read back at the same time: one for each of the engine's connections."""
 
-_OK: Final = range(200, 300)
-_UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 _FIXES: Final = {
     "28000": "check the user, the password and pg_hba.conf",
     "28P01": "check the user and the password",
     "3D000": "create the database first",
-    "3F000": "create the schema first, or let this role create it",
-    "42501": "give it the privilege to create tables there, or name a --schema of its own",
+    "3F000": "create the schema first",
+    "42501": "let this role create tables there, or name a schema of its own with --schema",
 }
+
+T = TypeVar("T")
 
 
 class DemoFailed(RwriterError):
     """Something is missing, or the database does not hold what was sent; the message says what."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A line of the traffic. Two lines with one ``request_id`` are a retry: the first answer is to stand."""
-
-    request_id: str
-    offset_ms: int
-    duration_ms: int
-    status_code: int
-    endpoint: str
-    model: str
-    api_key: str
-    created_by: str
-    realtime: bool
-    request_body: str
-    response_body: str
-    custom_id: str | None = None
-
-
-class Sent(NamedTuple):
-    """A pair, and the record of it that one round sends."""
-
-    pair: Pair
-    record: CompletedRequest
 
 
 def main(*, database_url: str | None = None, schema: str | None = None, stop: bool = False) -> int:
@@ -112,12 +72,6 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"rwriter demo: {reason}")
         return 1
     return 0
-
-
-def load_traffic() -> list[Pair]:
-    """The pairs of the shipped file. Only ``json`` reads it: to stricter parsers a lone surrogate is no JSON."""
-    with TRAFFIC.open(encoding="utf-8") as lines:
-        return [Pair(**json.loads(line)) for line in lines]
 
 
 def _own_server() -> PostgresServer:
@@ -160,8 +114,7 @@ async def _demo(console: Console, url: str, schema: str | None, psql: str) -> No
             stats, seconds = await run.feed(progress)
             await run.verify(progress, stats)
         console.print(await run.table())
-        for line in run.summary(stats, seconds):
-            console.print(line)
+        console.print("\n".join(run.summary(stats, seconds)))
         console.print(f"look further  {_psql_command(psql, engines.write.url, schema)}")
 
 
@@ -170,8 +123,7 @@ def _engines(url: str, schema: str | None) -> DbEngines:
         return DbEngines.from_url(url, schema=schema, pool_size=CONNECTIONS)
     except (ArgumentError, ValueError):
         # not its own words: they may quote a part of the URL, and that part be the password
-        msg = "cannot use this database URL: write postgresql://user:password@host:5432/database"
-        raise DemoFailed(msg) from None
+        raise DemoFailed("cannot use this database URL: write postgresql://user:password@host:5432/database") from None
 
 
 class Run:
@@ -180,8 +132,8 @@ class Run:
     def __init__(self, engines: DbEngines, pairs: Sequence[Pair]) -> None:
         self._engines = engines
         self._store = RequestStore(engines)
-        self._pairs = len({pair.request_id for pair in pairs})
-        self._sent = _all_rounds(pairs)
+        self._distinct = len({pair.request_id for pair in pairs})
+        self._sent = send_rounds(pairs, ROUNDS)
         # setdefault: the first of twins is the one whose answer is to stand
         self._expected: dict[uuid.UUID, Sent] = {}
         for sent in self._sent:
@@ -189,13 +141,16 @@ class Run:
         self._realtime = [sent for sent in self._expected.values() if sent.pair.realtime]
         self._owners = sorted({sent.record.created_by for sent in self._sent})
         self._ours = requests.c.created_by.in_(self._owners)
-        self._repaired = 0
 
     async def begin(self, progress: Progress) -> None:
-        """Write rows for requests that are still running, as a service does before it calls the model."""
-        await _few_at_once(progress, "beginning", self._realtime, self._create)
-        count = select(func.count()).where(self._ours, requests.c.state == "processing")
-        _require((await self._rows(count))[0][0] == len(self._realtime), "rows of create_realtime are missing")
+        """Write rows for requests still running, as a service does before it calls the model."""
+        await _few_at_once(
+            progress, "beginning", self._realtime, lambda sent: self._store.create_realtime(sent.begun())
+        )
+        [[running]] = await self._rows(
+            select(func.count()).where(self._ours, requests.c.state == "processing")
+        )
+        _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
 
     async def feed(self, progress: Progress) -> tuple[WriterStats, float]:
         """Send every record. The account, and the seconds from the first ``send()`` to the last commit."""
@@ -211,77 +166,132 @@ class Run:
         return writer.stats, seconds
 
     async def verify(self, progress: Progress, stats: WriterStats) -> None:
-        """Raise ``DemoFailed`` unless the account, all rows and templates, and the bodies of a round are right."""
-        account = (stats.accepted, stats.persisted, stats.skipped, stats.pending)
-        wanted = (len(self._sent), len(self._expected), len(self._sent) - len(self._expected), 0)
-        _require(account == wanted, f"expected {wanted[1]:,} persisted and {wanted[2]:,} skipped: {_account(stats)}")
+        """Raise ``DemoFailed`` unless the account, all rows and templates, and every pair's bodies are right."""
+        stored, late = len(self._expected), len(self._sent) - len(self._expected)
+        right = (stats.accepted, stats.persisted, stats.skipped) == (stored + late, stored, late)
+        _require(right, f"{stored:,} persisted and {late:,} skipped were expected: {_account(stats)}")
         await _few_at_once(progress, "listing", self._owners, self._check_listing)
-        one_round = list(self._expected.values())[-self._pairs :]
-        await _few_at_once(progress, "reading back", one_round, self._check_bodies)
-        await self._check_templates()
+        last_round = list(self._expected.values())[-self._distinct :]
+        await _few_at_once(progress, "reading back", last_round, self._check_bodies)
+        [[templates]] = await self._rows(
+            select(func.count()).where(request_templates.c.id > min(self._expected))
+        )
+        _require(templates == stored, f"{templates:,} templates for {stored:,} requests")
 
     async def table(self) -> Table:
         """What is stored of this run, by state and endpoint, as the database has it."""
-        size = func.sum(requests.c.response_size + request_templates.c.body_byte_size)
         groups = (requests.c.state, request_templates.c.path)
         statuses = func.array_agg(requests.c.response_status.distinct())
+        size = func.sum(requests.c.response_size + request_templates.c.body_byte_size)
         query = select(*groups, statuses, func.count(), size).join_from(requests, request_templates)
         table = Table("state", "endpoint", "HTTP status", title="stored in PostgreSQL")
         table.add_column("rows", justify="right")
         table.add_column("bodies", justify="right")
-        for state, path, codes, rows, octets in await self._rows(query.where(self._ours).group_by(*groups).order_by(*groups)):
+        for state, path, codes, rows, octets in await self._rows(
+            query.where(self._ours).group_by(*groups).order_by(*groups)
+        ):
             table.add_row(state, path, " ".join(map(str, codes)), f"{rows:,}", f"{octets / 1e6:,.1f} MB")
         return table
 
     def summary(self, stats: WriterStats, seconds: float) -> list[str]:
         """The lines below the table."""
+        bodies = chain.from_iterable((pair.request_body, pair.response_body) for pair, _ in self._sent)
+        mended = sum(repaired(body) != body for body in bodies)
         return [
             f"account       {_account(stats)}",
-            f"speed         {len(self._sent) / seconds:,.0f} records/s, {len(self._sent):,} in {seconds:.2f} s: from "
-            "the first send() to the last commit, program and database together",
-            f"verified      {len(self._expected):,} rows listed; {self._pairs:,} read back, byte for byte as sent but "
-            f"for {self._repaired} bodies, where U+FFFD repairs NULs and lone surrogates",
-            f"first wins    {stats.skipped:,} late answers to a finished request were skipped, none left a template",
+            f"speed         {len(self._sent) / seconds:,.0f} records/s from the first send() to the last commit, this "
+            "program and the database together",
+            f"verified      {len(self._expected):,} rows by the listing, {self._distinct:,} of them byte for byte",
+            f"repaired      {mended:,} bodies held NULs or lone surrogates: U+FFFD stands in their place",
+            f"first wins    {stats.skipped:,} late answers to requests already finished were skipped",
             f"realtime      {len(self._realtime):,} rows were `processing` before their answer came",
         ]
 
-    async def _create(self, sent: Sent) -> None:
-        pair, record = sent
-        await self._store.create_realtime(
-            NewRequest(
-                request_id=record.request_id,
-                body=pair.request_body,
-                model=pair.model,
-                endpoint="",
-                method="POST",
-                path=pair.endpoint,
-                api_key=pair.api_key,
-                created_by=record.created_by,
-            )
-        )
-
     async def _check_listing(self, owner: str) -> None:
-        found: list[RequestSummary] = []
-        cursor: str | None = None
-        while cursor is not None or not found:
-            page = await self._store.list_requests(RequestFilter(created_by=owner, limit=1_000, cursor=cursor))
-            found, cursor = found + page.data, page.next_cursor
-            if cursor is None:
-                break
-        keys = [(row.created_at, row.id) for row in found]
-        _require(keys == sorted(set(keys), reverse=True), "the listing is not newest first")
-        ids = {key for key, sent in self._expected.items() if sent.record.created_by == owner}
-        _require({row.id for row in found} == ids, "the listing lacks rows, or has rows that were not sent")
-        for row in found:
-            _compare(row, _expected_fields(self._expected[row.id]))
+        expected = {key: sent for key, sent in self._expected.items() if sent.record.created_by == owner}
+        asked = RequestFilter(created_by=owner, limit=1_000)
+        page = await self._store.list_requests(asked)
+        rows = page.data
+        while page.next_cursor is not None:
+            asked = RequestFilter(created_by=owner, limit=1_000, cursor=page.next_cursor)
+            page = await self._store.list_requests(asked)
+            rows += page.data
+        order = [(row.created_at, row.id) for row in rows]
+        _require(order == sorted(set(order), reverse=True), "the listing is not newest first")
+        _require({row.id for row in rows} == set(expected), "the listing shows other rows than were sent")
+        for row in rows:
+            faults = summary_faults(row, expected[row.id])
+            _require(not faults, f"row {row.id} differs from what was sent: {', '.join(faults)}")
 
     async def _check_bodies(self, sent: Sent) -> None:
-        row = await self._store.get_request(sent.record.request_id)
-        if row is None:
-            msg = f"row {sent.record.request_id} is missing"
-            raise DemoFailed(msg)
-        body, response_body = (_UNSTORABLE.sub("\ufffd", text) for text in (sent.pair.request_body, sent.pair.response_body))
-        _compare(row, {"body": body, "response_body": response_body})
-        error = {"type": "NonRetriableHttpStatus", "details": {"status": sent.pair.status_code, "body": response_body}}
-        _require((row.error and json.loads(row.error)) == (None if sent.pair.status_code in _OK else error), "error")
-        self._repaired += (body != sent.pair.request_body) + (response_body != sent.pair.response_body)
+        request_id = sent.record.request_id
+        row = await self._store.get_request(request_id)
+        faults = ["all of it"] if row is None else body_faults(row, sent)
+        _require(not faults, f"row {request_id} differs from what was sent: {', '.join(faults)}")
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        async with self._engines.write.connect() as connection:
+            return (await connection.execute(query)).all()
+
+
+async def _few_at_once(
+    progress: Progress, title: str, items: Sequence[T], work: Callable[[T], Awaitable[None]]
+) -> None:
+    task = progress.add_task(title, total=len(items))
+    left = iter(items)
+
+    async def worker() -> None:
+        for item in left:
+            await work(item)
+            progress.advance(task)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CONNECTIONS):
+            group.create_task(worker(), name=f"rwriter-demo-{title}")
+
+
+async def _flushed(writer: RequestsWriter) -> bool:
+    try:
+        await writer.flush(timeout=0.1)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+def _account(stats: WriterStats) -> str:
+    fates = ("persisted", "skipped", "dead", "spooled", "dropped", "pending")
+    return f"accepted {stats.accepted:,} == " + " + ".join(f"{fate} {getattr(stats, fate):,}" for fate in fates)
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise DemoFailed(f"the database does not hold what was sent: {otherwise}")
+
+
+def _psql_command(program: str, url: URL, schema: str | None) -> str:
+    # without the password: psql asks for it
+    shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    command = shlex.join([program, shown.render_as_string()])
+    return command if schema is None else f"PGOPTIONS={shlex.quote(f'-csearch_path={schema}')} {command}"
+
+
+def _reason(exc: BaseException) -> str | None:
+    """What to tell the user about an exception, or ``None`` for one that nobody foresaw."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    if isinstance(exc, RwriterError):
+        return str(exc)
+    cause = getattr(exc, "orig", None) or exc
+    sqlstate = getattr(cause, "sqlstate", None)
+    if sqlstate is not None:
+        words = str(cause.__cause__ or cause)
+        return f"PostgreSQL refuses: {words}: {_FIXES.get(sqlstate, f'SQLSTATE {sqlstate}')}"
+    if isinstance(exc, (OSError, TimeoutError)):
+        return f"cannot reach the database: {exc or type(exc).__name__}"
+    return f"{type(cause).__name__}: {cause}" if isinstance(exc, SQLAlchemyError) else None

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import pytest
@@ -54,6 +55,10 @@ def patient(engine: AsyncEngine, **options: object) -> RequestsWriter:
 
 def done(writer: RequestsWriter) -> int:
     return writer.stats.accepted - writer.stats.pending
+
+
+def progressed(writer: RequestsWriter, before: int, feeding: asyncio.Task[None]) -> bool:
+    return done(writer) > before or feeding.done()
 
 
 async def refuse_bad_bodies(engines: TestDbEngines) -> None:
@@ -107,8 +112,7 @@ async def test_connections_reset_in_the_middle_of_everything_lose_and_double_not
             await settle_loop(cuts * 7 % 100)
             proxy.drop()
             cuts += 1
-            before = done(writer)
-            await eventually(lambda before=before: done(writer) > before or feeding.done())
+            await eventually(partial(progressed, writer, done(writer), feeding))
         await feeding
         assert cuts > 10
         assert writer.stats.retries > 0

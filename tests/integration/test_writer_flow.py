@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
-from sqlalchemy import literal_column, select, text
+from sqlalchemy import ColumnElement, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -50,8 +50,8 @@ def ids(records: Iterable[CompletedRequest]) -> set[UUID]:
 
 async def batch_sizes(engines: EngineProvider) -> list[int]:
     """Rows by the transaction that wrote them, in order: the server's own count of flushes."""
-    transaction = literal_column("requests.xmin::text::bigint")
-    template_transaction = literal_column("request_templates.xmin::text::bigint")
+    transaction: ColumnElement[int] = literal_column("requests.xmin::text::bigint")
+    template_transaction: ColumnElement[int] = literal_column("request_templates.xmin::text::bigint")
     query = select(transaction, template_transaction).join_from(
         requests, request_templates, requests.c.template_id == request_templates.c.id
     )
@@ -120,7 +120,7 @@ async def test_several_flushes_are_in_flight_at_once(rwriter_engines: TestDbEngi
 
     async def three_wait() -> bool:
         async with rwriter_engines.write.connect() as connection:
-            return (await connection.execute(waiting)).scalar_one() == 3
+            return bool((await connection.execute(waiting)).scalar_one() == 3)
 
     async with RequestsWriter(rwriter_engines, flush_concurrency=3, batch_size=1) as writer:
         async with table_locked(rwriter_engines):

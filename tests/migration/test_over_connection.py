@@ -14,7 +14,16 @@ from rwriter import DbEngines, RequestStore, RwriterError, migrate
 from rwriter.engines import in_schema
 from rwriter.schema import HEAD_REVISION
 from rwriter.testing import TestDbEngines
-from tests.migration.helpers import ODD_SCHEMA, ODDER_SCHEMA, TABLES, engine_on, execute, revisions, tables_in
+from tests.migration.helpers import (
+    ODD_SCHEMA,
+    ODDER_SCHEMA,
+    TABLES,
+    engine_on,
+    eventually_waiting_for_lock,
+    execute,
+    revisions,
+    tables_in,
+)
 
 SETTINGS = text("SELECT current_setting('search_path'), current_setting('lock_timeout')")
 
@@ -176,7 +185,7 @@ async def test_a_cancelled_upgrade_gives_up_its_turn_and_leaves_nothing(empty_da
     async with engine_on(empty_database) as engine, engine.begin() as holder:
         await holder.exec_driver_sql("SELECT pg_advisory_xact_lock(7220514906331187201)")
         waiting = [asyncio.create_task(migrate.upgrade(engine)) for _ in range(2)]
-        await asyncio.wait(waiting, timeout=0.2)
+        await eventually_waiting_for_lock(empty_database)
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
