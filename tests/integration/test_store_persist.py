@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -373,17 +373,3 @@ async def test_create_realtime_of_a_finished_id_raises_and_changes_nothing(
     with pytest.raises(RequestExists):
         await store.create_realtime(new_request(request_id=given.request_id))
     assert await snapshot(engine) == before
-
-
-async def test_the_first_and_the_last_instant_of_python_are_stored_and_read(
-    store: RequestStore, engine: AsyncEngine
-) -> None:
-    # a service's word for "unknown"; the driver makes -infinity and infinity of them, and naive datetimes of those
-    first, last = (instant.replace(tzinfo=UTC) for instant in (datetime.min, datetime.max))
-    given = record(started_at=first, completed_at=last)
-    assert await store.persist_completed([given]) == INSERTED
-    assert (await one(engine, requests))["state"] == "completed"
-    detail = await store.get_request(given.request_id)
-    assert detail is not None
-    assert detail.id == given.request_id
-    assert len((await store.list_requests()).data) == 1

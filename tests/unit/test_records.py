@@ -88,8 +88,8 @@ def test_any_text_in_any_field_gives_a_storable_record_or_an_error_that_names_th
     try:
         made = MAKE[kind](**{field: text})
     except ValueError as exc:
-        assert field in {"created_by", "custom_id"}  # noqa: PT017 -- most examples raise nothing
-        assert str(exc).startswith(f"{field} must")  # noqa: PT017
+        assert field in {"created_by", "custom_id"}
+        assert str(exc).startswith(f"{field} must")
         return
     for value in fields_of(made).values():
         if isinstance(value, str):
@@ -115,7 +115,7 @@ def test_a_record_rebuilt_from_itself_is_the_same(text: str, name: str, kind: ty
 
 
 def test_a_body_in_order_is_kept_without_a_copy() -> None:
-    body = "".join(["naïve 😀 \ufffd", "\x01 …"])
+    body = "naïve 😀 \ufffd \x01 …"
     assert secret(response_body=body).response_body is body
 
 
@@ -132,7 +132,7 @@ def test_a_text_of_another_type_is_a_type_error_naming_the_field(kind: type[Reco
 @both_kinds
 @pytest.mark.parametrize("value", ["01890a5d-ac96-774b-bcce-b302099a8057", b"0123456789abcdef", 5, None], ids=repr)
 def test_a_request_id_that_is_no_uuid_is_a_type_error(make: Callable[..., Record], value: object) -> None:
-    with pytest.raises(TypeError, match="^request_id must be a uuid.UUID"):
+    with pytest.raises(TypeError, match=r"^request_id must be a uuid.UUID"):
         make(request_id=value)
 
 
@@ -167,7 +167,7 @@ def test_a_status_code_of_another_type_is_a_type_error(status: object) -> None:
 @both_kinds
 @pytest.mark.parametrize("blank", ["", " ", "\t\r\n", "\u3000\u2003\x1f\x85\xa0"], ids=ascii)
 def test_a_blank_created_by_is_refused(make: Callable[..., Record], blank: str) -> None:
-    with pytest.raises(ValueError, match="^created_by must"):
+    with pytest.raises(ValueError, match=r"^created_by must"):
         make(created_by=blank)
 
 
@@ -175,13 +175,13 @@ def test_a_blank_created_by_is_refused(make: Callable[..., Record], blank: str) 
 def test_created_by_is_stored_stripped_and_counts_its_characters_after_that(make: Callable[..., Record]) -> None:
     assert make(created_by="\u3000 team a\n").created_by == "team a"
     assert make(created_by=" " + "😀" * 512 + " ").created_by == "😀" * 512
-    with pytest.raises(ValueError, match="^created_by must be at most 512 characters, not 513$"):
+    with pytest.raises(ValueError, match=r"^created_by must be at most 512 characters, not 513$"):
         make(created_by="x" * 513)
 
 
 def test_a_custom_id_longer_than_an_index_can_hold_is_refused() -> None:
     assert secret(custom_id="😀" * 512).custom_id == "😀" * 512
-    with pytest.raises(ValueError, match="^custom_id must be at most 512 characters, not 513$"):
+    with pytest.raises(ValueError, match=r"^custom_id must be at most 512 characters, not 513$"):
         secret(custom_id="x" * 513)
 
 
@@ -228,7 +228,7 @@ class Key(str):
 
 @both_kinds
 def test_the_raw_key_does_not_outlive_the_constructor(make: Callable[..., Record]) -> None:
-    key = "".join(["sk-", "live"])
+    key = str(uuid.uuid4())
     held = sys.getrefcount(key)
     kept = make(api_key=key)
     assert sys.getrefcount(key) == held
@@ -267,20 +267,19 @@ def test_no_error_message_shows_a_body_or_a_key(make: Callable[..., Record]) -> 
 def test_a_record_cannot_be_changed_or_extended(make: Callable[..., Record]) -> None:
     made = make()
     assert not hasattr(made, "__dict__")
-    for change in (
-        lambda: setattr(made, "model", "other"),
-        lambda: setattr(made, "surplus", 1),
-        lambda: delattr(made, "model"),
-    ):
+    for field in ("model", "surplus"):
         with pytest.raises(AttributeError):
-            change()
+            setattr(made, field, "other")
+        with pytest.raises(AttributeError):
+            delattr(made, field)
     assert made.model == "gpt-test"
     assert hash(made) == hash(copy.copy(made))
 
 
 @both_kinds
 def test_fields_are_given_by_name_and_all_of_them(make: Callable[..., Record]) -> None:
-    kind, values = type(make()), fields_of(make())
+    kind: Any = type(make())
+    values = fields_of(make())
     with pytest.raises(TypeError):
         kind(*values.values())
     for field in set(values) - {"custom_id"}:
