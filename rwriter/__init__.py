@@ -15,11 +15,13 @@ from rwriter.errors import (
     RequestExists,
     RwriterError,
     SchemaOutdated,
+    SpoolFull,
     WriterClosed,
     WriterFailed,
     WriterNotOpen,
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
+from rwriter.spool import Spool
 from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
 from rwriter.telemetry import WriterStats
 from rwriter.writer import RequestsWriter
@@ -46,6 +48,8 @@ __all__ = (
     "RequestsWriter",
     "RwriterError",
     "SchemaOutdated",
+    "Spool",
+    "SpoolFull",
     "WriterClosed",
     "WriterFailed",
     "WriterNotOpen",

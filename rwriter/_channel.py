@@ -21,7 +21,7 @@ from rwriter.telemetry import FATES, Fate
 class Entry:
     """One accepted record and what is known of it."""
 
-    __slots__ = ("accepted_at", "record", "seq", "settled", "size", "waiter")
+    __slots__ = ("accepted_at", "record", "seq", "settled", "size", "spool_seq", "waiter")
 
     def __init__(self, record: CompletedRequest, size: int, seq: int, accepted_at: float) -> None:
         self.record: Final = record
@@ -29,6 +29,8 @@ class Entry:
         self.seq: Final = seq
         self.accepted_at: Final = accepted_at
         self.settled = False
+        # its number in the spool, when a copy is there too
+        self.spool_seq: int | None = None
         self.waiter: asyncio.Future[None] | None = None
 
 
@@ -133,15 +135,22 @@ class Channel:
             )
             raise ChannelFull(msg)
         self._reserve(size)
-        return self._accept(record, size)
+        return self.accept(record, size)
 
     async def send(self, record: CompletedRequest) -> Entry:
         """Accept ``record``, waiting for room. Cancelled while waiting, the record was not accepted."""
+        return self.accept(record, await self.reserve(record))
+
+    async def reserve(self, record: CompletedRequest) -> int:
+        """Wait for room and take it; answers its bytes, for ``accept`` or ``free``.
+
+        Asked for once: encoding a text makes Python keep a second copy beside it, and the size grow.
+        """
         self.check_accepting()
         size = record.text_bytes
         if not self._senders and self._fits(size):
             self._reserve(size)
-            return self._accept(record, size)
+            return size
         sender = _Sender(size)
         self._senders.append(sender)
         self._wake_taker()  # one that lingers for a full batch would linger for us
@@ -157,7 +166,23 @@ class Channel:
             # whoever was behind this sender may fit where it did not
             self._grant()
             raise
-        return self._accept(record, size)
+        return size
+
+    def free(self, size: int) -> None:
+        """Give reserved room back."""
+        self._release(size)
+        self._grant()
+
+    def accept(self, record: CompletedRequest, size: int) -> Entry:
+        """Put ``record`` into the queue, in the room reserved for it."""
+        entry = Entry(record, size, self._accepted, self._clock())
+        self._accepted += 1
+        self._queue.append(entry)
+        self._queued_bytes += entry.size
+        self._order.append(entry)
+        self._by_id.setdefault(record.request_id, entry)
+        self._wake_taker()
+        return entry
 
     # -- out
 
@@ -279,16 +304,6 @@ class Channel:
     def _release(self, size: int) -> None:
         self._used -= 1
         self._used_bytes -= size
-
-    def _accept(self, record: CompletedRequest, size: int) -> Entry:
-        entry = Entry(record, size, self._accepted, self._clock())
-        self._accepted += 1
-        self._queue.append(entry)
-        self._queued_bytes += size
-        self._order.append(entry)
-        self._by_id.setdefault(record.request_id, entry)
-        self._wake_taker()
-        return entry
 
     def _grant(self) -> None:
         while self._senders and self._fits(self._senders[0].size):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from rwriter import telemetry
-from rwriter._channel import Channel, Entry
-from rwriter._failures import Kind, backoff, describe, failure_of, fix_for, server_message, sqlstate_of
+from rwriter._channel import Entry
+from rwriter._failures import Kind, backoff, describe, failure_of, server_message, sqlstate_of
+from rwriter._options import Options
+from rwriter._outage import Outage
 from rwriter.errors import RecordDropped, RecordRejected, RecordSkipped, RecordSpooled
 from rwriter.records import CompletedRequest
 from rwriter.store import RequestStore
@@ -22,11 +23,24 @@ T = TypeVar("T")
 log = logging.getLogger("rwriter")
 
 
+class Ledger(Protocol):
+    """Where fates are booked: the channel, or the spool's replay."""
+
+    def settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
+        """Book the fates of ``entries``; ``error`` is what a sender waiting for one of them hears."""
+
+
 class Overflow(Protocol):
     """Where batches go when the database stays away: the spool."""
 
-    async def put(self, records: Sequence[CompletedRequest]) -> None:
-        """Keep ``records`` durably, or raise and keep none."""
+    async def keep(self, entries: Sequence[Entry]) -> None:
+        """Keep ``entries`` durably, or raise and keep none."""
+
+    async def landed(self, entries: Sequence[Entry]) -> None:
+        """``entries`` have their last fate: copies of them are needed no more."""
+
+    async def set_aside(self, entry: Entry, reason: str) -> bool:
+        """Keep the copy of a record that even ``dead_letters`` refuses, if there is one. Whether there was."""
 
 
 class _Refused(Exception):
@@ -38,35 +52,38 @@ class _RetriesSpent(Exception):
 
 
 class Delivery:
-    """Delivers batches of one writer. Every entry handed to ``deliver`` is settled when it returns."""
+    """Delivers batches for one ledger. Every entry handed to ``deliver`` is settled when it returns."""
 
-    def __init__(  # noqa: PLR0913 -- the writer's own options, keyword-only
+    def __init__(
         self,
         store: RequestStore,
-        channel: Channel,
+        ledger: Ledger,
+        options: Options,
         *,
-        name: str,
-        max_retries: int,
-        retry_base_delay: float,
-        retry_max_delay: float,
-        flush_timeout: float,
-        spool: Overflow | None,
+        outage: Outage,
+        overflow: Overflow | None = None,
+        probes: bool = False,
     ) -> None:
         self.retries = 0
         self._store: Final = store
-        self._channel: Final = channel
-        self._name: Final = name
-        self._max_retries: Final = max_retries
-        self._retry_base_delay: Final = retry_base_delay
-        self._retry_max_delay: Final = retry_max_delay
-        self._flush_timeout: Final = flush_timeout
-        self._spool: Final = spool
-        self._outage_logged = False
-        self._given_up_in_outage = 0
+        self._ledger: Final = ledger
+        self._options: Final = options
+        self._name: Final = options.name
+        self._outage: Final = outage
+        self._overflow: Final = overflow
+        self._probes: Final = probes
 
-    async def deliver(self, entries: Sequence[Entry]) -> None:
-        """Store ``entries``, bury the bad ones, or give up on them. Cancelled, unsettled entries are the caller's."""
+    async def deliver(self, entries: Sequence[Entry]) -> bool:
+        """Store ``entries``, bury the bad ones, or give up on them. Whether the database answered.
+
+        Cancelled, entries not settled are the caller's.
+        """
+        if self._outage.away and self._overflow is not None and not self._probes:
+            # the replay finds out when the database is back; a try per batch would be a storm of them
+            await self.give_up(entries, "the database is away")
+            return False
         started = time.monotonic()
+        answered = True
         with telemetry.flush_span(self._name, len(entries)) as span:
             try:
                 refusal = await self._persist(entries)
@@ -74,26 +91,29 @@ class Delivery:
                     telemetry.flush_failed(span, describe(refusal))
                     await self._isolate(entries, refusal)
             except _RetriesSpent as spent:
+                answered = False
+                self._outage.away = True
                 telemetry.flush_failed(span, describe(_cause(spent)))
                 await self.give_up([entry for entry in entries if not entry.settled], describe(_cause(spent)))
+        if self._overflow is not None:
+            await self._overflow.landed(entries)
         telemetry.flush_done(self._name, len(entries), time.monotonic() - started)
+        return answered
 
     async def give_up(self, entries: Sequence[Entry], reason: str) -> None:
         """The last resort: to the spool, or dropped and counted."""
         if not entries:
             return
-        if self._spool is not None:
+        if self._overflow is not None:
             try:
-                await self._spool.put([entry.record for entry in entries])
+                await self._overflow.keep(entries)
             except Exception as exc:  # noqa: BLE001 -- a full disk must not stop the writer
                 reason = f"{reason}; spool: {describe(exc)}"
             else:
                 self._settle(entries, {"spooled": len(entries)}, RecordSpooled(f"in the spool: {reason}"))
                 return
         self._settle(entries, {"dropped": len(entries)}, RecordDropped(f"dropped: {reason}"))
-        if not self._given_up_in_outage:
-            log.error("%s: dropping records, first %d of them: %s", self._name, len(entries), reason)
-        self._given_up_in_outage += len(entries)
+        self._outage.dropped(len(entries), reason)
 
     async def _persist(self, entries: Sequence[Entry]) -> Exception | None:
         """Store and settle ``entries``; a refusal settles none and is returned, as it is the start of a search."""
@@ -162,54 +182,44 @@ class Delivery:
         try:
             await self._retrying(lambda: self._store.bury(record, sqlstate=sqlstate, error=error))
         except _Refused as refused:
-            again = describe(_cause(refused))
-            log.error("%s: record %s dropped: %s, dead_letters: %s", self._name, record.request_id, reason, again)
-            self._settle([entry], {"dropped": 1}, RecordDropped(f"dropped: {reason}; dead_letters: {again}"))
+            reason = f"{reason}; dead_letters: {describe(_cause(refused))}"
+            kept = self._overflow is not None and await self._overflow.set_aside(entry, reason)
+            what = "set aside in the spool" if kept else "dropped"
+            log.error("%s: record %s %s: %s", self._name, record.request_id, what, reason)
+            self._settle([entry], {"dropped": 1}, RecordDropped(f"{what}: {reason}"))
             return
         log.error("%s: record %s is in dead_letters: %s", self._name, record.request_id, reason)
         self._settle([entry], {"dead": 1}, RecordRejected(f"in dead_letters: {reason}"))
 
     async def _retrying(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Await ``operation`` until it succeeds, is refused, or the retries are spent."""
-        for attempt in itertools.count():
+        attempt = 0
+        while True:
             try:
-                async with asyncio.timeout(self._flush_timeout):
+                async with asyncio.timeout(self._options.flush_timeout):
                     result = await operation()
             except Exception as exc:
-                kind = failure_of(exc)
-                if kind is Kind.DATA:
+                if failure_of(exc) is Kind.DATA:
+                    self._outage.over()
                     raise _Refused from exc
-                self._log_outage(kind, exc)
-                if attempt >= self._max_retries:
+                self._outage.attempt_failed(exc)
+                if attempt >= self._options.max_retries:
                     telemetry.count_retry(self._name, "exhausted")
                     raise _RetriesSpent from exc
             else:
-                self._log_recovery()
+                self._outage.over()
                 return result
             self.retries += 1
             telemetry.count_retry(self._name, "retried")
-            await asyncio.sleep(backoff(attempt, base=self._retry_base_delay, maximum=self._retry_max_delay))
-        raise AssertionError  # pragma: no cover -- itertools.count() does not end
+            await asyncio.sleep(
+                backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
+            )
+            attempt += 1
 
-    def _settle(self, entries: Sequence[Entry], fates: dict[Fate, int], error: Exception | None = None) -> None:
+    def _settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
         for fate, number in fates.items():
             telemetry.count(self._name, fate, number)
-        self._channel.settle(entries, fates, error)
-
-    def _log_outage(self, kind: Kind, exc: BaseException) -> None:
-        if self._outage_logged:
-            return
-        self._outage_logged = True
-        if kind is Kind.CONFIGURATION:
-            log.error("%s: cannot write, %s: %s", self._name, describe(exc), fix_for(exc))
-        else:
-            log.warning("%s: the database is away, %s; retrying", self._name, describe(exc))
-
-    def _log_recovery(self) -> None:
-        if self._outage_logged:
-            log.warning("%s: writing again; %d records were dropped meanwhile", self._name, self._given_up_in_outage)
-        self._outage_logged = False
-        self._given_up_in_outage = 0
+        self._ledger.settle(entries, fates, error)
 
 
 def _cause(exc: BaseException) -> Exception:

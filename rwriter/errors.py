@@ -29,6 +29,10 @@ class ChannelFull(RwriterError):
     """``send_nowait`` found no room (by records or by bytes). Await ``send``, or shed the record knowingly."""
 
 
+class SpoolFull(RwriterError):
+    """The spool on disk has reached ``max_bytes``: raise it, or let the database come back."""
+
+
 class SchemaOutdated(RwriterError):
     """The database is not at the revision this release needs. Run ``rwriter migrate``."""
 

@@ -33,6 +33,7 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
     ``oldest_age``            seconds since the oldest pending record was accepted; 0 when none is
     ``waiting_senders``       ``send`` calls waiting for room
     ``retries``               attempts repeated after a failure
+    ``replayed``              records that went from the spool to the database (each was ``spooled``, here or elsewhere)
     ========================  ======================================================================
     """
 
@@ -47,6 +48,7 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
     oldest_age: float
     waiting_senders: int
     retries: int
+    replayed: int = 0
 
 
 class Observed(Protocol):

@@ -7,21 +7,23 @@ import enum
 import logging
 import uuid
 from types import TracebackType
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Literal, Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import telemetry
-from rwriter._channel import Channel
-from rwriter._delivery import Delivery, Overflow
+from rwriter._channel import Channel, Entry
+from rwriter._delivery import Delivery
 from rwriter._failures import Kind, describe, failure_of, fix_for
+from rwriter._options import MIB, Options
+from rwriter._outage import Outage
+from rwriter._replay import Replayer, SpoolOverflow
 from rwriter.engines import EngineProvider
-from rwriter.errors import SchemaOutdated, WriterClosed, WriterFailed, WriterNotOpen
+from rwriter.errors import RwriterError, SchemaOutdated, WriterClosed, WriterFailed, WriterNotOpen
 from rwriter.records import CompletedRequest
+from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.telemetry import WriterStats
-
-MIB: Final = 1024 * 1024
 
 START_TIMEOUT: Final = 10.0
 """Seconds the start check may take before the writer opens without it."""
@@ -33,8 +35,6 @@ DRAIN_ATTEMPTS: Final = 3
 """How often ``aclose`` starts the background task anew when it dies, before what is left goes to its last resort."""
 
 log = logging.getLogger("rwriter")
-
-N = TypeVar("N", int, float)
 
 
 class _State(enum.Enum):
@@ -63,7 +63,9 @@ class RequestsWriter:
     ``flush_concurrency`` 2            flushes in flight, each on a connection of its own
     ``flush_timeout``     60 s         one attempt, acquiring the connection included
     ``drain_timeout``     30 s         how long ``aclose()`` drains by default
-    ``spool``             ``None``     where batches go when retries are spent
+    ``spool``             ``None``     a ``Spool``: where batches go when retries are spent
+    ``durability``        ``memory``   ``journal``: ``send`` returns when the record is in the spool
+    ``replay_interval``   5 s          how often the spool is searched for rows other processes left
     ``check_schema``      ``True``     compare the database with head on start
     ``name``              ``rwriter``  in logs, spans and metrics
     ===================== ============ ==================================================================
@@ -86,31 +88,45 @@ class RequestsWriter:
         flush_concurrency: int = 2,
         flush_timeout: float = 60.0,
         drain_timeout: float = 30.0,
-        spool: Overflow | None = None,
+        spool: Spool | None = None,
+        durability: Literal["memory", "journal"] = "memory",
+        replay_interval: float = 5.0,
         check_schema: bool = True,
         name: str = "rwriter",
     ) -> None:
         self.name: Final = name
-        self._batch_size: Final = max(1, batch_size)
-        self._batch_bytes: Final = _at_least("batch_bytes", batch_bytes, 1)
-        self._linger: Final = _at_least("linger", linger, 0)
-        self._flush_concurrency: Final = _at_least("flush_concurrency", flush_concurrency, 1)
-        self._drain_timeout: Final = _at_least("drain_timeout", drain_timeout, 0)
-        self._check_schema: Final = check_schema
-        self._store: Final = RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
-        self._channel: Final = Channel(
-            capacity=_at_least("channel_capacity", channel_capacity, 1),
-            max_bytes=_at_least("channel_bytes", channel_bytes, 1),
-        )
-        self._delivery: Final = Delivery(
-            self._store,
-            self._channel,
+        self._options: Final = Options(
+            batch_size=max(1, batch_size),
+            batch_bytes=batch_bytes,
+            channel_capacity=channel_capacity,
+            channel_bytes=channel_bytes,
+            max_retries=max_retries,
+            retry_base_delay=retry_base_delay,
+            retry_max_delay=retry_max_delay,
+            linger=linger,
+            flush_concurrency=flush_concurrency,
+            flush_timeout=flush_timeout,
+            drain_timeout=drain_timeout,
+            durability=durability,
+            replay_interval=replay_interval,
+            check_schema=check_schema,
             name=name,
-            max_retries=_at_least("max_retries", max_retries, 0),
-            retry_base_delay=_at_least("retry_base_delay", retry_base_delay, 0),
-            retry_max_delay=_at_least("retry_max_delay", retry_max_delay, 0),
-            flush_timeout=_positive("flush_timeout", flush_timeout),
-            spool=spool,
+        )
+        if durability == "journal" and spool is None:
+            msg = "durability='journal' needs a spool: pass spool=Spool(directory)"
+            raise ValueError(msg)
+        self._spool: Final = spool
+        self._store: Final = RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
+        self._channel: Final = Channel(capacity=channel_capacity, max_bytes=channel_bytes)
+        outage = Outage(name)
+        overflow = None if spool is None else SpoolOverflow(spool)
+        self._delivery: Final = Delivery(self._store, self._channel, self._options, outage=outage, overflow=overflow)
+        self._replayer: Final = (
+            None
+            if spool is None or overflow is None
+            else Replayer(
+                self._store, spool, overflow, self._options, outage=outage, busy=lambda: self._channel.pending > 0
+            )
         )
         self._state = _State.NEW
         self._opened = asyncio.Event()
@@ -133,13 +149,29 @@ class RequestsWriter:
         if wait not in {"accepted", "committed"}:
             msg = f"wait must be 'accepted' or 'committed', not {wait!r}"
             raise ValueError(msg)
-        entry = await self._channel.send(_checked(record))
+        entry = await (self._journal if self._options.durability == "journal" else self._channel.send)(_checked(record))
         if wait == "committed":
             await self._channel.settled(entry)
 
     def send_nowait(self, record: CompletedRequest) -> None:
-        """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``."""
+        """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``, but never journaled."""
         self._channel.send_nowait(_checked(record))
+
+    async def _journal(self, record: CompletedRequest) -> Entry:
+        size = await self._channel.reserve(record)
+        try:
+            spool = self._opened_spool()
+            seq = await spool.journal(record)
+            if self._channel.closed:
+                # refused, so it must not come back from the spool either
+                await spool.remove([seq])
+                self._channel.check_accepting()
+        except BaseException:
+            self._channel.free(size)
+            raise
+        entry = self._channel.accept(record, size)
+        entry.spool_seq = seq
+        return entry
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """A record accepted and not yet stored, so that a row just written does not answer 404."""
@@ -161,6 +193,7 @@ class RequestsWriter:
             oldest_age=channel.oldest_age,
             waiting_senders=channel.waiting_senders,
             retries=self._delivery.retries,
+            replayed=0 if self._replayer is None else self._replayer.replayed,
         )
 
     # -- the background
@@ -218,7 +251,7 @@ class RequestsWriter:
         goes on in the background and another call can wait for it.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._drain_timeout if timeout is None else max(0.0, timeout))
+        deadline = loop.time() + (self._options.drain_timeout if timeout is None else max(0.0, timeout))
         self._channel.close()
         if self._state is _State.NEW:
             self._state = _State.CLOSED
@@ -241,8 +274,10 @@ class RequestsWriter:
             raise WriterClosed(msg)
         self._state = _State.OPEN
         try:
-            if self._check_schema:
+            if self._options.check_schema:
                 await self._check_start()
+            if self._spool is not None:
+                await self._spool.open()
         except BaseException as exc:
             failure = WriterFailed("the writer did not open")
             failure.__cause__ = exc
@@ -277,8 +312,14 @@ class RequestsWriter:
 
     async def _consume(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for number in range(self._flush_concurrency):
+            flushes = [
                 group.create_task(self._flush_batches(), name=f"{self.name}-flush-{number}")
+                for number in range(self._options.flush_concurrency)
+            ]
+            if self._replayer is not None:
+                replay = group.create_task(self._replayer.run(), name=f"{self.name}-replay")
+                await asyncio.wait(flushes)
+                replay.cancel()
 
     async def _flush_batches(self) -> None:
         try:
@@ -291,7 +332,8 @@ class RequestsWriter:
             raise RuntimeError(msg) from None
 
     async def _flush_until_closed(self) -> None:
-        while entries := await self._channel.take(self._batch_size, self._batch_bytes, self._linger):
+        bounds = (self._options.batch_size, self._options.batch_bytes, self._options.linger)
+        while entries := await self._channel.take(*bounds):
             try:
                 await self._delivery.deliver(entries)
             finally:
@@ -314,6 +356,12 @@ class RequestsWriter:
         reason = "cancelled" if cause is None else describe(cause)
         log.error("%s: the background task ended, %s; %d records pending", self.name, reason, self._channel.pending)
 
+    def _opened_spool(self) -> Spool:
+        if self._spool is None:
+            msg = "the writer has no spool"
+            raise RwriterError(msg)
+        return self._spool
+
     async def _cancel_consumer(self) -> None:
         consumer = self._running()
         consumer.cancel()
@@ -327,6 +375,8 @@ class RequestsWriter:
         if leftovers:
             log.error("%s: the drain deadline passed with %d records pending", self.name, len(leftovers))
             await self._delivery.give_up(leftovers, "the drain deadline passed")
+        if self._spool is not None:
+            await self._spool.aclose()
         self._state = _State.CLOSED
 
 
@@ -335,17 +385,3 @@ def _checked(record: CompletedRequest) -> CompletedRequest:
         msg = f"record must be a CompletedRequest, not {type(record).__name__}"
         raise TypeError(msg)
     return record
-
-
-def _at_least(option: str, value: N, least: int) -> N:
-    if not value >= least:
-        msg = f"{option} must be at least {least}, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def _positive(option: str, value: float) -> float:
-    if not value > 0:
-        msg = f"{option} must be positive, not {value!r}"
-        raise ValueError(msg)
-    return value

@@ -1,0 +1,58 @@
+"""The writer's options, checked once and shared by its parts."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+MIB: Final = 1024 * 1024
+
+_LEAST: Final[dict[str, float]] = {
+    "batch_bytes": 1,
+    "channel_capacity": 1,
+    "channel_bytes": 1,
+    "max_retries": 0,
+    "retry_base_delay": 0,
+    "retry_max_delay": 0,
+    "linger": 0,
+    "flush_concurrency": 1,
+    "drain_timeout": 0,
+}
+_POSITIVE: Final = ("flush_timeout", "replay_interval")
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """See ``RequestsWriter`` for what each means. Raises ``ValueError`` naming the one that cannot be used."""
+
+    batch_size: int
+    batch_bytes: int
+    channel_capacity: int
+    channel_bytes: int
+    max_retries: int
+    retry_base_delay: float
+    retry_max_delay: float
+    linger: float
+    flush_concurrency: int
+    flush_timeout: float
+    drain_timeout: float
+    durability: Literal["memory", "journal"]
+    replay_interval: float
+    check_schema: bool
+    name: str
+
+    def __post_init__(self) -> None:
+        # written so that NaN is refused too
+        for option, least in _LEAST.items():
+            value = getattr(self, option)
+            if not value >= least:
+                msg = f"{option} must be at least {least}, not {value!r}"
+                raise ValueError(msg)
+        for option in _POSITIVE:
+            value = getattr(self, option)
+            if not value > 0:
+                msg = f"{option} must be positive, not {value!r}"
+                raise ValueError(msg)
+        if self.durability not in {"memory", "journal"}:
+            msg = f"durability must be 'memory' or 'journal', not {self.durability!r}"
+            raise ValueError(msg)

@@ -1,0 +1,240 @@
+"""The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous; ``spool.py`` has a thread for it.
+
+A row belongs to nobody (anyone may replay it), or to a living process that has it in hand. Who lives is known by a lock
+the kernel releases when its holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from rwriter.errors import RwriterError, SpoolFull
+
+log = logging.getLogger("rwriter")
+
+FILE_NAME: Final = "spool.sqlite3"
+BUSY_TIMEOUT: Final = 10.0
+"""Seconds to wait for another process's transaction on the file."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    request_id BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    spooled_at REAL NOT NULL,
+    owner TEXT
+);
+CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
+CREATE TABLE IF NOT EXISTS set_aside (
+    seq INTEGER PRIMARY KEY,
+    request_id BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    spooled_at REAL NOT NULL,
+    reason TEXT NOT NULL
+);
+"""
+
+# owners of this process: POSIX locks do not exclude their own process, so a second spool here could not see them
+_LIVING: set[str] = set()
+
+
+class Row(NamedTuple):
+    """One spooled record. ``request_id`` is 16 bytes, ``payload`` MessagePack, ``spooled_at`` Unix seconds."""
+
+    seq: int
+    request_id: bytes
+    payload: bytes
+    spooled_at: float
+
+
+class SpoolFile:
+    """The open file. Not thread-safe: every call must come from the thread that made it."""
+
+    def __init__(self, directory: Path, *, max_bytes: int, synchronous: str) -> None:
+        self.directory: Final = directory
+        self._max_bytes = max_bytes
+        self._synchronous = synchronous
+        self._owner = uuid.uuid4().hex
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = self._take_lock()
+        self._db = self._open()
+
+    # -- rows in
+
+    def put(self, rows: Sequence[tuple[bytes, bytes]], *, keep: bool) -> list[int]:
+        """Store ``(request_id, payload)`` rows and return their numbers. ``keep``: they stay this process's own.
+
+        Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
+        """
+        owner = self._owner if keep else None
+        now = time.time()
+        with self._transaction():
+            used = self._used()
+            size = sum(len(payload) for _, payload in rows)
+            if used + size > self._max_bytes:
+                msg = f"the spool in {self.directory} is full: {used} of {self._max_bytes} bytes"
+                raise SpoolFull(msg)
+            insert = "INSERT INTO records (request_id, payload, spooled_at, owner) VALUES (?, ?, ?, ?) RETURNING seq"
+            return [
+                self._db.execute(insert, (request_id, payload, now, owner)).fetchone()[0]
+                for request_id, payload in rows
+            ]
+
+    # -- rows out
+
+    def claim(self, limit: int, max_bytes: int) -> list[Row]:
+        """The oldest rows that are nobody's, at least one if there is any; they are this process's own afterwards."""
+        with self._transaction():
+            self._adopt()
+            claimed: list[Row] = []
+            size = 0
+            free = "SELECT seq, request_id, payload, spooled_at FROM records WHERE owner IS NULL ORDER BY seq LIMIT ?"
+            for row in map(Row._make, self._db.execute(free, (limit,))):
+                size += len(row.payload)
+                if claimed and size > max_bytes:
+                    break
+                claimed.append(row)
+            self._each("UPDATE records SET owner = ? WHERE seq = ?", [(self._owner, row.seq) for row in claimed])
+            return claimed
+
+    def release(self, seqs: Iterable[int]) -> None:
+        """Give rows back for anyone to replay."""
+        with self._transaction():
+            self._each("UPDATE records SET owner = NULL WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def remove(self, seqs: Iterable[int]) -> None:
+        """Forget rows: they are in the database."""
+        with self._transaction():
+            self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def set_aside(self, seqs: Iterable[int], reason: str) -> None:
+        """Move rows that cannot be replayed to where they do no harm."""
+        copy = (
+            "INSERT OR REPLACE INTO set_aside (seq, request_id, payload, spooled_at, reason) "
+            "SELECT seq, request_id, payload, spooled_at, ? FROM records WHERE seq = ?"
+        )
+        seqs = list(seqs)
+        with self._transaction():
+            self._each(copy, [(reason, seq) for seq in seqs])
+            self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def find(self, request_id: bytes) -> bytes | None:
+        """The payload of the first row with this id."""
+        query = "SELECT payload FROM records WHERE request_id = ? ORDER BY seq LIMIT 1"
+        row: tuple[bytes] | None = self._db.execute(query, (request_id,)).fetchone()
+        return None if row is None else row[0]
+
+    def list_set_aside(self) -> list[tuple[int, str]]:
+        """Number and reason of each row set aside."""
+        return self._db.execute("SELECT seq, reason FROM set_aside ORDER BY seq").fetchall()
+
+    def count(self) -> int:
+        """Rows waiting, in whosever hands."""
+        number: int = self._db.execute("SELECT count(*) FROM records").fetchone()[0]
+        return number
+
+    def close(self) -> None:
+        """Give back what is still in hand, and close."""
+        with contextlib.suppress(sqlite3.Error), self._transaction():
+            self._db.execute("UPDATE records SET owner = NULL WHERE owner = ?", (self._owner,))
+        self._db.close()
+        self._lock_path(self._owner).unlink(missing_ok=True)
+        os.close(self._lock)
+        _LIVING.discard(self._owner)
+
+    # -- inside
+
+    def _open(self) -> sqlite3.Connection:
+        path = self.directory / FILE_NAME
+        try:
+            return self._connect(path)
+        except sqlite3.OperationalError as exc:
+            # not the file's fault: no permission, no space, locked for too long
+            msg = f"cannot open the spool {path}: {exc}"
+            raise RwriterError(msg) from exc
+        except sqlite3.DatabaseError as exc:
+            aside = path.with_name(f"{FILE_NAME}.corrupt-{time.time_ns()}")
+            log.error("the spool %s cannot be read (%s): kept as %s, a new one begun", path, exc, aside.name)
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+            return self._connect(path)
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        # made here so that the mode is right from the first byte on; SQLite gives its -wal and -shm the same one
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.executescript(_SCHEMA)
+            (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if health != "ok":
+                raise sqlite3.DatabaseError(health)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # IMMEDIATE: the write lock is taken at once, or a reader that turns writer could fail half-way
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _each(self, statement: str, parameters: Sequence[tuple[object, ...]]) -> None:
+        self._db.executemany(statement, parameters)
+
+    def _used(self) -> int:
+        pages, free, size = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        used: int = (pages - free) * size
+        return used
+
+    def _adopt(self) -> None:
+        owners = self._db.execute("SELECT DISTINCT owner FROM records WHERE owner IS NOT NULL").fetchall()
+        for (owner,) in owners:
+            if not self._alive(owner):
+                log.warning("adopting spooled records of a process that died (%s)", self.directory)
+                self._db.execute("UPDATE records SET owner = NULL WHERE owner = ?", (owner,))
+                self._lock_path(owner).unlink(missing_ok=True)
+
+    def _take_lock(self) -> int:
+        # POSIX, not flock: a forked child would inherit a flock and keep its dead parent alive
+        lock = os.open(self._lock_path(self._owner), os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _LIVING.add(self._owner)
+        return lock
+
+    def _alive(self, owner: str) -> bool:
+        if owner in _LIVING:
+            return True
+        try:
+            lock = os.open(self._lock_path(owner), os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def _lock_path(self, owner: str) -> Path:
+        return self.directory / f"{owner}.lock"

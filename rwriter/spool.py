@@ -1,0 +1,197 @@
+"""``Spool``: the disk end of an outage. Rows survive the process; whoever shares the folder replays them once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from rwriter._spoolfile import Row, SpoolFile
+from rwriter.errors import RwriterError
+from rwriter.records import CompletedRequest
+
+T = TypeVar("T")
+
+GIB: Final = 1024 * 1024 * 1024
+
+_SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+
+
+class SpooledRecord(msgspec.Struct, frozen=True):
+    """A record in the spool. ``seq`` is its number there, ``spooled_at`` Unix seconds."""
+
+    seq: int
+    record: CompletedRequest
+    spooled_at: float
+
+
+class Spool:
+    """A folder on disk that takes what the database cannot take now. Bounded by bytes; files are for the owner alone.
+
+    ``max_bytes`` bounds the file (default 1 GiB). ``fsync`` says what survives: ``"full"`` a power cut right after a
+    write, ``"normal"`` a power cut but for the last writes, ``"off"`` a killed process only. All three survive
+    ``kill -9``. The folder may be shared by the processes of one host, not by hosts over a network file system.
+
+    The constructor does no I/O. One ``Spool`` serves one writer of one process.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_bytes: int = GIB,
+        fsync: Literal["full", "normal", "off"] = "full",
+    ) -> None:
+        if max_bytes < 1:
+            msg = f"max_bytes must be at least 1, not {max_bytes!r}"
+            raise ValueError(msg)
+        if fsync not in _SYNCHRONOUS:
+            msg = f"fsync must be one of {', '.join(_SYNCHRONOUS)}, not {fsync!r}"
+            raise ValueError(msg)
+        self.directory: Final = Path(directory)
+        self._max_bytes: Final = max_bytes
+        self._synchronous: Final = _SYNCHRONOUS[fsync]
+        self._thread: ThreadPoolExecutor | None = None
+        self._file: SpoolFile | None = None
+        self._pid = 0
+        # records waiting for the next group commit
+        self._waiting: list[tuple[CompletedRequest, asyncio.Future[int]]] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the folder, making it if need be. Raises ``RwriterError`` where that cannot be done."""
+        if self._thread is not None:
+            return
+        self._pid = os.getpid()
+        # SQLite wants one thread, and its waits for the disk are not the event loop's
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rwriter-spool")
+        try:
+            self._file = await self._on_thread(
+                lambda: SpoolFile(self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous)
+            )
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+            raise
+
+    async def aclose(self) -> None:
+        """Give back what is in hand and close the file. Idempotent."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.wrap_future(thread.submit(file.close))
+        thread.shutdown(wait=False)
+
+    async def put(self, records: Sequence[CompletedRequest]) -> None:
+        """Keep ``records`` for anyone to replay. Raises ``SpoolFull``, or what the disk raised, and keeps none."""
+        rows = [_row(record) for record in records]
+        await self._on_thread(lambda: self._opened().put(rows, keep=False))
+
+    async def journal(self, record: CompletedRequest) -> int:
+        """Keep ``record`` in this process's own hands and return its number, once it is on disk.
+
+        Records journaled at the same time share one commit.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_groups(), name="rwriter-spool-commit")
+        return await done
+
+    async def claim(self, limit: int, max_bytes: int) -> list[SpooledRecord]:
+        """The oldest records nobody has in hand, for this process to replay; ``release`` or ``remove`` them.
+
+        Rows that cannot be read are set aside with the reason and not returned.
+        """
+        while rows := await self._on_thread(lambda: self._opened().claim(limit, max_bytes)):
+            good, bad = _decode(rows)
+            for row, reason in bad:
+                await self._on_thread(lambda row=row, reason=reason: self._opened().set_aside([row.seq], reason))  # type: ignore[misc]
+            if good:
+                return good
+        return []
+
+    async def release(self, seqs: Iterable[int]) -> None:
+        """Give records back for anyone to replay."""
+        numbers = list(seqs)
+        await self._on_thread(lambda: self._opened().release(numbers))
+
+    async def remove(self, seqs: Iterable[int]) -> None:
+        """Forget records: they are in the database."""
+        numbers = list(seqs)
+        await self._on_thread(lambda: self._opened().remove(numbers))
+
+    async def set_aside(self, seqs: Iterable[int], reason: str) -> None:
+        """Move records that nothing will take to where they are kept and never replayed."""
+        numbers = list(seqs)
+        await self._on_thread(lambda: self._opened().set_aside(numbers, reason))
+
+    async def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
+        """A record in the spool by its request's id."""
+        payload = await self._on_thread(lambda: self._opened().find(request_id.bytes))
+        return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
+
+    async def list_set_aside(self) -> list[tuple[int, str]]:
+        """Number and reason of each record that was set aside."""
+        return await self._on_thread(lambda: self._opened().list_set_aside())
+
+    async def count(self) -> int:
+        """Records in the spool, in whosever hands."""
+        return await self._on_thread(lambda: self._opened().count())
+
+    # -- inside
+
+    async def _commit_groups(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            rows = [_row(record) for record, _ in group]
+            try:
+                seqs = await self._on_thread(lambda rows=rows: self._opened().put(rows, keep=True))  # type: ignore[misc]
+            except Exception as exc:  # noqa: BLE001 -- told to every record of the group
+                for _, done in group:
+                    if not done.done():
+                        done.set_exception(exc)
+                continue
+            for (_, done), seq in zip(group, seqs, strict=True):
+                if not done.done():
+                    done.set_result(seq)
+
+    def _opened(self) -> SpoolFile:
+        if self._file is None:
+            msg = f"the spool in {self.directory} is not open"
+            raise RwriterError(msg)
+        return self._file
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        if self._thread is None:
+            msg = f"the spool in {self.directory} is not open"
+            raise RwriterError(msg)
+        if self._pid != os.getpid():
+            msg = "the spool was opened before a fork: make the Spool and the writer in the child"
+            raise RwriterError(msg)
+        return await asyncio.wrap_future(self._thread.submit(work))
+
+
+def _row(record: CompletedRequest) -> tuple[bytes, bytes]:
+    return record.request_id.bytes, msgspec.msgpack.encode(record)
+
+
+def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, str]]]:
+    good: list[SpooledRecord] = []
+    bad: list[tuple[Row, str]] = []
+    for row in rows:
+        try:
+            record = msgspec.msgpack.decode(row.payload, type=CompletedRequest)
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            bad.append((row, f"unreadable: {type(exc).__name__}"))
+        else:
+            good.append(SpooledRecord(row.seq, record, row.spooled_at))
+    return good, bad
