@@ -18,6 +18,7 @@ from rwriter.errors import (
     SpoolFull,
     WriterClosed,
     WriterFailed,
+    WriterForked,
     WriterNotOpen,
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
@@ -52,6 +53,7 @@ __all__ = (
     "SpoolFull",
     "WriterClosed",
     "WriterFailed",
+    "WriterForked",
     "WriterNotOpen",
     "WriterStats",
     "new_request_id",

@@ -285,6 +285,10 @@ class Channel:
         if self._failure is not None:
             raise _again(self._failure)
 
+    def refuse(self, refusal: WriterClosed) -> None:
+        """Refuse everything from now on, and wake nobody: who waits belongs to another process."""
+        self._failure = self._refusal = refusal
+
     def leftovers(self) -> list[Entry]:
         """Take everything still pending out of the queue, for the last word on it."""
         self._queue.clear()

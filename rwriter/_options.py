@@ -38,6 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: float
     durability: Literal["memory", "journal"]
     replay_interval: float
+    fail_stale_after: float | None
     check_schema: bool
     name: str
 
@@ -53,6 +54,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             if not value > 0:
                 msg = f"{option} must be positive, not {value!r}"
                 raise ValueError(msg)
+        if self.fail_stale_after is not None and not self.fail_stale_after > 0:
+            msg = f"fail_stale_after must be positive or None, not {self.fail_stale_after!r}"
+            raise ValueError(msg)
         if self.durability not in {"memory", "journal"}:
             msg = f"durability must be 'memory' or 'journal', not {self.durability!r}"
             raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous; ``spool.py`` has a thread for it.
+"""The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous: ``spool.py`` has a thread.
 
 A row belongs to nobody (anyone may replay it), or to a living process that has it in hand. Who lives is known by a lock
 the kernel releases when its holder dies, however it dies.
@@ -45,6 +45,8 @@ CREATE TABLE IF NOT EXISTS set_aside (
 
 # owners of this process: POSIX locks do not exclude their own process, so a second spool here could not see them
 _LIVING: set[str] = set()
+# a child has none of its parent's spools, and would take the parent for alive after its death
+os.register_at_fork(after_in_child=_LIVING.clear)
 
 
 class Row(NamedTuple):
@@ -177,9 +179,7 @@ class SpoolFile:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.executescript(_SCHEMA)
-            (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if health != "ok":
-                raise sqlite3.DatabaseError(health)
+            _check(db)
         except BaseException:
             db.close()
             raise
@@ -238,3 +238,9 @@ class SpoolFile:
 
     def _lock_path(self, owner: str) -> Path:
         return self.directory / f"{owner}.lock"
+
+
+def _check(db: sqlite3.Connection) -> None:
+    (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if health != "ok":
+        raise sqlite3.DatabaseError(health)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import uuid
+import weakref
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
@@ -100,6 +102,7 @@ class DbEngines:
         replica = make(replica_url) if replica_url is not None else None
         engines = cls(primary, replica)
         engines._owned = (primary,) if replica is None else (primary, replica)
+        _owned_engines.update(engines._owned)
         return engines
 
     @property
@@ -125,6 +128,17 @@ class DbEngines:
     ) -> None:
         await self.aclose()
 
+
+# A forked child must neither use nor close the connections it inherits: their sockets are the parent's.
+_owned_engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
+
+
+def _forget_connections_in_child() -> None:
+    for engine in list(_owned_engines):
+        engine.sync_engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections_in_child)
 
 _POOLER_CONNECT_ARGS: Final[dict[str, Any]] = {
     "statement_cache_size": 0,

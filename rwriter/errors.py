@@ -25,6 +25,13 @@ class WriterFailed(WriterClosed):
     """
 
 
+class WriterForked(WriterClosed):
+    """The writer was opened before a fork: its task and connections stayed with the parent.
+
+    Open a writer in each worker: in the ASGI lifespan, or in the server's post-fork hook.
+    """
+
+
 class ChannelFull(RwriterError):
     """``send_nowait`` found no room (by records or by bytes). Await ``send``, or shed the record knowingly."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import os
 import uuid
+import weakref
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -13,13 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import telemetry
 from rwriter._channel import Channel, Entry
-from rwriter._delivery import Delivery
+from rwriter._consumer import Consumer
 from rwriter._failures import Kind, describe, failure_of, fix_for
 from rwriter._options import MIB, Options
-from rwriter._outage import Outage
-from rwriter._replay import Replayer, SpoolOverflow
 from rwriter.engines import EngineProvider
-from rwriter.errors import RwriterError, SchemaOutdated, WriterClosed, WriterFailed, WriterNotOpen
+from rwriter.errors import RwriterError, SchemaOutdated, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
@@ -35,6 +35,17 @@ DRAIN_ATTEMPTS: Final = 3
 """How often ``aclose`` starts the background task anew when it dies, before what is left goes to its last resort."""
 
 log = logging.getLogger("rwriter")
+
+
+_open_writers: weakref.WeakSet[RequestsWriter] = weakref.WeakSet()
+
+
+def _refuse_in_child() -> None:
+    for writer in list(_open_writers):
+        writer.forked()
+
+
+os.register_at_fork(after_in_child=_refuse_in_child)
 
 
 class _State(enum.Enum):
@@ -66,6 +77,7 @@ class RequestsWriter:
     ``spool``             ``None``     a ``Spool``: where batches go when retries are spent
     ``durability``        ``memory``   ``journal``: ``send`` returns when the record is in the spool
     ``replay_interval``   5 s          how often the spool is searched for rows other processes left
+    ``fail_stale_after``  ``None``     seconds after which ``fail_stale`` fails a row stuck in ``processing``; off
     ``check_schema``      ``True``     compare the database with head on start
     ``name``              ``rwriter``  in logs, spans and metrics
     ===================== ============ ==================================================================
@@ -91,6 +103,7 @@ class RequestsWriter:
         spool: Spool | None = None,
         durability: Literal["memory", "journal"] = "memory",
         replay_interval: float = 5.0,
+        fail_stale_after: float | None = None,
         check_schema: bool = True,
         name: str = "rwriter",
     ) -> None:
@@ -109,6 +122,7 @@ class RequestsWriter:
             drain_timeout=drain_timeout,
             durability=durability,
             replay_interval=replay_interval,
+            fail_stale_after=fail_stale_after,
             check_schema=check_schema,
             name=name,
         )
@@ -118,20 +132,11 @@ class RequestsWriter:
         self._spool: Final = spool
         self._store: Final = RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
         self._channel: Final = Channel(capacity=channel_capacity, max_bytes=channel_bytes)
-        outage = Outage(name)
-        overflow = None if spool is None else SpoolOverflow(spool)
-        self._delivery: Final = Delivery(self._store, self._channel, self._options, outage=outage, overflow=overflow)
-        self._replayer: Final = (
-            None
-            if spool is None or overflow is None
-            else Replayer(
-                self._store, spool, overflow, self._options, outage=outage, busy=lambda: self._channel.pending > 0
-            )
-        )
+        self._consumer: Final = Consumer(self._store, self._channel, self._options, spool)
         self._state = _State.NEW
         self._opened = asyncio.Event()
         self._closing = asyncio.Lock()
-        self._consumer: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._stopping = False
         telemetry.watch(self)
 
@@ -192,8 +197,8 @@ class RequestsWriter:
             pending_bytes=channel.pending_bytes,
             oldest_age=channel.oldest_age,
             waiting_senders=channel.waiting_senders,
-            retries=self._delivery.retries,
-            replayed=0 if self._replayer is None else self._replayer.replayed,
+            retries=self._consumer.retries,
+            replayed=self._consumer.replayed,
         )
 
     # -- the background
@@ -256,15 +261,21 @@ class RequestsWriter:
         if self._state is _State.NEW:
             self._state = _State.CLOSED
             self._opened.set()
-        if self._consumer is None:
+        if self._task is None:
             return
         for _ in range(DRAIN_ATTEMPTS):
-            if self._consumer.done() and self._channel.pending and not self._stopping:
+            if self._task.done() and self._channel.pending and not self._stopping:
                 # it was cancelled or died with records in hand: another, under the same deadline
                 self._start_consumer()
             await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
         async with self._closing:
             await self._finish()
+
+    def forked(self) -> None:
+        """Called in a child process: the consumer and the connections are the parent's, so nothing may be sent here."""
+        self._channel.refuse(
+            WriterForked("this writer was opened before a fork: open one in each worker (lifespan, post-fork hook)")
+        )
 
     # -- inside
 
@@ -285,6 +296,7 @@ class RequestsWriter:
             self._opened.set()
             raise
         self._channel.open()
+        _open_writers.add(self)
         self._start_consumer()
         self._opened.set()
 
@@ -301,44 +313,14 @@ class RequestsWriter:
                 log.warning("%s: the database is away on start, %s; taking records", self.name, describe(exc))
 
     def _start_consumer(self) -> None:
-        self._consumer = asyncio.create_task(self._consume(), name=f"{self.name}-consumer")
-        self._consumer.add_done_callback(self._consumer_done)
+        self._task = asyncio.create_task(self._consumer.run(), name=f"{self.name}-consumer")
+        self._task.add_done_callback(self._consumer_done)
 
     def _running(self) -> asyncio.Task[None]:
-        if self._consumer is None:
+        if self._task is None:
             msg = "the writer was not opened"
             raise WriterNotOpen(msg)
-        return self._consumer
-
-    async def _consume(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            flushes = [
-                group.create_task(self._flush_batches(), name=f"{self.name}-flush-{number}")
-                for number in range(self._options.flush_concurrency)
-            ]
-            if self._replayer is not None:
-                replay = group.create_task(self._replayer.run(), name=f"{self.name}-replay")
-                await asyncio.wait(flushes)
-                replay.cancel()
-
-    async def _flush_batches(self) -> None:
-        try:
-            await self._flush_until_closed()
-        except asyncio.CancelledError:
-            if self._running().cancelling():
-                raise
-            # TaskGroup forgets a child that somebody cancels; the others would go on with one flush less
-            msg = "a flush task was cancelled"
-            raise RuntimeError(msg) from None
-
-    async def _flush_until_closed(self) -> None:
-        bounds = (self._options.batch_size, self._options.batch_bytes, self._options.linger)
-        while entries := await self._channel.take(*bounds):
-            try:
-                await self._delivery.deliver(entries)
-            finally:
-                # cancelled or broken in the middle: whatever has no fate yet is queued again
-                self._channel.give_back(entries)
+        return self._task
 
     def _consumer_done(self, consumer: asyncio.Task[None]) -> None:
         cause: BaseException | None = None
@@ -374,7 +356,7 @@ class RequestsWriter:
         leftovers = self._channel.leftovers()
         if leftovers:
             log.error("%s: the drain deadline passed with %d records pending", self.name, len(leftovers))
-            await self._delivery.give_up(leftovers, "the drain deadline passed")
+            await self._consumer.give_up(leftovers, "the drain deadline passed")
         if self._spool is not None:
             await self._spool.aclose()
         self._state = _State.CLOSED

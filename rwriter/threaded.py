@@ -1,0 +1,218 @@
+"""``ThreadedWriter``: the same writer for code without an event loop, on a loop and a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar
+
+from sqlalchemy import URL
+
+from rwriter.engines import DbEngines, EngineProvider
+from rwriter.errors import WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.records import CompletedRequest
+from rwriter.telemetry import WriterStats
+from rwriter.writer import RequestsWriter
+
+T = TypeVar("T")
+
+LIVENESS_CHECK: Final = 1.0
+"""Seconds between two looks at whether the thread a caller waits for is alive."""
+
+
+class ThreadedWriter:
+    """A ``RequestsWriter`` for Flask, Django, scripts and callbacks: every method is synchronous and thread-safe.
+
+    ``engines`` is a database URL, or a function that makes the engines: it is called on the writer's own thread, as
+    their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has one). ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as
+    writer`` opens and closes; without it call ``open()``, and ``close()`` happens at interpreter exit at the latest.
+
+    Not for use after a fork: open one in each worker process.
+    """
+
+    def __init__(self, engines: str | URL | Callable[[], EngineProvider], **options: Any) -> None:
+        self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
+        self._options: Final = options
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._writer: RequestsWriter | None = None
+        self._lock: Final = threading.Lock()
+        self._closed = False
+        self._pid = 0
+
+    # -- life
+
+    def open(self) -> Self:
+        """Start the thread and open the writer. Raises what ``RequestsWriter`` raises on start."""
+        with self._lock:
+            if self._closed:
+                msg = "a writer is used once: make another ThreadedWriter"
+                raise WriterClosed(msg)
+            if self._thread is not None:
+                return self
+            self._pid = os.getpid()
+            started: concurrent.futures.Future[None] = concurrent.futures.Future()
+            # a daemon: the interpreter must not wait for it before it was told to close
+            self._thread = threading.Thread(target=self._main, args=(started,), name="rwriter", daemon=True)
+            self._thread.start()
+            try:
+                started.result()
+            except BaseException:
+                self._closed = True
+                raise
+            _at_exit(self.close)
+        return self
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new records, drain for up to ``timeout`` seconds (default ``drain_timeout``), end the thread."""
+        with self._lock:
+            if self._closed or self._thread is None or self._pid != os.getpid():
+                self._closed = True
+                return
+            self._closed = True
+            writer, loop, thread = self._opened()
+            with contextlib.suppress(WriterFailed):
+                self._call(writer.aclose(timeout))
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- records
+
+    def send(
+        self,
+        record: CompletedRequest,
+        *,
+        timeout: float | None = None,
+        wait: Literal["accepted", "committed"] = "accepted",
+    ) -> None:
+        """As ``RequestsWriter.send``; raises ``TimeoutError`` after ``timeout`` seconds.
+
+        With ``wait="accepted"`` a record whose ``send`` timed out was not accepted.
+        """
+        writer, _, _ = self._opened()
+
+        async def bounded() -> None:
+            # inside the loop, so that a time-out and an acceptance cannot both be the answer
+            async with asyncio.timeout(timeout):
+                await writer.send(record, wait=wait)
+
+        self._call(bounded())
+
+    def send_nowait(self, record: CompletedRequest) -> None:
+        """As ``RequestsWriter.send_nowait``: raises ``ChannelFull`` instead of waiting for room."""
+        writer, _, _ = self._opened()
+
+        async def now() -> None:
+            writer.send_nowait(record)
+
+        self._call(now())
+
+    def flush(self, timeout: float | None = None) -> None:
+        """As ``RequestsWriter.flush``."""
+        writer, _, _ = self._opened()
+        self._call(writer.flush(timeout))
+
+    def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
+        """As ``RequestsWriter.get``."""
+        writer, _, _ = self._opened()
+
+        async def look() -> CompletedRequest | None:
+            return writer.get(request_id)
+
+        return self._call(look())
+
+    @property
+    def stats(self) -> WriterStats:
+        """As ``RequestsWriter.stats``; also after ``close()``."""
+        writer, _, _ = self._opened()
+        if self._closed:
+            return writer.stats
+
+        async def read() -> WriterStats:
+            return writer.stats
+
+        return self._call(read())
+
+    # -- inside
+
+    def _main(self, started: concurrent.futures.Future[None]) -> None:
+        with asyncio.Runner() as runner:
+            try:
+                self._loop = runner.get_loop()
+                engines = runner.run(self._start())
+            except BaseException as exc:  # noqa: BLE001 -- raised in open()
+                started.set_exception(exc)
+                return
+            started.set_result(None)
+            self._loop.run_forever()
+            runner.run(_close(engines))
+
+    async def _start(self) -> EngineProvider:
+        engines = self._make_engines()
+        self._writer = RequestsWriter(engines, **self._options)
+        try:
+            await self._writer.__aenter__()
+        except BaseException:
+            await _close(engines)
+            raise
+        return engines
+
+    def _opened(self) -> tuple[RequestsWriter, asyncio.AbstractEventLoop, threading.Thread]:
+        if self._thread is None or self._writer is None or self._loop is None:
+            msg = "the writer is not open: use `with ThreadedWriter(url) as writer`, or call open()"
+            raise WriterNotOpen(msg)
+        if self._pid != os.getpid():
+            msg = "this writer was opened before a fork: open one in each worker process"
+            raise WriterForked(msg)
+        return self._writer, self._loop, self._thread
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        _, loop, thread = self._opened()
+        if threading.get_ident() == thread.ident or not thread.is_alive():
+            work.close()
+            if not thread.is_alive():
+                msg = "the writer is closed: its thread has ended"
+                raise WriterClosed(msg)
+            msg = "called from the writer's own thread, which would wait for itself: use RequestsWriter there"
+            raise RuntimeError(msg)
+        answer = asyncio.run_coroutine_threadsafe(work, loop)
+        while True:
+            try:
+                return answer.result(LIVENESS_CHECK)
+            except concurrent.futures.TimeoutError:
+                if answer.done():
+                    raise
+                if not thread.is_alive():
+                    msg = "the writer's thread ended before its time"
+                    raise WriterFailed(msg) from None
+            except BaseException:
+                # KeyboardInterrupt in the caller: whatever it waited for is not wanted any more
+                answer.cancel()
+                raise
+
+
+async def _close(engines: EngineProvider) -> None:
+    close = getattr(engines, "aclose", None)
+    if close is not None:
+        await close()
+
+
+def _at_exit(close: Callable[[], None]) -> None:
+    # Before the interpreter forbids new threads: connecting needs one to resolve names. atexit itself comes too late.
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(close)
