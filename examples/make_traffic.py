@@ -100,7 +100,7 @@ def response_text(rng: random.Random) -> Exchange:
     """A question and an answer, in one of the languages; some streamed, and folded into the final object since."""
     question, answer = _talk(rng)
     request: dict[str, Any] = {"model": rng.choice(("gpt-4.1", "gpt-5-mini")), "input": question}
-    request |= {"instructions": "Be brief and kind.", "metadata": {"session": wire.hex_id(rng, "s_", 12)}}
+    request |= {"instructions": "Be brief and kind.", "metadata": {"ticket": wire.hex_id(rng, "t_", 12)}}
     if rng.choice((True, False, False)):
         request["stream"] = True
     return wire.response(rng, request, wire.message(rng, wire.output_text(answer)))

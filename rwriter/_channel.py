@@ -63,7 +63,10 @@ class Channel:
         self._queued_bytes = 0
         # every entry in order of acceptance; settled ones leave when they reach the head
         self._order: deque[Entry] = deque()
+        # of each id the entry that may be queued or lent, and those behind it: in two flushes at once the later record
+        # could be stored first, and win
         self._by_id: dict[uuid.UUID, Entry] = {}
+        self._behind: dict[uuid.UUID, deque[Entry]] = {}
         self._senders: deque[_Sender] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []
@@ -177,11 +180,11 @@ class Channel:
         """Put ``record`` into the queue, in the room reserved for it."""
         entry = Entry(record, size, self._accepted, self._clock())
         self._accepted += 1
-        self._queue.append(entry)
-        self._queued_bytes += entry.size
         self._order.append(entry)
-        self._by_id.setdefault(record.request_id, entry)
-        self._wake_taker()
+        if record.request_id in self._by_id:
+            self._behind.setdefault(record.request_id, deque()).append(entry)
+        else:
+            self._enqueue(entry)
         return entry
 
     # -- out
@@ -226,7 +229,7 @@ class Channel:
             entry.settled = True
             self._release(entry.size)
             if self._by_id.get(entry.record.request_id) is entry:
-                del self._by_id[entry.record.request_id]
+                self._pass_on_id(entry.record.request_id)
             if entry.waiter is not None and not entry.waiter.done():
                 if error is None:
                     entry.waiter.set_result(None)
@@ -292,10 +295,25 @@ class Channel:
     def leftovers(self) -> list[Entry]:
         """Take everything still pending out of the queue, for the last word on it."""
         self._queue.clear()
+        self._behind.clear()
         self._queued_bytes = 0
         return [entry for entry in self._order if not entry.settled]
 
     # -- inside
+
+    def _enqueue(self, entry: Entry) -> None:
+        self._by_id[entry.record.request_id] = entry
+        self._queue.append(entry)
+        self._queued_bytes += entry.size
+        self._wake_taker()
+
+    def _pass_on_id(self, request_id: uuid.UUID) -> None:
+        del self._by_id[request_id]
+        behind = self._behind.pop(request_id, None)
+        if behind:
+            self._enqueue(behind.popleft())
+            if behind:
+                self._behind[request_id] = behind
 
     def _fits(self, size: int) -> bool:
         # a record over the byte budget passes alone, or it would wait for ever

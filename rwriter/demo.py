@@ -6,19 +6,19 @@ The traffic is ``demo_traffic.jsonl``, as ``examples/make_traffic.py`` makes it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import URL, Select, distinct, func, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -30,16 +30,16 @@ from rwriter.testing import PostgresServer
 
 ROUNDS: Final = 10
 """Times the traffic is sent, each under fresh ids: one round alone is over before it can be measured."""
-DATABASE: Final = "rwriter_demo"
 CONNECTIONS: Final = 5
 """Rows begun or read back at the same time: one for each of the engine's connections."""
+DATABASE: Final = "rwriter_demo"
 
 _FIXES: Final = {
     "28000": "check the user, the password and pg_hba.conf",
     "28P01": "check the user and the password",
     "3D000": "create the database first",
     "3F000": "create the schema first",
-    "42501": "let this role create tables there, or name a schema of its own with --schema",
+    "42501": "let this role create tables there, or name with --schema one that it owns",
 }
 
 T = TypeVar("T")
@@ -118,8 +118,9 @@ async def _demo(console: Console, url: str, schema: str | None, psql: str) -> No
             stats, seconds = await run.feed(progress)
             await run.verify(progress, stats)
         console.print(await run.table())
-        console.print("\n".join(run.summary(stats, seconds)))
-        console.print(f"look further  {_psql_command(psql, engines.write.url, schema)}")
+        lines = run.summary(stats, seconds) | {"look further": _psql_command(psql, engines.write.url, schema)}
+        for name, value in lines.items():
+            console.print(f"{name:13} {value}")
 
 
 def _engines(url: str, schema: str | None) -> DbEngines:
@@ -148,9 +149,8 @@ class Run:
 
     async def begin(self, progress: Progress) -> None:
         """Write rows for requests still running, as a service does before it calls the model."""
-        await _few_at_once(
-            progress, "beginning", self._realtime, lambda sent: self._store.create_realtime(sent.begun())
-        )
+        begun = [sent.begun() for sent in self._realtime]
+        await _few_at_once(progress, "beginning", begun, self._store.create_realtime)
         [[running]] = await self._rows(select(func.count()).where(self._ours, requests.c.state == "processing"))
         _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
 
@@ -161,10 +161,11 @@ class Run:
             began = time.perf_counter()
             for sent in self._sent:
                 await writer.send(sent.record)
-            while not await _flushed(writer):
+            while writer.stats.pending:
+                with contextlib.suppress(TimeoutError):  # for the progress bar; the writer has deadlines of its own
+                    await writer.flush(timeout=0.1)
                 progress.update(task, completed=len(self._sent) - writer.stats.pending)
             seconds = time.perf_counter() - began
-        progress.update(task, completed=len(self._sent))
         return writer.stats, seconds
 
     async def verify(self, progress: Progress, stats: WriterStats) -> None:
@@ -183,27 +184,26 @@ class Run:
         statuses = func.array_agg(requests.c.response_status.distinct())
         size = func.sum(requests.c.response_size + request_templates.c.body_byte_size)
         query = select(*groups, statuses, func.count(), size).join_from(requests, request_templates)
-        table = Table("state", "endpoint", "HTTP status", title="stored in PostgreSQL")
-        table.add_column("rows", justify="right")
-        table.add_column("bodies", justify="right")
+        numbers = (Column("rows", justify="right"), Column("bodies", justify="right"))
+        table = Table("state", "endpoint", "HTTP status", *numbers, title="stored in PostgreSQL")
         query = query.where(self._ours).group_by(*groups).order_by(*groups)
         for state, path, codes, rows, octets in await self._rows(query):
-            table.add_row(state, path, " ".join(map(str, codes)), f"{rows:,}", f"{octets / 1e6:,.1f} MB")
+            table.add_row(state, path, " ".join(map(str, codes)), f"{rows:,}", f"{float(octets) / 1e6:,.1f} MB")
         return table
 
-    def summary(self, stats: WriterStats, seconds: float) -> list[str]:
+    def summary(self, stats: WriterStats, seconds: float) -> dict[str, str]:
         """The lines below the table."""
-        bodies = chain.from_iterable((pair.request_body, pair.response_body) for pair, _ in self._sent)
+        bodies = [body for pair, _ in self._sent for body in (pair.request_body, pair.response_body)]
         mended = sum(repaired(body) != body for body in bodies)
-        return [
-            f"account       {_account(stats)}",
-            f"speed         {len(self._sent) / seconds:,.0f} records/s from first send() to last commit, {seconds:.2f} s for "
-            f"{len(self._sent):,}; program and database share this machine",
-            f"verified      {len(self._expected):,} rows by the listing, {self._distinct:,} of them byte for byte",
-            f"repaired      {mended:,} bodies held NULs or lone surrogates: U+FFFD stands in their place",
-            f"first wins    {stats.skipped:,} late answers to requests already finished were skipped",
-            f"realtime      {len(self._realtime):,} rows were `processing` before their answer came",
-        ]
+        rate = f"{len(self._sent) / seconds:,.0f} records/s"
+        return {
+            "account": _account(stats),
+            "speed": f"{rate} from the first send() to the last commit ({seconds:.2f} s), the database's part included",
+            "verified": f"{len(self._expected):,} rows by listing them, {self._distinct:,} of them byte for byte",
+            "repaired": f"{mended:,} bodies held NULs or lone surrogates: U+FFFD stands in their place",
+            "first wins": f"{stats.skipped:,} late answers to requests already finished were skipped",
+            "realtime": f"{len(self._realtime):,} rows were `processing` before their answer came",
+        }
 
     async def _check_listing(self, owner: str) -> None:
         expected = {key: sent for key, sent in self._expected.items() if sent.record.created_by == owner}
@@ -222,10 +222,9 @@ class Run:
             _require(not faults, f"row {row.id} differs from what was sent: {', '.join(faults)}")
 
     async def _check_bodies(self, sent: Sent) -> None:
-        request_id = sent.record.request_id
-        row = await self._store.get_request(request_id)
+        row = await self._store.get_request(sent.record.request_id)
         faults = ["all of it"] if row is None else body_faults(row, sent)
-        _require(not faults, f"row {request_id} differs from what was sent: {', '.join(faults)}")
+        _require(not faults, f"row {sent.record.request_id} differs from what was sent: {', '.join(faults)}")
 
     async def _check_templates(self) -> None:
         [[used]] = await self._rows(select(func.count(distinct(requests.c.template_id))).where(self._ours))
@@ -239,8 +238,7 @@ class Run:
 
     async def _rows(self, query: Select[Any]) -> Sequence[Any]:
         async with self._engines.write.connect() as connection:
-            rows: Sequence[Any] = (await connection.execute(query)).all()
-            return rows
+            return list(await connection.execute(query))
 
 
 async def _few_at_once(
@@ -257,14 +255,6 @@ async def _few_at_once(
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(worker(), name=f"rwriter-demo-{title}")
-
-
-async def _flushed(writer: RequestsWriter) -> bool:
-    try:
-        await writer.flush(timeout=0.1)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _progress(console: Console) -> Progress:
@@ -285,18 +275,21 @@ def _require(condition: bool, otherwise: str) -> None:
 
 def _psql_command(program: str, url: URL, schema: str | None) -> str:
     # without the password: psql asks for it
-    shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
-    command = shlex.join([program, shown.render_as_string()])
-    return command if schema is None else f"PGOPTIONS={shlex.quote(f'-csearch_path={schema}')} {command}"
+    plain = URL.create("postgresql", url.username, None, url.host, url.port, url.database, url.query)
+    command = shlex.join([program, plain.difference_update_query(["password"]).render_as_string()])
+    if schema is None:
+        return command
+    path = 'search_path="{}"'.format(schema.replace('"', '""')).replace("\\", r"\\").replace(" ", r"\ ")
+    return f"PGOPTIONS={shlex.quote(f'-c{path}')} {command}"
 
 
 def _reason(exc: BaseException) -> str | None:
     """What to tell the user about an exception, or ``None`` for one that nobody foresaw."""
-    while isinstance(exc, BaseExceptionGroup):
+    while isinstance(exc, BaseExceptionGroup):  # of the task group that reads back
         exc = exc.exceptions[0]
     if isinstance(exc, RwriterError):
         return str(exc)
-    cause = getattr(exc, "orig", None) or exc
+    cause = getattr(exc, "orig", None) or exc  # SQLAlchemy's own words carry the statement
     words = (str(cause.__cause__ or cause).splitlines() or [type(cause).__name__])[0]
     sqlstate = getattr(cause, "sqlstate", None)
     if sqlstate is not None:

@@ -31,8 +31,9 @@ class ThreadedWriter:
     """A ``RequestsWriter`` for Flask, Django, scripts and callbacks: every method is synchronous and thread-safe.
 
     ``engines`` is a database URL, or a function that makes the engines: it is called on the writer's own thread, as
-    their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has one). ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as
-    writer`` opens and closes; without it call ``open()``, and ``close()`` happens at interpreter exit at the latest.
+    their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has one).
+    ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as writer`` opens and closes; without it
+    call ``open()``, and ``close()`` happens at interpreter exit at the latest.
 
     Not for use after a fork: open one in each worker process.
     """

