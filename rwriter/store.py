@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ COUNT_TIMEOUT_MS: Final = 100
 _UNIQUE_VIOLATION = "23505"
 _UNDEFINED_TABLE = "42P01"
 _QUERY_CANCELED = "57014"
+_READ_ONLY = "25006"
 _OK = range(200, 300)
 
 # a service that lists rwriter's migrations in its own version_locations records them in its own table
@@ -114,7 +116,7 @@ class RequestStore:
             "created_by": new.created_by,
         }
         try:
-            async with self._write.begin() as connection:
+            async with self._transaction() as connection:
                 await connection.execute(_statements.INSERT_TEMPLATE, template)
                 await connection.execute(_statements.INSERT_PROCESSING, request)
         except IntegrityError as exc:
@@ -138,7 +140,7 @@ class RequestStore:
             return PersistResult(0, 0, 0)
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
         ordered = [unique[key] for key in sorted(unique)]
-        async with self._write.begin() as connection:
+        async with self._transaction() as connection:
             row = (await connection.execute(_statements.PERSIST_COMPLETED, _arrays(ordered))).one()
         return PersistResult(row.inserted, row.written - row.inserted, len(records) - row.written)
 
@@ -161,7 +163,7 @@ class RequestStore:
             "error": repair(error),
             "payload": payload,
         }
-        async with self._write.begin() as connection:
+        async with self._transaction() as connection:
             await connection.execute(_statements.INSERT_DEAD_LETTER, letter)
 
     async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
@@ -192,7 +194,7 @@ class RequestStore:
         A row still in flight is blanked and left as ``canceled``, invisible to readers, so that its late completion
         cannot bring the data back.
         """
-        async with self._write.begin() as connection:
+        async with self._transaction() as connection:
             row = (
                 await connection.execute(_statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": created_by})
             ).one_or_none()
@@ -218,7 +220,7 @@ class RequestStore:
         error = msgspec.json.encode({"type": "Abandoned", "details": {"older_than_seconds": seconds}}).decode()
         total = 0
         while True:
-            async with self._write.begin() as connection:
+            async with self._transaction() as connection:
                 result = await connection.execute(_statements.FAIL_STALE, {"older_than": older_than, "error": error})
             total += result.rowcount
             if result.rowcount < _statements.ID_CHUNK:
@@ -243,6 +245,18 @@ class RequestStore:
             if sqlstate_of(exc) == _UNDEFINED_TABLE:
                 return ()
             raise
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._write.connect() as connection:
+            try:
+                async with connection.begin():
+                    yield connection
+            except DBAPIError as exc:
+                if sqlstate_of(exc) == _READ_ONLY:
+                    # a primary that became a standby: the connection is sound and useless, and the pool cannot know
+                    await connection.invalidate()
+                raise
 
     def _reader(self, *, consistent: bool) -> AsyncEngine:
         return self._write if consistent else self._read
