@@ -58,6 +58,17 @@ class Row(NamedTuple):
     spooled_at: float
 
 
+class Listed(NamedTuple):
+    """What a listing says of a row. ``size`` is bytes, ``reason`` why it was set aside, if it was."""
+
+    seq: int
+    request_id: bytes
+    size: int
+    spooled_at: float
+    in_hand: bool
+    reason: str | None
+
+
 class SpoolFile:
     """The open file. Not thread-safe: every call must come from the thread that made it."""
 
@@ -135,9 +146,43 @@ class SpoolFile:
         row: tuple[bytes] | None = self._db.execute(query, (request_id,)).fetchone()
         return None if row is None else row[0]
 
-    def list_set_aside(self) -> list[tuple[int, str]]:
-        """Number and reason of each row set aside."""
-        return self._db.execute("SELECT seq, reason FROM set_aside ORDER BY seq").fetchall()
+    def listing(self, limit: int) -> list[Listed]:
+        """The oldest rows, those set aside among them."""
+        query = (
+            "SELECT seq, request_id, length(payload), spooled_at, owner, NULL FROM records "
+            "UNION ALL SELECT seq, request_id, length(payload), spooled_at, NULL, reason FROM set_aside "
+            "ORDER BY seq LIMIT ?"
+        )
+        return [
+            Listed(seq, request_id, size, spooled_at, owner is not None and self._alive(owner), reason)
+            for seq, request_id, size, spooled_at, owner, reason in self._db.execute(query, (limit,))
+        ]
+
+    def payload(self, seq: int) -> bytes | None:
+        """The payload of one row, set aside or not."""
+        query = "SELECT payload FROM records WHERE seq = ?1 UNION ALL SELECT payload FROM set_aside WHERE seq = ?1"
+        row: tuple[bytes] | None = self._db.execute(query, (seq,)).fetchone()
+        return None if row is None else row[0]
+
+    def purge(self, before: float, *, set_aside_only: bool) -> int:
+        """Forget rows spooled before ``before`` (Unix seconds) that nobody has in hand. How many."""
+        with self._transaction():
+            number = self._db.execute("DELETE FROM set_aside WHERE spooled_at < ?", (before,)).rowcount
+            if not set_aside_only:
+                self._adopt()
+                free = "DELETE FROM records WHERE spooled_at < ? AND owner IS NULL"
+                number += self._db.execute(free, (before,)).rowcount
+            return number
+
+    def restore(self) -> int:
+        """Put rows that were set aside back among those to be replayed. How many."""
+        with self._transaction():
+            moved = self._db.execute(
+                "INSERT INTO records (seq, request_id, payload, spooled_at) "
+                "SELECT seq, request_id, payload, spooled_at FROM set_aside"
+            ).rowcount
+            self._db.execute("DELETE FROM set_aside")
+            return moved
 
     def count(self) -> int:
         """Rows waiting, in whosever hands."""

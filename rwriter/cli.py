@@ -7,21 +7,22 @@ import importlib.metadata
 import itertools
 import logging
 import sys
-from typing import Annotated, Final, NoReturn, TypeAlias
+from typing import Annotated, Final, NoReturn
 
 import typer
 from sqlalchemy.exc import ArgumentError
 
 from rwriter import migrate as migrations
+from rwriter._cli_operations import dead_letters_app, reap, spool_app
+from rwriter._cli_options import URL_FORM, DatabaseUrl, Schema
 from rwriter._failures import server_message, sqlstate_of
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
+from rwriter.migrate import URL_VARIABLE
 from rwriter.schema import HEAD_REVISION
 
 FAILED: Final = 1
 MISUSED: Final = 2
 
-_URL_FORM: Final = "postgresql://user:password@host:5432/database"
 _IN_THE_WAY: Final = (
     "where the service's own Alembic lists rwriter's versions, run that; otherwise choose another --schema"
 )
@@ -40,14 +41,6 @@ _FIXES: Final = {
     "57P03": "the server is starting or stopping: try again",
 }
 
-DatabaseUrl: TypeAlias = Annotated[
-    str | None, typer.Option("--database-url", metavar="URL", envvar=URL_VARIABLE, help=_URL_FORM)
-]
-Schema: TypeAlias = Annotated[
-    str | None,
-    typer.Option("--schema", metavar="NAME", envvar=SCHEMA_VARIABLE, help="Where the tables are; created if missing."),
-]
-
 app = typer.Typer(
     help=__doc__,
     no_args_is_help=True,
@@ -56,6 +49,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+app.command()(reap)
+app.add_typer(spool_app, name="spool")
+app.add_typer(dead_letters_app, name="dead-letters")
 
 
 def main() -> None:
@@ -112,7 +110,7 @@ def demo(
     *,
     # not from the environment: the demo writes, and that variable may well name production
     database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help=f"A server of your own, {_URL_FORM}; else one is started here.")
+        str | None, typer.Option(metavar="URL", help=f"A server of your own, {URL_FORM}; else one is started here.")
     ] = None,
     schema: Annotated[str | None, typer.Option(metavar="NAME", help="Where the tables are.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server an earlier run left behind.")] = False,
@@ -145,7 +143,7 @@ def _explain(exc: Exception) -> str:
         return str(exc)
     if isinstance(exc, (ArgumentError, ValueError)):
         # no word of the exception's own: it may quote a part of the URL, and that part be the password
-        return f"cannot use this database URL ({type(exc).__name__}): write {_URL_FORM}, with %XX for special characters"
+        return f"cannot use this database URL ({type(exc).__name__}): write {URL_FORM}, with %XX for special characters"
     reason = server_message(exc).splitlines()[0]
     sqlstate = sqlstate_of(exc)
     if sqlstate is not None:

@@ -141,7 +141,7 @@ async def _over(target: Target, schema: str | None, run: Callable[[Config], obje
 async def _our_turn() -> AsyncIterator[None]:
     # alembic.context and alembic.op are globals of the process: two migrations at once would run over each other's
     # connections. Polled, because the holder may be on another thread's loop as well as on this one.
-    while not _turn.acquire(blocking=False):
+    while not _turn.acquire(blocking=False):  # noqa: ASYNC110 -- an asyncio.Event belongs to one loop
         await asyncio.sleep(_TURN_POLL)
     try:
         yield
@@ -163,8 +163,8 @@ async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[Asy
     from_environment = os.environ.get(SCHEMA_VARIABLE) or None
     if target is None or isinstance(target, (str, URL)):
         # as behind a pooler, which the URL may well name: one connection, nothing prepared that outlives it
-        options = {"pgbouncer": True, "statement_timeout": _STATEMENT_TIMEOUT}
-        async with DbEngines.from_url(target or _url_from_environment(), **options) as engines:
+        url = target or _url_from_environment()
+        async with DbEngines.from_url(url, pgbouncer=True, statement_timeout=_STATEMENT_TIMEOUT) as engines:
             name = schema or from_environment
             yield in_schema(engines.write, name), name
     else:

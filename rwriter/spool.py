@@ -31,6 +31,21 @@ class SpooledRecord(msgspec.Struct, frozen=True):
     spooled_at: float
 
 
+class SpoolItem(msgspec.Struct, frozen=True):
+    """What a listing says of a record.
+
+    ``size`` is bytes, ``spooled_at`` Unix seconds; ``in_hand``: a living process is delivering it; ``reason``: why it
+    was set aside, ``None`` if it was not.
+    """
+
+    seq: int
+    request_id: uuid.UUID
+    size: int
+    spooled_at: float
+    in_hand: bool
+    reason: str | None
+
+
 class Spool:
     """A folder on disk that takes what the database cannot take now. Bounded by bytes; files are for the owner alone.
 
@@ -139,9 +154,29 @@ class Spool:
         payload = await self._on_thread(lambda: self._opened().find(request_id.bytes))
         return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
 
-    async def list_set_aside(self) -> list[tuple[int, str]]:
-        """Number and reason of each record that was set aside."""
-        return await self._on_thread(lambda: self._opened().list_set_aside())
+    async def listing(self, limit: int = 1_000) -> list[SpoolItem]:
+        """The oldest ``limit`` records in the spool, those set aside among them."""
+        rows = await self._on_thread(lambda: self._opened().listing(limit))
+        return [SpoolItem(row.seq, uuid.UUID(bytes=row.request_id), *row[2:]) for row in rows]
+
+    async def show(self, seq: int) -> CompletedRequest | None:
+        """One record by its number, set aside or not. Raises ``RwriterError`` for one that cannot be read."""
+        payload = await self._on_thread(lambda: self._opened().payload(seq))
+        if payload is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(payload, type=CompletedRequest)
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            msg = f"record {seq} of the spool cannot be read: {type(exc).__name__}"
+            raise RwriterError(msg) from exc
+
+    async def purge(self, before: float, *, set_aside_only: bool = False) -> int:
+        """Forget records spooled before ``before`` (Unix seconds) that no process has in hand. How many."""
+        return await self._on_thread(lambda: self._opened().purge(before, set_aside_only=set_aside_only))
+
+    async def restore(self) -> int:
+        """Let records that were set aside be replayed once more. How many."""
+        return await self._on_thread(lambda: self._opened().restore())
 
     async def count(self) -> int:
         """Records in the spool, in whosever hands."""
