@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -177,7 +178,12 @@ def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
     Accepts ``postgres://``, ``postgresql://`` and ``postgresql+asyncpg://``, libpq's ``host1:5432,host2:5432`` and its
     ``sslmode``, ``application_name`` and ``target_session_attrs``. Raises ``ValueError`` for another driver.
     """
-    parsed = make_url(_spread_hosts(url) if isinstance(url, str) else url)
+    try:
+        parsed = make_url(_spread_hosts(url) if isinstance(url, str) else url)
+    except (ArgumentError, ValueError):
+        # not its own words: they may quote a part of the URL, and that part be the password
+        msg = "the database URL cannot be read: write postgresql://user:password@host:5432/database"
+        raise ValueError(msg) from None
     if parsed.drivername in _PLAIN_SCHEMES:
         parsed = parsed.set(drivername=DRIVER)
     if parsed.drivername != DRIVER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,11 @@ def empty_database(_rwriter_databases: Databases) -> Iterator[str]:
     name = _rwriter_databases.create()
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
+
+
+# a developer's own settings are none of the suite's; those that name its server are
+for _name in [name for name in os.environ if name in {"RWRITER_DATABASE_URL", "RWRITER_SCHEMA"}]:
+    del os.environ[_name]
 
 
 @pytest.fixture(autouse=True)

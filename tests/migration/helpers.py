@@ -19,7 +19,7 @@ from rwriter.engines import connect_arguments
 
 ROOT: Final = Path(__file__).parents[2]
 ODD_SCHEMA: Final = "We ird-Schéma"
-ODDER_SCHEMA: Final = "a:b%c\"d$'e"
+ODDER_SCHEMA: Final = "a :b%c\"d$'e"
 TABLES: Final = ["dead_letters", "request_templates", "requests", "rwriter_alembic_version"]
 DEADLINE: Final = 60.0
 """Seconds that something which must come is waited for. Never part of what a test claims."""
@@ -53,7 +53,7 @@ def rwriter(
     *arguments: str, url: str | None = None, code: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the ``rwriter`` command."""
-    return run(sys.executable, "-m", "rwriter.cli", *arguments, url=url, code=code, **variables)
+    return run(sys.executable, "-m", "rwriter.cli", *arguments, url=url, cwd=ROOT, code=code, **variables)
 
 
 @asynccontextmanager

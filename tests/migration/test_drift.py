@@ -171,7 +171,8 @@ async def test_bodies_use_lz4_where_the_server_has_it(rwriter_database: str) -> 
     assert marked == (LZ4_COLUMNS if server_has_it else [])
 
     await execute(
-        rwriter_database, "INSERT INTO requests (model, created_by, response_body) VALUES ('m', 'me', repeat('x', 9999))"
+        rwriter_database,
+        "INSERT INTO requests (model, created_by, response_body) VALUES ('m', 'me', repeat('x', 9999))",
     )
     used = await column(rwriter_database, "SELECT pg_column_compression(response_body) FROM requests")
     assert used == ["lz4" if server_has_it else "pglz"]
@@ -179,7 +180,7 @@ async def test_bodies_use_lz4_where_the_server_has_it(rwriter_database: str) -> 
 
 @pytest.mark.parametrize("table", ["requests", "request_templates"])
 async def test_vacuum_starts_at_a_number_of_rows_and_not_at_a_fraction(unchanged_database: str, table: str) -> None:
-    (heap, toast), = await rows(
+    ((heap, toast),) = await rows(
         unchanged_database,
         "SELECT c.reloptions, t.reloptions FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid "
         "WHERE c.oid = $1::text::regclass",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rwriter import RequestStore, migrate
+from rwriter import RequestStore, SchemaOutdated, migrate
 from rwriter.schema import HEAD_REVISION
 from tests.factory import record
 from tests.migration.helpers import TABLES, alembic, column, engine_on, execute, revisions, tables_in
@@ -53,7 +53,7 @@ def downgrade():
 """
 
 
-def project(folder: Path, depends_on: str | None) -> Path:
+def project(folder: Path, depends_on: str | None = None) -> Path:
     versions = folder / "alembic" / "versions"
     versions.mkdir(parents=True)
     ours = Path(str(migrate.alembic_config().get_main_option("script_location"))) / "versions"
@@ -63,22 +63,14 @@ def project(folder: Path, depends_on: str | None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("depends_on", [None, HEAD_REVISION])
-async def test_its_own_upgrade_brings_rwriters_tables_too(
-    empty_database: str, tmp_path: Path, depends_on: str | None
+async def test_the_writer_and_the_commands_find_rwriters_tables_in_its_history(
+    empty_database: str, tmp_path: Path
 ) -> None:
-    service = project(tmp_path, depends_on)
+    service = project(tmp_path)
     url = empty_database.replace("postgresql://", "postgresql+asyncpg://", 1)
     alembic("upgrade", "heads", cwd=service, SERVICE_DATABASE_URL=url)
     ours = [table for table in TABLES if table != "rwriter_alembic_version"]
     assert await tables_in(empty_database) == sorted([*ours, "alembic_version", "orders"])
-    assert {"5e41ce"} <= set(await revisions(empty_database, "alembic_version")) <= {"5e41ce", HEAD_REVISION}
-
-
-async def test_the_writer_and_the_commands_find_its_history(empty_database: str, tmp_path: Path) -> None:
-    service = project(tmp_path, None)
-    url = empty_database.replace("postgresql://", "postgresql+asyncpg://", 1)
-    alembic("upgrade", "heads", cwd=service, SERVICE_DATABASE_URL=url)
 
     assert await migrate.current(empty_database) == HEAD_REVISION
     await migrate.check(empty_database)
@@ -94,7 +86,15 @@ async def test_the_writer_and_the_commands_find_its_history(empty_database: str,
     assert await revisions(empty_database, "alembic_version") == ["5e41ce"]
 
 
-async def test_a_version_table_of_another_shape_is_no_concern(rwriter_database: str) -> None:
-    await execute(rwriter_database, "CREATE TABLE alembic_version (version_num int); INSERT INTO alembic_version VALUES (7)")
-    await migrate.check(rwriter_database)
-    assert await migrate.current(rwriter_database) == HEAD_REVISION
+async def test_a_revision_of_the_services_may_depend_on_rwriters(empty_database: str, tmp_path: Path) -> None:
+    service = project(tmp_path, depends_on=HEAD_REVISION)
+    url = empty_database.replace("postgresql://", "postgresql+asyncpg://", 1)
+    alembic("upgrade", "heads", cwd=service, SERVICE_DATABASE_URL=url)
+    assert await revisions(empty_database, "alembic_version") == ["5e41ce"]
+    async with engine_on(empty_database) as engine:
+        await RequestStore(engine).check_schema()
+    await migrate.check(empty_database)
+
+    await execute(empty_database, "ALTER TABLE requests DROP COLUMN routed_model")
+    with pytest.raises(SchemaOutdated, match="no revision of rwriter"):
+        await migrate.check(empty_database)
