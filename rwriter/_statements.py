@@ -20,6 +20,7 @@ from sqlalchemy import (
     case,
     column,
     delete,
+    exists,
     func,
     insert,
     literal_column,
@@ -252,7 +253,11 @@ LOCK_FOR_DELETE: Final = (
 
 DELETE_REQUEST: Final = delete(requests).where(requests.c.id == bindparam("request_id"))
 
-DELETE_TEMPLATE: Final = delete(request_templates).where(request_templates.c.id == bindparam("template_id"))
+# the daemon's batches share the templates of their file
+DELETE_TEMPLATE: Final = delete(request_templates).where(
+    request_templates.c.id == bindparam("template_id"),
+    ~exists().where(requests.c.template_id == bindparam("template_id")),
+)
 
 BLANK_REQUEST: Final = (
     update(requests)
