@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PG15 ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo demo-stop test lint types imports drift suite suite-pg15 bench bench-quick format clean
+.PHONY: demo demo-stop test lint types imports drift suite suite-pg15 bench bench-quick bench-memory chaos format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,13 @@ bench: $(READY)
 
 bench-quick: $(READY)
 	$(BIN)/python -m bench --quick
+
+bench-memory: $(READY)
+	$(BIN)/python -m bench.memory
+
+# The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -76,6 +76,7 @@ async def _measure(url: str, *, rounds: int, count: int) -> dict[str, Any]:
         settings = await database.settings()
     ratios, rates = _ratios(), [{name: figure.rate for name, figure in one.items()} for one in found]
     _print(ratios, rates)
+    _print_conditions(settings, found[-1])
     run = {"records": count, "batch": BATCH, "request_bytes": REQUEST_BYTES, "response_bytes": RESPONSE_BYTES}
     last = {name: dataclasses.asdict(figure) for name, figure in found[-1].items()}
     return report.as_json(ratios, rates, {"run": run, "server": settings, "last_round": last})
@@ -119,6 +120,19 @@ def _ratios() -> list[Ratio]:
 def _print(ratios: list[Ratio], rates: list[Rates]) -> None:
     print("\nratios: median [each round]", *report.ratio_lines(ratios, rates), sep="\n")
     print("\nrecords/s on this machine: median [least .. most]", *report.rate_lines(rates), sep="\n")
+
+
+def _print_conditions(settings: dict[str, str], figures: dict[str, Figure]) -> None:
+    stored = {name: figure.stored for name, figure in figures.items()}
+    body = stored[peers.writer_name(DEFAULT_CONCURRENCY)]
+    print(
+        f"\nPostgreSQL {settings['server_version']}, fsync {settings['fsync']}, synchronous_commit "
+        f"{settings['synchronous_commit']}; response bodies on disk: {body.compression or 'uncompressed'}, "
+        f"{body.stored_fraction:.2f} of their size",
+        "records a transaction: "
+        + "; ".join(f"{name} {one.rows / one.transactions:g}" for name, one in stored.items()),
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -46,23 +46,26 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._control = self.engine(connections=1)
+        self._control = self._engine(1)
 
-    def engine(self, connections: int) -> AsyncEngine:
+    @contextlib.asynccontextmanager
+    async def engine(self, connections: int) -> AsyncIterator[AsyncEngine]:
         """An engine that holds up to ``connections``; the same settings for every peer."""
-        url, arguments = connect_arguments(self._url)
-        arguments["server_settings"] = arguments.get("server_settings", {}) | {"search_path": SCHEMA}
-        return create_async_engine(url, connect_args=arguments, pool_size=connections, max_overflow=0)
+        engine = self._engine(connections)
+        try:
+            yield engine
+        finally:
+            await engine.dispose()
 
     @contextlib.asynccontextmanager
     async def tables(self) -> AsyncIterator[None]:
         """Migrate a fresh schema; drop it at the end."""
         await self._execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
-        await migrate.upgrade(self._control, schema=SCHEMA)
         try:
+            await migrate.upgrade(self._control, schema=SCHEMA)
             yield
         finally:
-            await self._execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+            await self._execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
             await self._control.dispose()
 
     async def empty(self) -> None:
@@ -93,6 +96,11 @@ class Database:
         async with self._control.connect() as connection:
             shown = [await connection.exec_driver_sql(f"SHOW {name}") for name in _SETTINGS]
             return {name: result.scalar_one() for name, result in zip(_SETTINGS, shown, strict=True)}
+
+    def _engine(self, connections: int) -> AsyncEngine:
+        url, arguments = connect_arguments(self._url)
+        arguments["server_settings"] = arguments.get("server_settings", {}) | {"search_path": SCHEMA}
+        return create_async_engine(url, connect_args=arguments, pool_size=connections, max_overflow=0)
 
     async def _execute(self, statement: str) -> None:
         async with self._control.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:

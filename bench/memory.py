@@ -73,8 +73,7 @@ def _in_a_process(url: str, kind: str) -> dict[str, Any]:
 
 async def _measure(url: str, kind: str) -> dict[str, Any]:
     database, tail = Database(url), KINDS[kind]
-    engine = database.engine(DEFAULT_CONCURRENCY)
-    async with database.tables():
+    async with database.tables(), database.engine(DEFAULT_CONCURRENCY) as engine:
         async with RequestsWriter(engine, drain_timeout=DEADLINE) as writer:
             _fill(writer, tail, WARM_UP)
             await writer.flush(DEADLINE)
@@ -85,7 +84,6 @@ async def _measure(url: str, kind: str) -> dict[str, Any]:
                 # what the flushes hold counts too
                 await blocked()
                 grown, stats = _resident() - before, writer.stats
-        await engine.dispose()
         await database.verify(WARM_UP + stats.pending)
     return {
         "kind": kind,
@@ -113,8 +111,7 @@ def _fill(writer: RequestsWriter, tail: str, count: int) -> bool:
 @contextlib.asynccontextmanager
 async def _locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Hold a lock that no flush gets past; yields a wait until all of them stand before it."""
-    engine = database.engine(1)
-    async with engine.begin() as connection:
+    async with database.engine(1) as engine, engine.begin() as connection:
         await connection.execute(sqlalchemy.text("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"))
 
         async def blocked() -> None:
@@ -123,7 +120,6 @@ async def _locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[No
                     await asyncio.sleep(0.01)
 
         yield blocked
-    await engine.dispose()
 
 
 def _resident() -> int:

@@ -56,8 +56,10 @@ def copy_name(connections: int) -> str:
 @contextlib.asynccontextmanager
 async def writer(database: Database, connections: int) -> AsyncIterator[Peer]:
     """``RequestsWriter`` with its default options, but for ``flush_concurrency``; from first send to last commit."""
-    engine = database.engine(connections)
-    async with RequestsWriter(engine, flush_concurrency=connections) as open_writer:
+    async with (
+        database.engine(connections) as engine,
+        RequestsWriter(engine, flush_concurrency=connections) as open_writer,
+    ):
 
         def work(records: Sequence[CompletedRequest]) -> Work:
             async def send_all() -> None:
@@ -71,14 +73,12 @@ async def writer(database: Database, connections: int) -> AsyncIterator[Peer]:
             return send_all
 
         yield Peer(writer_name(connections), connections, work)
-    await engine.dispose()
 
 
 @contextlib.asynccontextmanager
 async def copy(database: Database, connections: int) -> AsyncIterator[Peer]:
     """The limit: rows finished beforehand, ``COPY`` into both tables, one transaction a batch, no upsert."""
-    engine = database.engine(connections)
-    async with contextlib.AsyncExitStack() as stack:
+    async with database.engine(connections) as engine, contextlib.AsyncExitStack() as stack:
         drivers = [await stack.enter_async_context(_driver(engine)) for _ in range(connections)]
 
         def work(records: Sequence[CompletedRequest]) -> Work:
@@ -93,26 +93,24 @@ async def copy(database: Database, connections: int) -> AsyncIterator[Peer]:
             return copy_all
 
         yield Peer(copy_name(connections), connections, work)
-    await engine.dispose()
 
 
 @contextlib.asynccontextmanager
 async def orm(database: Database) -> AsyncIterator[Peer]:
     """What most services do: a session and a commit for every request, one after the other."""
-    engine = database.engine(1)
-    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    async with database.engine(1) as engine:
+        sessions = async_sessionmaker(engine, expire_on_commit=False)
 
-    def work(records: Sequence[CompletedRequest]) -> Work:
-        async def commit_all() -> None:
-            for record in records:
-                async with sessions() as session:
-                    session.add(_mapped(record))
-                    await session.commit()
+        def work(records: Sequence[CompletedRequest]) -> Work:
+            async def commit_all() -> None:
+                for record in records:
+                    async with sessions() as session:
+                        session.add(_mapped(record))
+                        await session.commit()
 
-        return commit_all
+            return commit_all
 
-    yield Peer(ORM, 1, work, share=0.1)
-    await engine.dispose()
+        yield Peer(ORM, 1, work, share=0.1)
 
 
 @contextlib.asynccontextmanager

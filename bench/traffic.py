@@ -26,7 +26,7 @@ class Traffic:
     """An endless supply of bodies; ``seed`` decides all of them."""
 
     def __init__(self, *, seed: int = 1) -> None:
-        self._random = random.Random(seed)  # noqa: S311 -- repeatable on purpose
+        self._random = random.Random(seed)
         self._words = [self._word() for _ in range(_VOCABULARY)]
         # a few common words and many rare ones, as in prose: bodies compress about as prose of their length does
         self._weights = [1 / rank for rank in range(1, _VOCABULARY + 1)]

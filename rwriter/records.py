@@ -92,6 +92,8 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             + sys.getsizeof(self.model)
             + sys.getsizeof(self.endpoint)
             + sys.getsizeof(self.created_by)
+            + sys.getsizeof(self.api_key)
+            + (0 if self.custom_id is None else sys.getsizeof(self.custom_id))
         )
 
 

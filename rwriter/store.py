@@ -134,9 +134,8 @@ class RequestStore:
         given twice the first record counts.
         """
         records = list(records)
-        unique: dict[uuid.UUID, CompletedRequest] = {}
-        for record in records:
-            unique.setdefault(record.request_id, record)
+        # keyed by the number, which hashes and sorts in C; in reverse, so that of an id given twice the first stays
+        unique = {record.request_id.int: record for record in reversed(records)}
         if not unique:
             return PersistResult(0, 0, 0)
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
@@ -287,20 +286,25 @@ def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
     return {
         "id": [r.request_id for r in records],
         "template_id": [uuid7() for _ in records],
-        "custom_id": [r.custom_id for r in records],
+        "custom_id": _sparse([r.custom_id for r in records]),
         "model": [r.model for r in records],
         "path": [r.endpoint for r in records],
         "api_key": [r.api_key for r in records],
         "created_by": [r.created_by for r in records],
         "request_body": [r.request_body for r in records],
-        "request_size": [utf8_size(r.request_body) for r in records],
         "status": [r.status_code for r in records],
         "response_body": [r.response_body for r in records],
-        "response_size": [utf8_size(r.response_body) for r in records],
-        "error": [None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records],
+        "error": _sparse(
+            [None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records]
+        ),
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
     }
+
+
+def _sparse(values: list[str | None]) -> list[str | None]:
+    """``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
+    return values if any(value is not None for value in values) else []
 
 
 def _duration_ms(row: RowMapping) -> float | None:

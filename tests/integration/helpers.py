@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select
+from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
@@ -81,7 +81,7 @@ def in_state(state: str, **columns: Any) -> dict[str, Any]:
 
 
 async def rows(engine: AsyncEngine, table: Table, *ids: uuid.UUID) -> list[RowMapping]:
-    """Rows of ``table`` in id order, all or those with ``ids``, with the ``xmin`` of the transaction that wrote each."""
+    """Rows of ``table`` in id order, all or those with ``ids``; ``xmin`` is the transaction that wrote each."""
     xmin = literal_column(f"{table.name}.xmin::text", Text()).label("xmin")
     query = select(table, xmin).order_by(table.c.id)
     if ids:
@@ -113,6 +113,37 @@ async def snapshot(engine: AsyncEngine) -> list[list[RowMapping]]:
     return [await rows(engine, table) for table in (requests, request_templates)]
 
 
+async def sessions(engine: AsyncEngine, application_name: str) -> int:
+    """How many sessions of that name are open in this database."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
+    async with engine.connect() as connection:
+        count: int = (await connection.execute(text(query), {"name": application_name})).scalar_one()
+    return count
+
+
+async def lock_waits(engine: AsyncEngine, query: str = "") -> bool:
+    """Whether a session of this database waits for a lock, in a statement that begins with ``query``."""
+    statement = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND starts_with(query, :query)"
+    )
+    async with engine.connect() as connection:
+        count: int = (await connection.execute(statement, {"query": query})).scalar_one()
+    return count > 0
+
+
+async def run_sql(engine: AsyncEngine, statement: str) -> list[Any]:
+    """What the server answers to one statement, if it is one that answers."""
+    async with engine.begin() as connection:
+        result = await connection.execute(text(statement))
+        return list(result.all()) if result.returns_rows else []
+
+
+def quoted(schema: str | None) -> str:
+    """``schema`` for SQL written by hand; ``None`` is ``public``, the first of the search_path."""
+    return '"' + (schema or "public").replace('"', '""') + '"'
+
+
 def need(binary: str) -> str:
     """The path of a program this test cannot do without: skip where it is missing, but fail in CI."""
     path = shutil.which(binary, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
@@ -122,4 +153,3 @@ def need(binary: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
-

@@ -53,9 +53,7 @@ async def test_any_text_comes_back_as_given_but_for_what_cannot_be_stored(
 
 @OFTEN
 @given(names=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=20))
-async def test_any_name_can_be_stored(
-    store: RequestStore, engine: AsyncEngine, names: list[tuple[str, str]]
-) -> None:
+async def test_any_name_can_be_stored(store: RequestStore, engine: AsyncEngine, names: list[tuple[str, str]]) -> None:
     batch = [
         record(model=name, endpoint=name, custom_id=name[:512], created_by=f"x{owner}"[:512]) for name, owner in names
     ]

@@ -35,15 +35,14 @@ SKIPPED = PersistResult(inserted=0, updated=0, skipped=1)
 
 # the body holds what JSON must escape and what it must not
 AWKWARD_BODY = '{"error":"grüß dich 你好 🎉 \\"x\\" a/b <&>\\n"}\n\t\x01\x1f\x7f\u2028'
-AWKWARD_BODY_IN_JSON = (
-    r'"{\"error\":\"grüß dich 你好 🎉 \\\"x\\\" a/b <&>\\n\"}\n\t\u0001\u001f' + '\x7f\u2028"'
-)
+AWKWARD_BODY_IN_JSON = r'"{\"error\":\"grüß dich 你好 🎉 \\\"x\\\" a/b <&>\\n\"}\n\t\u0001\u001f' + '\x7f\u2028"'
 TIERS = (None, "auto", "default", "flex", "priority", "background")
 
 
 async def now_of(engine: AsyncEngine) -> datetime:
     async with engine.connect() as connection:
-        return (await connection.execute(select(func.clock_timestamp(type_=requests.c.created_at.type)))).scalar_one()
+        now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return now
 
 
 async def test_a_new_id_becomes_a_completed_row_with_every_column_set(store: RequestStore, engine: AsyncEngine) -> None:

@@ -111,7 +111,7 @@ def test_any_two_times_give_a_record_that_can_be_packed_or_an_error_naming_one(o
     try:
         made = record(started_at=one, completed_at=two)
     except ValueError as exc:
-        assert str(exc).startswith(TIMES)
+        assert str(exc).startswith(TIMES)  # noqa: PT017 -- most examples raise nothing
         return
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=CompletedRequest) == made
     assert made.completed_at.astimezone(UTC) >= made.started_at.astimezone(UTC)
