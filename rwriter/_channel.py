@@ -13,25 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from rwriter._entry import Entry
 from rwriter.errors import ChannelFull, WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.telemetry import FATES, Fate
-
-
-class Entry:
-    """One accepted record and what is known of it."""
-
-    __slots__ = ("accepted_at", "record", "seq", "settled", "size", "spool_seq", "waiter")
-
-    def __init__(self, record: CompletedRequest, size: int, seq: int, accepted_at: float) -> None:
-        self.record: Final = record
-        self.size: Final = size
-        self.seq: Final = seq
-        self.accepted_at: Final = accepted_at
-        self.settled = False
-        # its number in the spool, when a copy is there too
-        self.spool_seq: int | None = None
-        self.waiter: asyncio.Future[None] | None = None
 
 
 class _Sender:

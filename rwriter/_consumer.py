@@ -7,8 +7,9 @@ import logging
 from datetime import timedelta
 from typing import Final
 
-from rwriter._channel import Channel, Entry
+from rwriter._channel import Channel
 from rwriter._delivery import Delivery
+from rwriter._entry import Entry
 from rwriter._failures import describe
 from rwriter._options import Options
 from rwriter._outage import Outage

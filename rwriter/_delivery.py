@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from rwriter import telemetry
-from rwriter._channel import Entry
+from rwriter._entry import Entry
 from rwriter._failures import Kind, backoff, describe, failure_of, server_message, sqlstate_of
 from rwriter._options import Options
 from rwriter._outage import Outage

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from rwriter._channel import Entry
 from rwriter._delivery import Delivery
+from rwriter._entry import Entry
 from rwriter._failures import backoff, describe
 from rwriter._options import Options
 from rwriter._outage import Outage

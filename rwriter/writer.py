@@ -14,8 +14,9 @@ from typing import Final, Literal, Self
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import telemetry
-from rwriter._channel import Channel, Entry
+from rwriter._channel import Channel
 from rwriter._consumer import Consumer
+from rwriter._entry import Entry
 from rwriter._failures import Kind, describe, failure_of, fix_for
 from rwriter._options import MIB, Options
 from rwriter.engines import EngineProvider

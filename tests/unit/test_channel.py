@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from rwriter import ChannelFull, WriterClosed, WriterFailed, WriterNotOpen
-from rwriter._channel import Channel, Entry
+from rwriter._channel import Channel
+from rwriter._entry import Entry
 from rwriter.records import CompletedRequest
 from tests.driving import CancelAt, settle_loop
 from tests.factory import record
