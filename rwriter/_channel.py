@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -46,8 +46,9 @@ class Channel:
         self._used_bytes = 0
         self._queue: deque[Entry] = deque()
         self._queued_bytes = 0
-        # every entry in order of acceptance; settled ones leave when they reach the head
-        self._order: deque[Entry] = deque()
+        # every entry not settled, in order of acceptance. A settled one leaves at once, wherever it is: behind a flush
+        # that is stuck there may be any number of them
+        self._order: OrderedDict[int, Entry] = OrderedDict()
         # of each id the entry that may be queued or lent, and those behind it: in two flushes at once the later record
         # could be stored first, and win
         self._by_id: dict[uuid.UUID, Entry] = {}
@@ -86,7 +87,7 @@ class Channel:
     @property
     def oldest_age(self) -> float:
         """Seconds since the oldest pending record was accepted."""
-        return self._clock() - self._order[0].accepted_at if self._order else 0.0
+        return self._clock() - self._oldest().accepted_at if self._order else 0.0
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """The pending record with that id: of several the first, whose row it will be."""
@@ -165,7 +166,7 @@ class Channel:
         """Put ``record`` into the queue, in the room reserved for it."""
         entry = Entry(record, size, self._accepted, self._clock())
         self._accepted += 1
-        self._order.append(entry)
+        self._order[entry.seq] = entry
         if record.request_id in self._by_id:
             self._behind.setdefault(record.request_id, deque()).append(entry)
         else:
@@ -212,6 +213,7 @@ class Channel:
             return
         for entry in entries:
             entry.settled = True
+            del self._order[entry.seq]
             self._release(entry.size)
             if self._by_id.get(entry.record.request_id) is entry:
                 self._pass_on_id(entry.record.request_id)
@@ -222,8 +224,6 @@ class Channel:
                     entry.waiter.set_exception(error)
         for fate, number in fates.items():
             self._fates[fate] += number
-        while self._order and self._order[0].settled:
-            self._order.popleft()
         self._pass_barriers()
         self._grant()
 
@@ -264,7 +264,7 @@ class Channel:
         for _, barrier in self._barriers:
             if not barrier.done():
                 barrier.set_exception(_again(error))
-        for entry in self._order:
+        for entry in self._order.values():
             if entry.waiter is not None and not entry.waiter.done():
                 entry.waiter.set_exception(_again(error))
 
@@ -282,9 +282,12 @@ class Channel:
         self._queue.clear()
         self._behind.clear()
         self._queued_bytes = 0
-        return [entry for entry in self._order if not entry.settled]
+        return list(self._order.values())
 
     # -- inside
+
+    def _oldest(self) -> Entry:
+        return next(iter(self._order.values()))
 
     def _enqueue(self, entry: Entry) -> None:
         self._by_id[entry.record.request_id] = entry
@@ -370,7 +373,7 @@ class Channel:
                 return
 
     def _pass_barriers(self) -> None:
-        oldest = self._order[0].seq if self._order else self._accepted
+        oldest = self._oldest().seq if self._order else self._accepted
         for target, barrier in self._barriers:
             if oldest >= target and not barrier.done():
                 barrier.set_result(None)

@@ -59,6 +59,10 @@ _FIXES_BY_CLASS = {
     "42": "the schema is not the one this release needs: run `rwriter check`",
 }
 
+# OSError: refused, reset, no such host. InterfaceError: the driver saw the connection close. InternalClientError: no
+# host is in the role asked for. A value the driver cannot encode is none of these: it comes with SQLSTATE 22000.
+_LOST = (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 def failure_of(exc: BaseException) -> Kind:
     """The kind of a failure. What is in no list is the operator's: treated as an outage, never as a bad record."""
@@ -67,14 +71,11 @@ def failure_of(exc: BaseException) -> Kind:
         by_class = _BY_CLASS.get(sqlstate[:2], Kind.CONFIGURATION)
         return _BY_STATE.get(sqlstate, by_class)
     for cause in _chain(exc):
-        if isinstance(cause, (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError)):
-            # OSError: refused, reset, unreachable, no such host. InterfaceError: the driver saw the connection close
-            return Kind.DATA if isinstance(cause, ValueError) else Kind.TRANSIENT
+        if isinstance(cause, _LOST):
+            # a ValueError too: a certificate that cannot be trusted, or an argument of connect() that cannot be used
+            return Kind.CONFIGURATION if isinstance(cause, ValueError) else Kind.TRANSIENT
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
             return Kind.TRANSIENT
-        if isinstance(cause, (ValueError, OverflowError)):
-            # the driver could not encode a value: UnicodeEncodeError, integer or date out of range
-            return Kind.DATA
     return Kind.CONFIGURATION
 
 

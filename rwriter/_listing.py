@@ -6,7 +6,7 @@ import base64
 import binascii
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -30,6 +30,7 @@ from sqlalchemy.sql.expression import ClauseElement, CompoundSelect, Select
 
 from rwriter._statements import SUMMARY_COLUMNS, in_states, visible
 from rwriter.errors import InvalidCursor
+from rwriter.records import repair
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
 
 MAX_LIMIT: Final = 1_000
@@ -98,8 +99,10 @@ def decode_cursor(cursor: str) -> Position:
     """The position in a cursor; raises ``InvalidCursor``."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.msgpack.decode(raw, type=Position)
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as exc:
+        position = msgspec.msgpack.decode(raw, type=Position)
+        # forged near the ends of time it cannot be said in UTC
+        return position._replace(created_at=position.created_at.astimezone(UTC))
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError) as exc:
         msg = "cursor is not one that list_requests returned; start again without it"
         raise InvalidCursor(msg) from exc
 
@@ -141,11 +144,11 @@ def matching_query(asked: RequestFilter) -> Select[Any]:
 def _conditions(asked: RequestFilter) -> list[ColumnElement[bool]]:
     conditions = [visible()]
     if asked.created_by is not None:
-        conditions.append(requests.c.created_by == asked.created_by)
+        conditions.append(requests.c.created_by == repair(asked.created_by))
     if asked.status is not None:
         conditions.append(in_states((asked.status,)))
     if asked.models is not None:
-        conditions.append(requests.c.model.in_(asked.models))
+        conditions.append(requests.c.model.in_([repair(model) for model in asked.models]))
     if asked.created_after is not None:
         conditions.append(requests.c.created_at >= asked.created_after)
     if asked.created_before is not None:
@@ -156,7 +159,7 @@ def _conditions(asked: RequestFilter) -> list[ColumnElement[bool]]:
 
 
 def _in_tiers(tiers: Sequence[str | None]) -> ColumnElement[bool]:
-    named = requests.c.service_tier.in_([tier for tier in tiers if tier is not None])
+    named = requests.c.service_tier.in_([repair(tier) for tier in tiers if tier is not None])
     return or_(named, requests.c.service_tier.is_(None)) if None in tiers else named
 
 

@@ -19,8 +19,10 @@ from typing import Any, Final, Self
 
 from rwriter.errors import RwriterError
 
-THROWAWAY: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-"""Settings for servers whose data nobody will miss. They survive a killed server, not a killed machine."""
+THROWAWAY: Final = {"fsync": "off", "full_page_writes": "off"}
+"""Settings for servers whose data nobody will miss. They survive a killed server, not a killed machine.
+
+Not ``synchronous_commit=off``: commits would wait in the server's own memory, and die with it."""
 
 START_TIMEOUT: Final = 60
 
@@ -53,7 +55,11 @@ class PostgresServer:
     def bin_dir(self) -> Path:
         """Where the server's programs are, ``psql`` among them."""
         if self._asked_bin_dir is not None:
-            return Path(self._asked_bin_dir)
+            folder = Path(self._asked_bin_dir)
+            if not (folder / "initdb").is_file():
+                msg = f"no PostgreSQL in {folder}: the folder must hold initdb and pg_ctl"
+                raise RwriterError(msg)
+            return folder
         return _embedded_bin_dir()
 
     @property
@@ -128,7 +134,13 @@ class PostgresServer:
             shutil.rmtree(self.data_dir.parent, ignore_errors=True)
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            # __exit__ is not called for a server that did not start: nobody else would remove its folder
+            if not self._keep:
+                self.delete()
+            raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -166,7 +178,7 @@ class PostgresServer:
             output.seek(0)
             text = output.read()
         if check and done.returncode != 0:
-            msg = f"{program} failed with {done.returncode}: {text.strip() or self._log_tail()}"
+            msg = f"{program} failed with {done.returncode}: {text.strip()}\n{self._log_tail()}"
             raise RwriterError(msg)
         return subprocess.CompletedProcess(command, done.returncode, text)
 

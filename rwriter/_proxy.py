@@ -34,7 +34,7 @@ class TcpProxy:
         return url.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -69,11 +69,13 @@ class TcpProxy:
         self._refusing = False
         self._flowing.set()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # a task of our own: Python 3.11 logs an error for each handler of its own that is cancelled
+        task = asyncio.create_task(self._connected(reader, writer), name="rwriter-proxy")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         self.connections += 1
         self._writers.add(writer)
         try:

@@ -37,7 +37,10 @@ class SpoolOverflow:
         if new:
             await self._spool.put(new)
         if journaled:
-            await self._spool.release(journaled)
+            try:
+                await self._spool.release(journaled)
+            except Exception as exc:  # noqa: BLE001 -- they are on disk, and given back before the next claim
+                log.warning("cannot give records back to the spool yet: %s", describe(exc))
         for entry in entries:
             entry.spool_seq = None
         self.kept.set()
@@ -93,6 +96,7 @@ class Replayer:
         self._outage: Final = outage
         self._busy: Final = busy
         self._ledger: Final = Replayed()
+        self._unreadable = False
         self._delivery: Final = Delivery(
             store,
             self._ledger,
@@ -134,8 +138,11 @@ class Replayer:
         try:
             rows = await self._spool.claim(self._options.batch_size, self._options.batch_bytes)
         except Exception as exc:  # noqa: BLE001 -- a broken disk must not stop the writer
-            log.error("cannot read the spool in %s: %s", self._spool.directory, describe(exc))
+            if not self._unreadable:
+                log.error("cannot read the spool in %s: %s", self._spool.directory, describe(exc))
+            self._unreadable = True
             return None
+        self._unreadable = False
         return await self._delivery.deliver([_entry(row) for row in rows]) if rows else None
 
     async def _wait_for_rows(self) -> None:

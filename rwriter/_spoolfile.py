@@ -24,6 +24,8 @@ log = logging.getLogger("rwriter")
 FILE_NAME: Final = "spool.sqlite3"
 BUSY_TIMEOUT: Final = 10.0
 """Seconds to wait for another process's transaction on the file."""
+HEADROOM: Final = 16 * 1024 * 1024
+"""Bytes of disk left free on top of the log: taking rows out of a spool needs room, too."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
@@ -77,6 +79,8 @@ class SpoolFile:
         self._max_bytes = max_bytes
         self._synchronous = synchronous
         self._owner = uuid.uuid4().hex
+        # what a full disk kept from being written: done before the next claim, or the rows would be lost from sight
+        self._owed: list[tuple[str, list[tuple[int]]]] = []
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._db = self._open()
@@ -91,11 +95,7 @@ class SpoolFile:
         owner = self._owner if keep else None
         now = time.time()
         with self._transaction():
-            used = self._used()
-            size = sum(len(payload) for _, payload in rows)
-            if used + size > self._max_bytes:
-                msg = f"the spool in {self.directory} is full: {used} of {self._max_bytes} bytes"
-                raise SpoolFull(msg)
+            self._check_room(sum(len(payload) for _, payload in rows))
             insert = "INSERT INTO records (request_id, payload, spooled_at, owner) VALUES (?, ?, ?, ?) RETURNING seq"
             return [
                 self._db.execute(insert, (request_id, payload, now, owner)).fetchone()[0]
@@ -107,6 +107,7 @@ class SpoolFile:
     def claim(self, limit: int, max_bytes: int) -> list[Row]:
         """The oldest rows that are nobody's, at least one if there is any; they are this process's own afterwards."""
         with self._transaction():
+            self._pay()
             self._adopt()
             claimed: list[Row] = []
             size = 0
@@ -117,17 +118,16 @@ class SpoolFile:
                     break
                 claimed.append(row)
             self._each("UPDATE records SET owner = ? WHERE seq = ?", [(self._owner, row.seq) for row in claimed])
-            return claimed
+        self._owed.clear()
+        return claimed
 
     def release(self, seqs: Iterable[int]) -> None:
         """Give rows back for anyone to replay."""
-        with self._transaction():
-            self._each("UPDATE records SET owner = NULL WHERE seq = ?", [(seq,) for seq in seqs])
+        self._owe("UPDATE records SET owner = NULL WHERE seq = ?", seqs)
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Forget rows: they are in the database."""
-        with self._transaction():
-            self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+        self._owe("DELETE FROM records WHERE seq = ?", seqs)
 
     def set_aside(self, seqs: Iterable[int], reason: str) -> None:
         """Move rows that cannot be replayed to where they do no harm."""
@@ -236,13 +236,43 @@ class SpoolFile:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as exc:
+            if self._db.in_transaction:  # SQLite itself rolls back where the disk is full
+                self._db.execute("ROLLBACK")
+            if isinstance(exc, sqlite3.OperationalError):
+                self._empty_log()
             raise
-        self._db.execute("COMMIT")
+
+    def _empty_log(self) -> None:
+        # what is in a full log may find room in the file, and the next attempt in the log
+        with contextlib.suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _owe(self, statement: str, seqs: Iterable[int]) -> None:
+        self._owed.append((statement, [(seq,) for seq in seqs]))
+        with self._transaction():
+            self._pay()
+        self._owed.clear()
+
+    def _pay(self) -> None:
+        for statement, parameters in self._owed:
+            self._each(statement, parameters)
 
     def _each(self, statement: str, parameters: Sequence[tuple[object, ...]]) -> None:
         self._db.executemany(statement, parameters)
+
+    def _check_room(self, size: int) -> None:
+        used = self._used()
+        if used + size > self._max_bytes:
+            msg = f"the spool in {self.directory} is full: {used} of {self._max_bytes} bytes"
+            raise SpoolFull(msg)
+        disk = os.statvfs(self.directory)
+        free = disk.f_bavail * disk.f_frsize
+        log_size = (self.directory / f"{FILE_NAME}-wal").stat().st_size
+        if free < size + log_size + HEADROOM:
+            msg = f"the disk of the spool in {self.directory} is full: {free} bytes left"
+            raise SpoolFull(msg)
 
     def _used(self) -> int:
         pages, free, size = (

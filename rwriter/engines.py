@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import uuid
 import weakref
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
+import asyncpg
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -19,7 +19,12 @@ DRIVER: Final = "postgresql+asyncpg"
 
 _PLAIN_SCHEMES: Final = ("postgresql", "postgres")
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_SEVERAL_HOSTS = re.compile(r"^(?P<head>[^:/]+://(?:[^@/]*@)?)(?P<hosts>[^/?]*,[^/?]*)(?P<tail>.*)$")
+_OPTIONAL_SSL_MODES: Final = ("disable", "allow", "prefer")
+_SESSION_ATTRIBUTES: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
+_DRIVER_OPTIONS: Final = frozenset(
+    ("host", "port", "target_session_attrs", "passfile", "krbsrvname", "gsslib", "prepared_statement_cache_size")
+)
+_SEVERAL_HOSTS = re.compile(r"^(?P<head>[^:/]+://(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<tail>(?:[/?].*)?)$")
 
 
 @runtime_checkable
@@ -44,7 +49,7 @@ class DbEngines:
 
     def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None) -> None:
         for name, engine in (("primary", primary), ("replica", replica)):
-            if engine is not None and not isinstance(engine, AsyncEngine):
+            if not isinstance(engine, AsyncEngine) and (name == "primary" or engine is not None):
                 msg = f"{name} must be a sqlalchemy AsyncEngine, not {type(engine).__name__}; see DbEngines.from_url"
                 raise TypeError(msg)
         self._write = primary
@@ -85,9 +90,16 @@ class DbEngines:
                 msg = f"{name} must be a positive number of seconds, not {seconds!r}"
                 raise ValueError(msg)
 
+        # SQLAlchemy reads 0 and -1 as "no limit"
+        for name, count, least in (("pool_size", pool_size, 1), ("max_overflow", max_overflow, 0)):
+            if count < least:
+                msg = f"{name} must be at least {least}, not {count!r}"
+                raise ValueError(msg)
+
         def make(target: str | URL) -> AsyncEngine:
             parsed, connect_args = connect_arguments(target)
             connect_args |= {"timeout": connect_timeout, "command_timeout": statement_timeout}
+            connect_args["async_creator_fn"] = _connect_to_first
             options: dict[str, Any] = {"poolclass": None}
             if pgbouncer:
                 connect_args |= _POOLER_CONNECT_ARGS
@@ -96,7 +108,8 @@ class DbEngines:
             else:
                 connect_args.setdefault("server_settings", {}).setdefault("application_name", application_name)
                 options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
-            engine = create_async_engine(parsed, connect_args=connect_args, **options)
+            # hide_parameters: they are bodies, and errors are logged
+            engine = create_async_engine(parsed, connect_args=connect_args, hide_parameters=True, **options)
             return in_schema(engine, schema)
 
         primary = make(url)
@@ -144,8 +157,8 @@ os.register_at_fork(after_in_child=_forget_connections_in_child)
 _POOLER_CONNECT_ARGS: Final[dict[str, Any]] = {
     "statement_cache_size": 0,
     "prepared_statement_cache_size": 0,
-    # a name of its own for each: two clients' statements may meet on one server connection
-    "prepared_statement_name_func": lambda: f"__rwriter_{uuid.uuid4().hex}__",
+    # unnamed: the next one replaces it, where named ones would pile up in the pooler's sessions, 140 kB a call
+    "prepared_statement_name_func": lambda: "",
 }
 
 
@@ -196,7 +209,32 @@ def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
     if (name := query.pop("application_name", None)) is not None:
         arguments["server_settings"] = {"application_name": name}
     query.pop("connect_timeout", None)
+    wanted = query.get("target_session_attrs", "any")
+    if wanted not in _SESSION_ATTRIBUTES:
+        msg = f"target_session_attrs must be one of {', '.join(_SESSION_ATTRIBUTES)}, not {wanted!r}"
+        raise ValueError(msg)
+    if unknown := sorted(query.keys() - _DRIVER_OPTIONS):
+        msg = f"the database URL has options that the driver does not know: {', '.join(unknown)}"
+        raise ValueError(msg)
     return parsed.set(query=query), arguments
+
+
+async def _connect_to_first(**arguments: Any) -> Any:
+    """``asyncpg.connect`` to the first host that will do, each with a timeout of its own as in libpq.
+
+    asyncpg has one timeout for all hosts: a machine that is gone without a word would use it up.
+    """
+    hosts, ports = arguments.get("host"), arguments.get("port")
+    if not isinstance(hosts, list) or arguments.get("target_session_attrs") == "prefer-standby":
+        return await asyncpg.connect(**arguments)
+    errors: list[Exception] = []
+    for number, host in enumerate(hosts):
+        port = ports[number] if isinstance(ports, list) else ports
+        try:
+            return await asyncpg.connect(**arguments | {"host": host, "port": port})
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as exc:
+            errors.append(exc)
+    raise errors[-1]
 
 
 def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLContext:
@@ -204,9 +242,13 @@ def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLCon
         msg = f"sslmode must be one of {', '.join(_SSL_MODES)}, not {mode!r}"
         raise ValueError(msg)
     root = query.pop("sslrootcert", None)
-    if root is None:
+    if root is None or mode in _OPTIONAL_SSL_MODES:
         return str(mode)
-    context = ssl.create_default_context(cafile=root)
+    try:
+        context = ssl.create_default_context(cafile=root)
+    except OSError as exc:
+        msg = f"sslrootcert cannot be read: {exc}"
+        raise ValueError(msg) from exc
     context.check_hostname = mode == "verify-full"
     return context
 

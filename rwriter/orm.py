@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy.orm import registry, relationship
+from sqlalchemy.orm import Mapped, registry, relationship
 
 from rwriter import schema
 
@@ -18,48 +18,48 @@ mapper_registry = registry(metadata=schema.metadata)
 class RequestTemplate:
     """A row of ``request_templates``: what was asked."""
 
-    id: uuid.UUID
-    file_id: uuid.UUID | None
-    custom_id: str | None
-    endpoint: str
-    method: str
-    path: str
-    model: str
-    api_key: str
-    body: str
-    body_byte_size: int
-    line_number: int
-    created_at: datetime
-    updated_at: datetime
+    id: Mapped[uuid.UUID]
+    file_id: Mapped[uuid.UUID | None]
+    custom_id: Mapped[str | None]
+    endpoint: Mapped[str]
+    method: Mapped[str]
+    path: Mapped[str]
+    model: Mapped[str]
+    api_key: Mapped[str]
+    body: Mapped[str]
+    body_byte_size: Mapped[int]
+    line_number: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
 
 
 class Request:
     """A row of ``requests``: what became of it. ``template`` is loaded lazily; await it by ``selectinload``."""
 
-    id: uuid.UUID
-    batch_id: uuid.UUID | None
-    template_id: uuid.UUID | None
-    model: str
-    custom_id: str | None
-    state: str
-    retry_attempt: int
-    not_before: datetime | None
-    daemon_id: uuid.UUID | None
-    claimed_at: datetime | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    failed_at: datetime | None
-    canceled_at: datetime | None
-    response_status: int | None
-    response_body: str | None
-    response_size: int
-    error: str | None
-    routed_model: str | None
-    service_tier: str | None
-    created_by: str | None
-    created_at: datetime
-    updated_at: datetime
-    template: RequestTemplate | None
+    id: Mapped[uuid.UUID]
+    batch_id: Mapped[uuid.UUID | None]
+    template_id: Mapped[uuid.UUID | None]
+    model: Mapped[str]
+    custom_id: Mapped[str | None]
+    state: Mapped[str]
+    retry_attempt: Mapped[int]
+    not_before: Mapped[datetime | None]
+    daemon_id: Mapped[uuid.UUID | None]
+    claimed_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    completed_at: Mapped[datetime | None]
+    failed_at: Mapped[datetime | None]
+    canceled_at: Mapped[datetime | None]
+    response_status: Mapped[int | None]
+    response_body: Mapped[str | None]
+    response_size: Mapped[int]
+    error: Mapped[str | None]
+    routed_model: Mapped[str | None]
+    service_tier: Mapped[str | None]
+    created_by: Mapped[str | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    template: Mapped[RequestTemplate | None]
 
 
 mapper_registry.map_imperatively(RequestTemplate, schema.request_templates)

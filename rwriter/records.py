@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -68,8 +68,8 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         _set_api_key(self, self.api_key)
         _set_created_by(self, self.created_by)
         _set_custom_id(self, self.custom_id)
-        _check_aware("started_at", self.started_at)
-        _check_aware("completed_at", self.completed_at)
+        _set_time(self, "started_at")
+        _set_time(self, "completed_at")
         if self.completed_at < self.started_at:
             force_setattr(self, "completed_at", self.started_at)
 
@@ -226,10 +226,21 @@ def _check_length(field: str, text: str) -> None:
         raise ValueError(msg)
 
 
-def _check_aware(field: str, value: datetime) -> None:
+def _set_time(record: CompletedRequest, field: str) -> None:
+    value = getattr(record, field)
     if not isinstance(value, datetime):
         msg = f"{field} must be a datetime, not {type(value).__name__}"
         raise TypeError(msg)
     if value.tzinfo is None or value.utcoffset() is None:
         msg = f"{field} must be timezone-aware, e.g. datetime.now(UTC)"
         raise ValueError(msg)
+    if value.tzinfo is UTC and type(value) is datetime:
+        return
+    try:
+        # two times of one zone are compared by the clock on the wall, wrong in the hour that comes twice
+        utc = value.astimezone(UTC)
+    except OverflowError as exc:
+        msg = f"{field} must be within the years 1 to 9999 in UTC"
+        raise ValueError(msg) from exc
+    # an exact datetime: subclasses (pendulum's, pandas') would not pass through msgpack later
+    force_setattr(record, field, datetime.combine(utc.date(), utc.time(), UTC))

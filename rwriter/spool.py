@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,8 @@ from rwriter.errors import RwriterError
 from rwriter.records import CompletedRequest
 
 T = TypeVar("T")
+
+log = logging.getLogger("rwriter")
 
 GIB: Final = 1024 * 1024 * 1024
 
@@ -77,6 +80,8 @@ class Spool:
         self._pid = 0
         # records waiting for the next group commit
         self._waiting: list[tuple[CompletedRequest, asyncio.Future[int]]] = []
+        # numbers of journaled records whose sender was cancelled meanwhile
+        self._abandoned: list[int] = []
         self._committing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -117,9 +122,13 @@ class Spool:
         """
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
-        if self._committing is None or self._committing.done():
-            self._committing = asyncio.create_task(self._commit_groups(), name="rwriter-spool-commit")
-        return await done
+        self._start_committing()
+        try:
+            # shielded, as the number of a row nobody wants any more must be known to take it out again
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            done.add_done_callback(self._abandon)
+            raise
 
     async def claim(self, limit: int, max_bytes: int) -> list[SpooledRecord]:
         """The oldest records nobody has in hand, for this process to replay; ``release`` or ``remove`` them.
@@ -184,9 +193,30 @@ class Spool:
 
     # -- inside
 
+    def _start_committing(self) -> None:
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_groups(), name="rwriter-spool-commit")
+
+    def _abandon(self, done: asyncio.Future[int]) -> None:
+        # its send was cancelled, so it was not accepted: in this process's hands it would stay for ever
+        if not done.cancelled() and done.exception() is None:
+            self._abandoned.append(done.result())
+            self._start_committing()
+
+    async def _remove_abandoned(self) -> None:
+        seqs, self._abandoned = self._abandoned, []
+        try:
+            await self.remove(seqs)
+        except Exception as exc:  # noqa: BLE001 -- the file does it before the next claim
+            log.warning("cannot remove abandoned records from the spool: %s", type(exc).__name__)
+
     async def _commit_groups(self) -> None:
-        while self._waiting:
+        while self._waiting or self._abandoned:
+            if self._abandoned:
+                await self._remove_abandoned()
             group, self._waiting = self._waiting, []
+            if not group:
+                continue
             rows = [_row(record) for record, _ in group]
             try:
                 seqs = await self._on_thread(lambda rows=rows: self._opened().put(rows, keep=True))  # type: ignore[misc]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -32,6 +32,7 @@ _UNDEFINED_COLUMN = "42703"
 _QUERY_CANCELED = "57014"
 _READ_ONLY = "25006"
 _OK = range(200, 300)
+_LONGEST = timedelta(days=365_000)  # PostgreSQL reckons no further back than 4713 BC
 
 # a service that lists rwriter's migrations in its own version_locations records them in its own table
 _VERSION_TABLES = tuple(
@@ -171,13 +172,17 @@ class RequestStore:
         async with self._reader(consistent=consistent).connect() as connection:
             result = await connection.execute(_statements.SELECT_REQUEST, {"request_id": request_id})
             row = result.mappings().one_or_none()
-        return None if row is None else RequestDetail(**row, duration_ms=_duration_ms(row))
+        if row is None:
+            return None
+        fields = _aware(row)
+        return RequestDetail(**fields, duration_ms=_duration_ms(fields))
 
     async def list_requests(self, asked: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
         """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
         asked = asked if asked is not None else RequestFilter()
         async with self._reader(consistent=consistent).connect() as connection:
-            rows = (await connection.execute(_listing.page_query(asked))).mappings().all()
+            result = await connection.execute(_listing.page_query(asked))
+            rows = [_aware(row) for row in result.mappings()]
             total, is_estimate = await _count(connection, asked)
         page = rows[: asked.limit]
         next_cursor = None
@@ -194,9 +199,10 @@ class RequestStore:
         A row still in flight is blanked and left as ``canceled``, invisible to readers, so that its late completion
         cannot bring the data back.
         """
+        owner = None if created_by is None else repair(created_by)
         async with self._transaction() as connection:
             row = (
-                await connection.execute(_statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": created_by})
+                await connection.execute(_statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": owner})
             ).one_or_none()
             if row is None:
                 return False
@@ -216,6 +222,7 @@ class RequestStore:
         if older_than <= timedelta(0):
             msg = f"older_than must be positive, not {older_than}"
             raise ValueError(msg)
+        older_than = min(older_than, _LONGEST)
         seconds = older_than.total_seconds()
         error = msgspec.json.encode({"type": "Abandoned", "details": {"older_than_seconds": seconds}}).decode()
         total = 0
@@ -307,13 +314,21 @@ def _sparse(values: list[str | None]) -> list[str | None]:
     return values if any(value is not None for value in values) else []
 
 
-def _duration_ms(row: RowMapping) -> float | None:
+def _aware(row: RowMapping) -> dict[str, Any]:
+    # the driver reads PostgreSQL's infinities as naive datetimes, and makes infinities of Python's first and last
+    return {
+        name: value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+        for name, value in row.items()
+    }
+
+
+def _duration_ms(row: Mapping[str, Any]) -> float | None:
     started: datetime | None = row["started_at"]
     ended: datetime | None = row["completed_at"] or row["failed_at"]
     return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
 
 
-def _summary(row: RowMapping) -> RequestSummary:
+def _summary(row: Mapping[str, Any]) -> RequestSummary:
     fields = {name: row[name] for name in RequestSummary.__struct_fields__ if name != "duration_ms"}
     return RequestSummary(**fields, duration_ms=_duration_ms(row))
 

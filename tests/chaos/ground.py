@@ -1,0 +1,55 @@
+"""What a scenario stands on: a server it may kill, databases on it, and a folder for what it writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+
+from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
+from rwriter.testing import PostgresServer
+from tests.chaos.harness import Service
+from tests.chaos.service import Orders
+
+
+def bin_dir() -> str | None:
+    """The PostgreSQL to use; ``None`` for the embedded one."""
+    return os.environ.get(BIN_DIR_VARIABLE) or None
+
+
+class Ground:
+    """A server that keeps what it acknowledged (fsync on), and a scratch folder. Databases go with the server."""
+
+    def __init__(self, server: PostgresServer, folder: Path) -> None:
+        self.server: Final = server
+        self._folder: Final = folder
+        self._databases: Final = Databases(server.url())
+        self._numbers = 0
+
+    async def database(self) -> str:
+        """URL of a migrated database of its own."""
+        return await asyncio.to_thread(lambda: self._databases.url(self._databases.create(self._databases.template())))
+
+    def folder(self, name: str) -> Path:
+        """An empty folder that nobody else has."""
+        self._numbers += 1
+        folder = self._folder / f"{self._numbers}-{name}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def service(self, orders: Orders) -> Service:
+        """A service, not started yet, with a log of its own."""
+        return Service(orders, self.folder("service") / "log")
+
+
+def chance(seed: int) -> random.Random:
+    """The moments of a scenario, the same in every run."""
+    return random.Random(seed)  # noqa: S311 -- moments, not secrets
+
+
+def quick(**options: Any) -> dict[str, Any]:
+    """Options of a writer that is quick to give up and quick to replay."""
+    chosen = {"max_retries": 1, "retry_base_delay": 0.02, "retry_max_delay": 0.2, "replay_interval": 0.2}
+    return chosen | options

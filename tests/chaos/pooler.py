@@ -1,0 +1,99 @@
+"""A real PgBouncer in transaction mode, in front of a server, to be killed and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import socket
+import tempfile
+import time
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tests.integration.helpers import need
+
+PATIENCE: Final = 60.0
+
+# few server connections, so that they change hands between clients all the time
+CONFIGURATION: Final = """
+[databases]
+* = host=127.0.0.1 port={server_port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 200
+server_login_retry = 1
+logfile = {folder}/log
+pidfile = {folder}/pid
+"""
+
+
+class PgBouncer:
+    """Pools connections to the server on ``server_port``; listens on ``port``, the same through every restart."""
+
+    def __init__(self, server_port: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: Final[int] = probe.getsockname()[1]
+        self._server_port: Final = server_port
+        self._folder: Final = tempfile.TemporaryDirectory(prefix="rwriter-pgbouncer-")
+        self._process: Popen[bytes] | None = None
+
+    def url(self, url: str) -> str:
+        """``url`` with the pooler's address in place of the server's."""
+        return url.replace(f"127.0.0.1:{self._server_port}", f"127.0.0.1:{self.port}")
+
+    async def __aenter__(self) -> Self:
+        folder = Path(self._folder.name)
+        configuration = CONFIGURATION.format(server_port=self._server_port, port=self.port, folder=folder)
+        (folder / "pgbouncer.ini").write_text(configuration)
+        account = _account()
+        if account is not None:
+            os.chown(folder, account.pw_uid, account.pw_gid)
+            (folder / "pgbouncer.ini").chmod(0o644)
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+    async def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        account = _account()
+        # it refuses to be root
+        options: dict[str, Any] = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid}
+        command = [need("pgbouncer"), f"{self._folder.name}/pgbouncer.ini"]
+        self._process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, cwd="/", **options)
+        deadline = time.monotonic() + PATIENCE
+        while not await self._listens():
+            assert self._process.poll() is None, "pgbouncer ended: is its configuration right?"
+            assert time.monotonic() < deadline, "pgbouncer does not listen"
+            await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """``kill -9``: clients and servers find their lines cut."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+
+def _account() -> pwd.struct_passwd | None:
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None

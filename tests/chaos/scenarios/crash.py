@@ -1,0 +1,101 @@
+"""``kill -9`` of the service under load, at random moments."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from tests.chaos.ground import Ground, chance, quick
+from tests.chaos.harness import Service
+from tests.chaos.ledger import Outcome, spooled_ids, stored_ids, tally
+from tests.chaos.scenarios.network import proxy_to
+from tests.chaos.service import Orders
+
+CAPACITY = 200
+
+
+async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 1) -> Outcome:
+    """Each service is killed; the next on the same spool takes over what it left."""
+    url, spool = await ground.database(), ground.folder("spool")
+    orders = Orders(url=url, spool=str(spool), journal=True, senders=8, pause=0.0, writer=quick())
+    moments = chance(seed)
+    told: list[str] = []
+    left = 0
+    for _ in range(rounds):
+        async with ground.service(orders) as service:
+            await _killed_at_some_moment(service, moments)
+        told += service.told
+        between = await tally("", told, url, spool)
+        assert between.lost == 0, between
+        left += between.spooled
+    orders.senders = 0
+    async with ground.service(orders) as last:
+        await last.delivered()
+        await last.terminate()
+    fault = f"kill -9 of the service x{rounds}, journal"
+    outcome = await tally(fault, told, url, spool, note=f"{left} were on disk alone when it died")
+    assert (outcome.lost, outcome.spooled, outcome.dead) == (0, 0, 0), outcome
+    return outcome
+
+
+async def remembering_service_killed(ground: Ground, *, rounds: int, seed: int = 2) -> Outcome:
+    """Without a journal the buffer dies with its process, and nothing else."""
+    url = await ground.database()
+    orders = Orders(url=url, senders=8, pause=0.0, writer=quick(channel_capacity=CAPACITY))
+    moments = chance(seed)
+    told: list[str] = []
+    for _ in range(rounds):
+        async with ground.service(orders) as service:
+            await _killed_at_some_moment(service, moments)
+        told += service.told
+        # what is lost was in the buffer, in flight included: no more than it holds
+        assert len(set(service.told) - await stored_ids(url)) <= CAPACITY
+    outcome = await tally(f"kill -9 of the service x{rounds}, memory", told, url, note=f"at most {CAPACITY} each time")
+    assert outcome.stored > 0
+    return outcome
+
+
+async def spooling_service_killed(ground: Ground, *, rounds: int, seed: int = 4) -> Outcome:
+    """Killed in an outage: what was in the spool is there, what was in the buffer is not."""
+    url, spool = await ground.database(), ground.folder("spool")
+    writer = quick(channel_capacity=CAPACITY)
+    moments = chance(seed)
+    told: list[str] = []
+    async with proxy_to(url) as proxy:
+        proxy.cut()
+        orders = Orders(url=proxy.url(url), spool=str(spool), senders=8, pause=0.0, writer=writer)
+        for _ in range(rounds):
+            async with ground.service(orders) as service:
+                await service.until_stats(lambda stats: stats.spooled > 0)
+                await _killed_at_some_moment(service, moments)
+            told += service.told
+            assert len(set(service.told).difference(await asyncio.to_thread(spooled_ids, spool))) <= CAPACITY
+    async with ground.service(Orders(url=url, spool=str(spool), senders=0, writer=quick())) as last:
+        await last.delivered()
+        await last.terminate()
+    note = f"at most {CAPACITY} each time"
+    outcome = await tally(f"kill -9 of the service x{rounds}, in an outage", told, url, spool, note=note)
+    assert outcome.stored > 0
+    assert outcome.spooled == 0
+    return outcome
+
+
+async def callers_hanging_up(ground: Ground, *, records: int) -> Outcome:
+    """A ``send`` that is cancelled was not accepted: its record must not stay in the journal for ever."""
+    url, spool = await ground.database(), ground.folder("spool")
+    orders = Orders(url=url, spool=str(spool), journal=True, hang_up_every=3, total=records, writer=quick())
+    async with ground.service(orders) as service:
+        await service.until(lambda: len(service.told) + service.refused == records)
+        await service.delivered()
+        report = await service.terminate()
+    note = f"{report.refused} cancelled"
+    outcome = await tally("callers hanging up, journal", service.told, url, spool, note=note)
+    assert (outcome.lost, outcome.spooled) == (0, 0), outcome
+    assert report.refused > 0
+    return outcome
+
+
+async def _killed_at_some_moment(service: Service, moments: random.Random) -> None:
+    await service.until_told(moments.randrange(400))
+    await asyncio.sleep(moments.uniform(0, 0.03))  # the moment itself, not a wait for anything
+    await service.kill()

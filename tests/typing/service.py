@@ -1,0 +1,184 @@
+"""A service's own code as it would be written, for the type checker to accept. Nothing here is run."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import selectinload
+
+from rwriter import (
+    ChannelFull,
+    CompletedRequest,
+    DbEngines,
+    EngineProvider,
+    NewRequest,
+    PersistResult,
+    RequestDetail,
+    RequestFilter,
+    RequestPage,
+    RequestStore,
+    RequestSummary,
+    RequestsWriter,
+    RwriterError,
+    WriterStats,
+    new_request_id,
+)
+from rwriter.migrate import check, current, upgrade
+from rwriter.orm import Request, RequestTemplate
+from rwriter.schema import requests
+from rwriter.testing import PostgresServer, TcpProxy, TestDbEngines
+
+
+class App:
+    """Stands for the web framework."""
+
+    writer: RequestsWriter
+    store: RequestStore
+
+
+@asynccontextmanager
+async def lifespan(app: App) -> AsyncIterator[None]:
+    async with DbEngines.from_url("postgresql://localhost/db", schema="audit", pool_size=3) as engines:
+        app.store = RequestStore(engines)
+        async with RequestsWriter(app.store, batch_size=200, linger=0.01, name="audit") as app.writer:
+            yield
+
+
+async def handle(app: App, body: str, answer: str) -> None:
+    started = datetime.now(UTC)
+    finished = CompletedRequest(
+        request_id=new_request_id(),
+        status_code=200,
+        request_body=body,
+        response_body=answer,
+        model="gpt-5",
+        endpoint="/v1/responses",
+        api_key="sk-1",
+        created_by="tenant",
+        started_at=started,
+        completed_at=started + timedelta(seconds=1),
+    )
+    try:
+        app.writer.send_nowait(finished)
+    except ChannelFull:
+        await app.writer.send(finished, wait="committed")
+    except RwriterError as exc:
+        assert_type(exc, RwriterError)
+    assert_type(app.writer.get(finished.request_id), CompletedRequest | None)
+    assert_type(app.writer.stats, WriterStats)
+    assert_type(app.writer.stats.dropped, int)
+    assert_type(finished.custom_id, str | None)
+
+
+async def read(store: RequestStore, request_id: uuid.UUID) -> str | None:
+    page = await store.list_requests(RequestFilter(created_by="tenant", models=["gpt-5"], limit=10), consistent=True)
+    assert_type(page, RequestPage)
+    assert_type(page.next_cursor, str | None)
+    for row in page.data:
+        assert_type(row, RequestSummary)
+        assert_type(row.id, uuid.UUID)
+        assert_type(row.duration_ms, float | None)
+    detail = await store.get_request(request_id)
+    assert_type(detail, RequestDetail | None)
+    return detail.response_body if detail is not None else None
+
+
+async def write(store: RequestStore, record: CompletedRequest, new: NewRequest) -> int:
+    await store.create_realtime(new)
+    result = await store.persist_completed(record for _ in range(2))
+    assert_type(result, PersistResult)
+    assert_type(await store.delete_request(record.request_id, created_by="tenant"), bool)
+    assert_type(await store.fail_stale(timedelta(minutes=10)), int)
+    return result.inserted + result.updated + result.skipped
+
+
+async def own_task(engine: AsyncEngine, shutdown: asyncio.Event) -> None:
+    writer = RequestsWriter(engine)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(writer.run(shutdown))
+        await writer.wait_open(timeout=5)
+        await writer.flush(timeout=1.5)
+    await writer.aclose(timeout=3)
+
+
+class WithAttributes:
+    """A provider of the service's own, with plain attributes."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.write = engine
+        self.read = engine
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """One that cannot be changed."""
+
+    write: AsyncEngine
+    read: AsyncEngine
+
+
+class WithProperties:
+    """One that finds its engines when they are asked for."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @property
+    def write(self) -> AsyncEngine:
+        return self._engine
+
+    @property
+    def read(self) -> AsyncEngine:
+        return self._engine.execution_options(postgresql_readonly=True)
+
+
+def stores(engine: AsyncEngine) -> list[RequestStore]:
+    providers: list[EngineProvider | AsyncEngine] = [
+        engine,
+        WithAttributes(engine),
+        Frozen(engine, engine),
+        WithProperties(engine),
+        DbEngines(engine),
+        DbEngines(engine, replica=engine),
+        TestDbEngines(engine, schema="audit"),
+    ]
+    return [RequestStore(provider, schema="audit") for provider in providers]
+
+
+async def migrate(engine: AsyncEngine) -> None:
+    await upgrade(engine, schema="audit")
+    await upgrade(DbEngines(engine))
+    await check("postgresql://localhost/db")
+    assert_type(await current(engine), str | None)
+
+
+async def session(engine: AsyncEngine) -> None:
+    query = (
+        select(Request)
+        .join(Request.template)
+        .options(selectinload(Request.template))
+        .where(Request.created_by == "tenant", RequestTemplate.path.like("/v1/%"), Request.failed_at.is_(None))
+        .order_by(Request.created_at.desc())
+    )
+    async with AsyncSession(engine) as open_session:
+        for found in await open_session.scalars(query):
+            assert_type(found.id, uuid.UUID)
+            assert_type(found.error, str | None)
+            assert_type(found.template, RequestTemplate | None)
+        await open_session.execute(select(requests.c.id, requests.c.state))
+
+
+async def faults() -> None:
+    with PostgresServer(settings={"fsync": "off"}) as server:
+        assert_type(server.url("db"), str)
+        async with TcpProxy("127.0.0.1", server.port) as proxy:
+            proxy.stall()
+            assert_type(proxy.url(server.url()), str)
