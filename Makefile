@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo demo-stop test lint types imports drift suite suite-pg15 bench bench-quick bench-memory chaos format clean
+.PHONY: demo demo-stop test lint types imports suite faults suite-pg15 bench bench-quick bench-memory chaos format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +19,7 @@ demo: $(READY)
 demo-stop: $(READY)
 	$(BIN)/rwriter demo --stop
 
-test: lint types imports suite suite-pg15
+test: lint types imports suite faults suite-pg15
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,18 +31,22 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
-# Everything, on the embedded PostgreSQL 18; migrations drift is tests/migration. Coverage starts before pytest does,
-# as pytest itself imports the plugin.
+# Everything but the faults below, on the embedded PostgreSQL 18; tests/migration holds the drift check. Coverage starts
+# before pytest does, as pytest itself imports the plugin.
 suite: $(READY)
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length.
+faults: $(READY)
+	$(BIN)/python -m pytest tests/chaos
 
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY)
 	@if [ -x $(PG15)/initdb ]; then \
-	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest tests/integration tests/migration; \
+	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/integration tests/migration; \
 	else \
 	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
 	  if [ -n "$$CI" ]; then exit 1; fi; \

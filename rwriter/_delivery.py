@@ -217,6 +217,9 @@ class Delivery:
             attempt += 1
 
     def _settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
+        if all(entry.settled for entry in entries):
+            # a flush that outlived the drain deadline: its records were already given another fate
+            return
         for fate, number in fates.items():
             telemetry.count(self._name, fate, number)
         self._ledger.settle(entries, fates, error)

@@ -27,11 +27,11 @@ class Kind(enum.Enum):
 
 _BY_STATE = {
     "0A000": Kind.TRANSIENT,  # a cached plan outlived a migration; the next attempt prepares anew
-    "25006": Kind.TRANSIENT,  # a standby: a failover is under way
 }
 
 _BY_CLASS = {
     "08": Kind.TRANSIENT,  # connection
+    "25": Kind.TRANSIENT,  # transaction state: a standby (25006), a server-side timeout
     "40": Kind.TRANSIENT,  # serialization, deadlock
     "53": Kind.TRANSIENT,  # out of disk, memory, connections
     "55": Kind.TRANSIENT,  # lock not available, object in use

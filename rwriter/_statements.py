@@ -251,9 +251,10 @@ LOCK_FOR_DELETE: Final = (
 
 DELETE_REQUEST: Final = delete(requests).where(requests.c.id == bindparam("request_id"))
 
-# the daemon's batches share the templates of their file
+# the daemon's batches share the templates of their file, which is the file's to delete
 DELETE_TEMPLATE: Final = delete(request_templates).where(
     request_templates.c.id == bindparam("template_id"),
+    request_templates.c.file_id.is_(None),
     ~exists().where(requests.c.template_id == bindparam("template_id")),
 )
 

@@ -141,7 +141,10 @@ def _refuse_stray_url(arguments: list[str]) -> None:
 def _explain(exc: Exception) -> str:
     if isinstance(exc, RwriterError):
         return str(exc)
-    if isinstance(exc, (ArgumentError, ValueError)):
+    if isinstance(exc, ValueError):
+        # the library's own words: they quote no part of a URL that could be the password
+        return f"cannot use this database URL: {exc}"
+    if isinstance(exc, ArgumentError):
         # no word of the exception's own: it may quote a part of the URL, and that part be the password
         return f"cannot use this database URL ({type(exc).__name__}): write {URL_FORM}, with %XX for special characters"
     reason = server_message(exc).splitlines()[0]

@@ -33,7 +33,7 @@ BIN_DIR_VARIABLE = "RWRITER_TEST_POSTGRES_BIN_DIR"
 
 
 class Databases:
-    """Makes databases on one server: a migrated template once for each schema, clones of it in milliseconds."""
+    """Makes databases on one server: a migrated template for each schema, then clones of it."""
 
     def __init__(self, server_url: str) -> None:
         self._server_url = server_url
@@ -43,7 +43,9 @@ class Databases:
         """The URL of database ``name`` on this server."""
         from sqlalchemy import make_url
 
-        return make_url(self._server_url).set(database=name).render_as_string(hide_password=False)
+        return (
+            make_url(self._server_url).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+        )
 
     def create(self, template: str = "template1") -> str:
         """Create a database and return its name."""
@@ -128,7 +130,7 @@ def rwriter_engines(rwriter_database: str) -> TestDbEngines:
 
     url, connect_args = connect_arguments(rwriter_database)
     # no pool: its connections would belong to the event loop of one test, and need it to close
-    return TestDbEngines(create_async_engine(url, connect_args=connect_args, poolclass=NullPool))
+    return TestDbEngines(create_async_engine(url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True))
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

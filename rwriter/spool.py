@@ -92,9 +92,10 @@ class Spool:
         # SQLite wants one thread, and its waits for the disk are not the event loop's
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rwriter-spool")
         try:
-            self._file = await self._on_thread(
-                lambda: SpoolFile(self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous)
+            opening = self._thread.submit(
+                SpoolFile, self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous
             )
+            self._file = await asyncio.wrap_future(opening)
         except BaseException:
             self._thread.shutdown(wait=False)
             self._thread = None
@@ -113,7 +114,7 @@ class Spool:
     async def put(self, records: Sequence[CompletedRequest]) -> None:
         """Keep ``records`` for anyone to replay. Raises ``SpoolFull``, or what the disk raised, and keeps none."""
         rows = [_row(record) for record in records]
-        await self._on_thread(lambda: self._opened().put(rows, keep=False))
+        await self._on_thread(lambda file: file.put(rows, keep=False))
 
     async def journal(self, record: CompletedRequest) -> int:
         """Keep ``record`` in this process's own hands and return its number, once it is on disk.
@@ -135,10 +136,10 @@ class Spool:
 
         Rows that cannot be read are set aside with the reason and not returned.
         """
-        while rows := await self._on_thread(lambda: self._opened().claim(limit, max_bytes)):
+        while rows := await self._on_thread(lambda file: file.claim(limit, max_bytes)):
             good, bad = _decode(rows)
             for row, reason in bad:
-                await self._on_thread(lambda row=row, reason=reason: self._opened().set_aside([row.seq], reason))  # type: ignore[misc]
+                await self._on_thread(lambda file, row=row, reason=reason: file.set_aside([row.seq], reason))  # type: ignore[misc]
             if good:
                 return good
         return []
@@ -146,31 +147,31 @@ class Spool:
     async def release(self, seqs: Iterable[int]) -> None:
         """Give records back for anyone to replay."""
         numbers = list(seqs)
-        await self._on_thread(lambda: self._opened().release(numbers))
+        await self._on_thread(lambda file: file.release(numbers))
 
     async def remove(self, seqs: Iterable[int]) -> None:
         """Forget records: they are in the database."""
         numbers = list(seqs)
-        await self._on_thread(lambda: self._opened().remove(numbers))
+        await self._on_thread(lambda file: file.remove(numbers))
 
     async def set_aside(self, seqs: Iterable[int], reason: str) -> None:
         """Move records that nothing will take to where they are kept and never replayed."""
         numbers = list(seqs)
-        await self._on_thread(lambda: self._opened().set_aside(numbers, reason))
+        await self._on_thread(lambda file: file.set_aside(numbers, reason))
 
     async def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """A record in the spool by its request's id."""
-        payload = await self._on_thread(lambda: self._opened().find(request_id.bytes))
+        payload = await self._on_thread(lambda file: file.find(request_id.bytes))
         return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
 
     async def listing(self, limit: int = 1_000) -> list[SpoolItem]:
         """The oldest ``limit`` records in the spool, those set aside among them."""
-        rows = await self._on_thread(lambda: self._opened().listing(limit))
+        rows = await self._on_thread(lambda file: file.listing(limit))
         return [SpoolItem(row.seq, uuid.UUID(bytes=row.request_id), *row[2:]) for row in rows]
 
     async def show(self, seq: int) -> CompletedRequest | None:
         """One record by its number, set aside or not. Raises ``RwriterError`` for one that cannot be read."""
-        payload = await self._on_thread(lambda: self._opened().payload(seq))
+        payload = await self._on_thread(lambda file: file.payload(seq))
         if payload is None:
             return None
         try:
@@ -181,15 +182,15 @@ class Spool:
 
     async def purge(self, before: float, *, set_aside_only: bool = False) -> int:
         """Forget records spooled before ``before`` (Unix seconds) that no process has in hand. How many."""
-        return await self._on_thread(lambda: self._opened().purge(before, set_aside_only=set_aside_only))
+        return await self._on_thread(lambda file: file.purge(before, set_aside_only=set_aside_only))
 
     async def restore(self) -> int:
         """Let records that were set aside be replayed once more. How many."""
-        return await self._on_thread(lambda: self._opened().restore())
+        return await self._on_thread(lambda file: file.restore())
 
     async def count(self) -> int:
         """Records in the spool, in whosever hands."""
-        return await self._on_thread(lambda: self._opened().count())
+        return await self._on_thread(lambda file: file.count())
 
     # -- inside
 
@@ -219,7 +220,7 @@ class Spool:
                 continue
             rows = [_row(record) for record, _ in group]
             try:
-                seqs = await self._on_thread(lambda rows=rows: self._opened().put(rows, keep=True))  # type: ignore[misc]
+                seqs = await self._on_thread(lambda file, rows=rows: file.put(rows, keep=True))  # type: ignore[misc]
             except Exception as exc:  # noqa: BLE001 -- told to every record of the group
                 for _, done in group:
                     if not done.done():
@@ -229,20 +230,15 @@ class Spool:
                 if not done.done():
                     done.set_result(seq)
 
-    def _opened(self) -> SpoolFile:
-        if self._file is None:
-            msg = f"the spool in {self.directory} is not open"
-            raise RwriterError(msg)
-        return self._file
-
-    async def _on_thread(self, work: Callable[[], T]) -> T:
-        if self._thread is None:
+    async def _on_thread(self, work: Callable[[SpoolFile], T]) -> T:
+        if self._thread is None or self._file is None:
             msg = f"the spool in {self.directory} is not open"
             raise RwriterError(msg)
         if self._pid != os.getpid():
             msg = "the spool was opened before a fork: make the Spool and the writer in the child"
             raise RwriterError(msg)
-        return await asyncio.wrap_future(self._thread.submit(work))
+        # shielded: what was begun is done, though nobody waits for it any more, and before the file is closed
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, self._file)))
 
 
 def _row(record: CompletedRequest) -> tuple[bytes, bytes]:

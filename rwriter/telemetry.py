@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, Protocol
 
 import msgspec
@@ -77,21 +78,25 @@ _retries = _meter.create_counter("rwriter.retries", unit="{attempt}", descriptio
 _writers: weakref.WeakSet[Observed] = weakref.WeakSet()
 
 
-def _observe(field: str) -> metrics.CallbackT:
+def _observe(field: str, combine: Callable[[list[float]], float]) -> metrics.CallbackT:
     def callback(_options: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(getattr(writer.stats, field), {"writer": writer.name}) for writer in list(_writers)]
+        # by name: of two observations with the same attributes one would hide the other
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for writer in list(_writers):
+            found[writer.name].append(getattr(writer.stats, field))
+        return [Observation(combine(values), {"writer": name}) for name, values in found.items()]
 
     return callback
 
 
 _meter.create_observable_gauge(
-    "rwriter.channel.depth", [_observe("pending")], unit="{record}", description="Records in the buffer."
+    "rwriter.channel.depth", [_observe("pending", sum)], unit="{record}", description="Records in the buffer."
 )
 _meter.create_observable_gauge(
-    "rwriter.channel.bytes", [_observe("pending_bytes")], unit="By", description="Memory their texts hold."
+    "rwriter.channel.bytes", [_observe("pending_bytes", sum)], unit="By", description="Memory their texts hold."
 )
 _meter.create_observable_gauge(
-    "rwriter.oldest_age", [_observe("oldest_age")], unit="s", description="Age of the oldest record in the buffer."
+    "rwriter.oldest_age", [_observe("oldest_age", max)], unit="s", description="Age of the oldest record in the buffer."
 )
 
 

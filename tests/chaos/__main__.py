@@ -36,7 +36,7 @@ def scenarios(*, quick: bool) -> dict[str, Scenario]:
         return short if quick else long
 
     silence = size(20, 0)
-    volume = size(2_000, 200) * memory.MIB
+    volume = size(2_000, 150) * memory.MIB
     faults: dict[str, Scenario] = {
         "kill-journal": partial(crash.journaling_service_killed, rounds=size(50, 8)),
         "kill-memory": partial(crash.remembering_service_killed, rounds=size(50, 8)),
@@ -91,6 +91,8 @@ async def run(faults: dict[str, Scenario]) -> int:
                 numbers = (outcome.offered, outcome.stored, outcome.dead, outcome.spooled, outcome.lost)
                 note = f"{outcome.note} [{time.monotonic() - began:.0f} s]".strip()
                 show((outcome.fault, *(f"{number:,}" for number in numbers), note))
+            await asyncio.to_thread(server.start)
+            await asyncio.to_thread(ground.clear)
     return failed
 
 

@@ -11,7 +11,14 @@ from tests.chaos.ground import Ground, bin_dir
 
 
 @pytest.fixture(scope="session")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """A server with fsync on, and a scratch folder."""
+def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with PostgresServer(bin_dir()) as server:
         yield Ground(server, tmp_path_factory.mktemp("chaos"))
+
+
+@pytest.fixture
+def ground(_ground: Ground) -> Iterator[Ground]:
+    """A server with fsync on, running and without other scenarios' databases, and a scratch folder."""
+    yield _ground
+    _ground.server.start()
+    _ground.clear()

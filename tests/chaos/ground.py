@@ -20,17 +20,25 @@ def bin_dir() -> str | None:
 
 
 class Ground:
-    """A server that keeps what it acknowledged (fsync on), and a scratch folder. Databases go with the server."""
+    """A server that keeps what it acknowledged (fsync on), and a scratch folder."""
 
     def __init__(self, server: PostgresServer, folder: Path) -> None:
         self.server: Final = server
         self._folder: Final = folder
         self._databases: Final = Databases(server.url())
+        self._made: Final[list[str]] = []
         self._numbers = 0
 
     async def database(self) -> str:
-        """URL of a migrated database of its own."""
-        return await asyncio.to_thread(lambda: self._databases.url(self._databases.create(self._databases.template())))
+        """URL of a migrated database of its own, dropped with ``clear``."""
+        name = await asyncio.to_thread(lambda: self._databases.create(self._databases.template()))
+        self._made.append(name)
+        return self._databases.url(name)
+
+    def clear(self) -> None:
+        """Drop the databases of a scenario that is over: what is in them would make the next recovery longer."""
+        while self._made:
+            self._databases.drop(self._made.pop())
 
     def folder(self, name: str) -> Path:
         """An empty folder that nobody else has."""

@@ -98,8 +98,15 @@ class Service:
         target = len(self.told) + more
         await self.until(lambda: self.ready and len(self.told) >= target)
 
+    async def until_stored(self, more: int) -> None:
+        """Wait until it has written ``more`` live records than now, past the spool: all is well."""
+        target = self.stats.persisted + more if self.report is not None else more
+        await self.until_stats(lambda stats: stats.persisted >= target)
+
     def process_lives(self) -> None:
-        """Fail, with the end of its log, if the service ended by itself."""
+        """Fail, with the end of its log, if the service ended by itself, or said what cannot be."""
+        if self._listening is not None and self._listening.done():
+            self._listening.result()
         if self.process.returncode is not None:
             tail = self.log.read_text(errors="replace")[-3000:]
             raise AssertionError(f"the service ended with {self.process.returncode}:\n{tail}")

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -32,6 +32,7 @@ class Orders(msgspec.Struct, kw_only=True):
     url: str
     spool: str | None = None
     spool_bytes: int = 1 << 30
+    fsync: Literal["full", "normal", "off"] = "full"
     journal: bool = False
     pgbouncer: bool = False
     pool_size: int = 5
@@ -130,7 +131,7 @@ async def serve(orders: Orders) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    spool = None if orders.spool is None else Spool(orders.spool, max_bytes=orders.spool_bytes)
+    spool = None if orders.spool is None else Spool(orders.spool, max_bytes=orders.spool_bytes, fsync=orders.fsync)
     engines = DbEngines.from_url(
         orders.url,
         pgbouncer=orders.pgbouncer,

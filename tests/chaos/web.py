@@ -81,11 +81,12 @@ class WebServer:
         finally:
             writer.close()
         head, _, body = answer.partition("\r\n\r\n")
-        if not head.startswith("HTTP/1.1 200"):
+        status, *lines = head.splitlines() or [""]
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        if not status.startswith("HTTP/1.1 200") or len(body) != int(headers["content-length"]):
             raise ConnectionError(head)
-        self.workers.update(line for line in head.splitlines() if line.startswith("x-pid"))
-        # without a length it comes in chunks: their sizes are no part of it
-        return next((line for line in body.splitlines() if len(line) > 8), "")
+        self.workers.add(headers["x-pid"])
+        return body
 
     async def _listens(self) -> bool:
         assert self.process.returncode is None, self.log.read_text()[-3000:]

@@ -50,9 +50,10 @@ class Service:
 
     async def _answer(self, scope: Message, send: Send) -> None:
         text = self._try_preloaded() if scope["path"] == "/preloaded" else await self._record()
-        headers = [(b"content-type", b"text/plain"), (b"x-pid", str(os.getpid()).encode())]
+        body = text.encode()
+        headers = [(b"content-length", str(len(body)).encode()), (b"x-pid", str(os.getpid()).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": text.encode()})
+        await send({"type": "http.response.body", "body": body})
 
     async def _record(self) -> str:
         assert self.writer is not None

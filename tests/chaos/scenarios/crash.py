@@ -21,19 +21,21 @@ async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 
     moments = chance(seed)
     told: list[str] = []
     left = 0
-    for _ in range(rounds):
+    for number in range(rounds):
         async with ground.service(orders) as service:
             await _killed_at_some_moment(service, moments)
         told += service.told
-        between = await tally("", told, url, spool)
-        assert between.lost == 0, between
-        left += between.spooled
+        if number % 2:
+            # not each time: to look into the spool is to recover its file, which is the next service's business
+            between = await tally("", told, url, spool)
+            assert between.lost == 0, between
+            left += between.spooled
     orders.senders = 0
     async with ground.service(orders) as last:
         await last.delivered()
         await last.terminate()
     fault = f"kill -9 of the service x{rounds}, journal"
-    outcome = await tally(fault, told, url, spool, note=f"{left} were on disk alone when it died")
+    outcome = await tally(fault, told, url, spool, note=f"{left} seen on disk alone")
     assert (outcome.lost, outcome.spooled, outcome.dead) == (0, 0, 0), outcome
     return outcome
 

@@ -70,7 +70,7 @@ async def _full(ground: Ground, fault: str, spool: Path, **limits: Any) -> Outco
             proxy.cut()
             await service.until_stats(lambda stats: stats.spooled > 0 and stats.dropped > 500)
             proxy.heal()
-            await _stores_again(service)
+            await service.until_stored(500)
             _make_room(service)
             await service.quieten()
             await service.delivered()
@@ -83,11 +83,6 @@ async def _full(ground: Ground, fault: str, spool: Path, **limits: Any) -> Outco
     assert report.stats.replayed == report.stats.spooled > 0
     assert "dropping records" in log
     return outcome
-
-
-async def _stores_again(service: Service) -> None:
-    live = service.stats.persisted
-    await service.until_stats(lambda stats: stats.persisted > live + 500)
 
 
 def _make_room(service: Service) -> None:

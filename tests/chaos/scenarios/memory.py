@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 BODY = 50_000
 CHANNEL = 16 * MIB
 
-GROWTH = 96 * MIB
+GROWTH = 64 * MIB
 """Bytes a service may grow by. The buffer, its batches encoded for the database and for the spool, and what an
 allocator keeps are well within it; the records of a scenario, if they were kept, are not."""
 
@@ -32,7 +32,8 @@ async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0
     """Full input through an outage: ``volume`` bytes at least, for ``seconds`` at least."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
-        orders = _full_input(proxy.url(url), spool=str(spool), writer=quick(channel_bytes=CHANNEL))
+        # a faster disk is more input
+        orders = _full_input(proxy.url(url), spool=str(spool), fsync="off", writer=quick(channel_bytes=CHANNEL))
         async with ground.service(orders) as service:
             await service.until_told(100)
             proxy.cut()

@@ -16,7 +16,7 @@ async def server_killed(ground: Ground, *, rounds: int) -> Outcome:
     url, spool = await ground.database(), ground.folder("spool")
     async with ground.service(Orders(url=url, spool=str(spool), writer=quick())) as service:
         for _ in range(rounds):
-            await service.until_told(100)
+            await service.until_stored(100)
             seen = service.stats
             await asyncio.to_thread(ground.server.kill)
             try:
@@ -64,8 +64,8 @@ async def long_stop(ground: Ground, *, seconds: float) -> Outcome:
             await asyncio.sleep(seconds)  # the length of the outage
         finally:
             await asyncio.to_thread(ground.server.start)
-        live = service.stats.persisted
-        await service.until_stats(lambda stats: stats.persisted > live and stats.replayed > 0)
+        await service.until_stored(1)
+        await service.until_stats(lambda stats: stats.replayed > 0)
         assert 0 < await connections(url) <= service.orders.pool_size
         await service.quieten()
         await service.delivered()

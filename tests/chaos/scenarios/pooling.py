@@ -18,12 +18,12 @@ async def pooler_restarted(ground: Ground, *, services: int, rounds: int) -> Out
         running = []
         for spool in spools:
             orders = Orders(
-                url=pooler.url(url), spool=str(spool), pgbouncer=True, writer=quick(flush_concurrency=4, batch_size=10)
+                url=pooler.url(url), spool=str(spool), pgbouncer=True, writer=quick(flush_concurrency=4, batch_size=50)
             )
             running.append(await stack.enter_async_context(ground.service(orders)))
         for number in range(rounds):
             for service in running:
-                await service.until_told(100)
+                await service.until_stored(100)
                 # connections change hands with every transaction, and nobody minds
                 assert number > 0 or service.stats.retries == 0
             before = [service.stats.spooled for service in running]
@@ -33,8 +33,9 @@ async def pooler_restarted(ground: Ground, *, services: int, rounds: int) -> Out
             await pooler.start()
         told, dropped = [], 0
         for service in running:
-            await service.until_told(100)
+            await service.until_stored(100)
             await service.quieten()
+        for service in running:
             await service.delivered()
             dropped += (await service.terminate()).stats.dropped
             told += service.told
