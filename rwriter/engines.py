@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -106,7 +107,11 @@ class DbEngines:
                 # the pooler keeps the server connections; a second pool on top would only hold its slots
                 options = {"poolclass": NullPool}
             else:
-                connect_args.setdefault("server_settings", {}).setdefault("application_name", application_name)
+                settings = connect_args.setdefault("server_settings", {})
+                settings.setdefault("application_name", application_name)
+                # a transaction whose client vanished would keep its rows locked until the server's TCP gives up, in
+                # hours: their redelivery waits for them, and so does everything behind it
+                settings.setdefault("idle_in_transaction_session_timeout", str(math.ceil(statement_timeout * 1000)))
                 options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
             # hide_parameters: they are bodies, and errors are logged
             engine = create_async_engine(parsed, connect_args=connect_args, hide_parameters=True, **options)
@@ -219,6 +224,14 @@ def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
     return parsed.set(query=query), arguments
 
 
+_NEXT_HOST: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+
 async def _connect_to_first(**arguments: Any) -> Any:
     """``asyncpg.connect`` to the first host that will do, each with a timeout of its own as in libpq.
 
@@ -232,9 +245,10 @@ async def _connect_to_first(**arguments: Any) -> Any:
         port = ports[number] if isinstance(ports, list) else ports
         try:
             return await asyncpg.connect(**arguments | {"host": host, "port": port})
-        except (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched) as exc:
+        except _NEXT_HOST as exc:
             errors.append(exc)
-    raise errors[-1]
+    # a host that is away says more than one that is merely not the one to write to
+    raise min(errors, key=lambda exc: isinstance(exc, asyncpg.TargetServerAttributeNotMatched))
 
 
 def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLContext:

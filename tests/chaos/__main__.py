@@ -29,13 +29,14 @@ COLUMNS: Final = ("fault", "offered", "stored", "dead letters", "spooled", "lost
 WIDTHS: Final = (46, 9, 9, 13, 9, 7, 0)
 
 
-def scenarios(*, quick: bool) -> dict[str, Scenario]:
-    """Every fault by name, and how hard it hits."""
+def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario]:
+    """Every fault by name, and how hard it hits; ``outage_seconds`` for those at full input."""
 
     def size(long: int, short: int) -> int:
         return short if quick else long
 
     silence = size(20, 0)
+    long_outage = 0.0 if quick else outage_seconds
     volume = size(2_000, 150) * memory.MIB
     faults: dict[str, Scenario] = {
         "kill-journal": partial(crash.journaling_service_killed, rounds=size(50, 8)),
@@ -63,8 +64,8 @@ def scenarios(*, quick: bool) -> dict[str, Scenario]:
         "sigterm": partial(drain.told_to_end, queued=10_000),
         "uvicorn": partial(web.uvicorn_told_to_end, calls=size(3_000, 300)),
         "gunicorn": partial(web.gunicorn_told_to_end, calls=size(3_000, 300)),
-        "memory-spool": partial(memory.outage_with_a_spool, volume=volume, seconds=size(180, 0)),
-        "memory-no-spool": partial(memory.outage_without_a_spool, volume=volume, seconds=size(60, 0)),
+        "memory-spool": partial(memory.outage_with_a_spool, volume=volume, seconds=long_outage),
+        "memory-no-spool": partial(memory.outage_without_a_spool, volume=volume, seconds=long_outage / 5),
         "memory-full": memory.outage_with_a_full_buffer,
         "memory-stuck": partial(memory.one_flush_stuck, volume=volume),
     }
@@ -106,11 +107,12 @@ def show(cells: tuple[str, ...]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="as long as the suite")
+    parser.add_argument("--outage", type=float, default=300.0, help="seconds of the outage at full input")
     parser.add_argument("words", nargs="*", help="only the faults whose names contain one of these")
     arguments = parser.parse_args()
     chosen = {
         name: scenario
-        for name, scenario in scenarios(quick=arguments.quick).items()
+        for name, scenario in scenarios(quick=arguments.quick, outage_seconds=arguments.outage).items()
         if not arguments.words or any(word in name for word in arguments.words)
     }
     if not chosen:
