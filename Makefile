@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo demo-stop test lint types imports suite faults suite-pg15 bench bench-quick bench-memory chaos format clean
+.PHONY: demo demo-stop test lint types imports suite faults suite-pg15 bench bench-quick bench-memory bench-durability chaos format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +60,9 @@ bench-quick: $(READY)
 
 bench-memory: $(READY)
 	$(BIN)/python -m bench.memory
+
+bench-durability: $(READY)
+	$(BIN)/python -m bench.durability
 
 # The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY)
