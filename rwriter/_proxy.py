@@ -14,7 +14,7 @@ class TcpProxy:
     """Forwards 127.0.0.1:``port`` to a server, until told otherwise.
 
     ``cut()`` resets every connection and refuses new ones; ``stall()`` stops forwarding without closing anything, as a
-    peer that vanished does (half-open); ``heal()`` undoes both, dropping what was stalled with its connections.
+    peer that vanished does (half-open); ``slow(seconds)`` delays each piece of data; ``heal()`` undoes them, dropping what was stalled with its connections.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -23,6 +23,7 @@ class TcpProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
+        self._delay = 0.0
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.port = 0
@@ -62,11 +63,16 @@ class TcpProxy:
         """Forward nothing more, in either direction, and close nothing. New connections are accepted and ignored."""
         self._flowing.clear()
 
+    def slow(self, seconds: float) -> None:
+        """Hold each piece of data, of up to 64 kB, back for ``seconds`` before it is forwarded."""
+        self._delay = seconds
+
     def heal(self) -> None:
         """Forward again. Connections that were stalled are reset: what they lost cannot be made good."""
         if not self._flowing.is_set():
             self.drop()
         self._refusing = False
+        self._delay = 0.0
         self._flowing.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -109,6 +115,8 @@ class TcpProxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                if self._delay:
+                    await asyncio.sleep(self._delay)
                 await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,19 @@ async def test_a_stalled_line_is_silent_and_open(server: PostgresServer, proxy: 
     assert not connection.is_closed()
     # accepted, and no answer
     assert proxy.connections >= 2
+
+
+async def test_a_slow_line_holds_everything_back_until_it_heals(proxy: TcpProxy, connection: Any) -> None:
+    proxy.slow(0.05)
+    began = time.monotonic()
+    assert await connection.fetchval("SELECT 1") == 1
+    # one delay each way at the least; how much more is the machine's affair
+    assert time.monotonic() - began >= 0.1
+    proxy.slow(3600)
+    with pytest.raises(TimeoutError):
+        await connection.fetchval("SELECT 1", timeout=0.1)
+    proxy.heal()
+    assert not proxy._delay
 
 
 async def test_what_was_sent_into_a_stalled_line_never_arrives(
