@@ -14,7 +14,8 @@ class TcpProxy:
     """Forwards 127.0.0.1:``port`` to a server, until told otherwise.
 
     ``cut()`` resets every connection and refuses new ones; ``stall()`` stops forwarding without closing anything, as a
-    peer that vanished does (half-open); ``slow(seconds)`` delays each piece of data; ``heal()`` undoes them, dropping what was stalled with its connections.
+    peer that vanished does (half-open); ``slow(seconds)`` delays each piece of data; ``heal()`` undoes them, dropping
+    what was stalled with its connections.
     """
 
     def __init__(self, host: str, port: int) -> None:

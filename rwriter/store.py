@@ -180,10 +180,11 @@ class RequestStore:
     async def list_requests(self, asked: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
         """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
         asked = asked if asked is not None else RequestFilter()
-        async with self._reader(consistent=consistent).connect() as connection:
+        engine = self._reader(consistent=consistent)
+        async with engine.connect() as connection:
             result = await connection.execute(_listing.page_query(asked))
             rows = [_aware(row) for row in result.mappings()]
-            total, is_estimate = await _count(connection, asked)
+        total, is_estimate = await _count(engine, asked)
         page = rows[: asked.limit]
         next_cursor = None
         if len(rows) > asked.limit:
@@ -333,16 +334,20 @@ def _summary(row: Mapping[str, Any]) -> RequestSummary:
     return RequestSummary(**fields, duration_ms=_duration_ms(row))
 
 
-async def _count(connection: AsyncConnection, asked: RequestFilter) -> tuple[int, bool]:
+async def _count(engine: AsyncEngine, asked: RequestFilter) -> tuple[int, bool]:
+    count: int | None = None
     try:
-        # a savepoint, so that the cancelled count does not take the transaction with it
-        async with connection.begin_nested():
+        # a transaction of its own: the timeout bounds whatever comes after it too, be it the end of a savepoint
+        async with engine.connect() as connection:
             await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
-            return (await connection.execute(_listing.count_query(asked))).scalar_one(), False
+            count = (await connection.execute(_listing.count_query(asked))).scalar_one()
     except DBAPIError as exc:
         if sqlstate_of(exc) != _QUERY_CANCELED:
             raise
-    return await _estimate(connection, _listing.matching_query(asked)), True
+    if count is not None:
+        return count, False
+    async with engine.connect() as connection:
+        return await _estimate(connection, _listing.matching_query(asked)), True
 
 
 async def _estimate(connection: AsyncConnection, query: Select[Any]) -> int:

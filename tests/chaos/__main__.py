@@ -37,7 +37,7 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
 
     silence = size(20, 0)
     long_outage = 0.0 if quick else outage_seconds
-    volume = size(2_000, 150) * memory.MIB
+    volume = size(2_000, 200) * memory.MIB
     faults: dict[str, Scenario] = {
         "kill-journal": partial(crash.journaling_service_killed, rounds=size(50, 8)),
         "kill-memory": partial(crash.remembering_service_killed, rounds=size(50, 8)),

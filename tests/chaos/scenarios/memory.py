@@ -21,9 +21,10 @@ from tests.integration.helpers import new_request
 
 MIB = 1024 * 1024
 BODY = 50_000
-CHANNEL = 16 * MIB
+CHANNEL = 4 * MIB
+SMALL = {"channel_bytes": CHANNEL, "batch_size": 20}
 
-GROWTH = 64 * MIB
+GROWTH = 96 * MIB
 """Bytes a service may grow by. The buffer, its batches encoded for the database and for the spool, and what an
 allocator keeps are well within it; the records of a scenario, if they were kept, are not."""
 
@@ -33,7 +34,7 @@ async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         # a faster disk is more input
-        orders = _full_input(proxy.url(url), spool=str(spool), fsync="off", writer=quick(channel_bytes=CHANNEL))
+        orders = _full_input(proxy.url(url), spool=str(spool), fsync="off", writer=quick(**SMALL))
         async with ground.service(orders) as service:
             await service.until_told(100)
             proxy.cut()
@@ -43,7 +44,7 @@ async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0
             await service.quieten()
             await service.delivered()
             report = await service.terminate()
-    note = f"+{grown // MIB} MiB; {report.stats.dropped} did not fit the spool"
+    note = f"{grown // MIB:+} MiB; {report.stats.dropped} did not fit the spool"
     outcome = await tally("outage at full input, spool: memory", service.told, url, spool, note=note)
     assert outcome.lost == report.stats.dropped
     assert grown < GROWTH, note
@@ -54,7 +55,7 @@ async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float 
     """Without a spool, and with few retries: what comes is dropped and counted, and not kept either."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
-        orders = _full_input(proxy.url(url), writer=quick(channel_bytes=CHANNEL, max_retries=0))
+        orders = _full_input(proxy.url(url), writer=quick(**SMALL, max_retries=0))
         async with ground.service(orders) as service:
             await service.until_told(100)
             proxy.cut()
@@ -64,7 +65,7 @@ async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float 
             await service.quieten()
             await service.delivered()
             report = await service.terminate()
-    note = f"+{grown // MIB} MiB; {report.stats.dropped} dropped and counted"
+    note = f"{grown // MIB:+} MiB; {report.stats.dropped} dropped and counted"
     outcome = await tally("outage at full input, no spool: memory", service.told, url, note=note)
     assert outcome.lost == report.stats.dropped
     assert grown < GROWTH, note
@@ -75,7 +76,7 @@ async def outage_with_a_full_buffer(ground: Ground) -> Outcome:
     """Without a spool, and with many retries: the buffer fills to its bound in bytes, and the senders wait."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
-        orders = _full_input(proxy.url(url), writer=PATIENT | {"channel_bytes": CHANNEL})
+        orders = _full_input(proxy.url(url), writer=PATIENT | SMALL)
         async with ground.service(orders) as service:
             await service.until_told(100)
             forget_peak(service.process.pid)
@@ -88,7 +89,7 @@ async def outage_with_a_full_buffer(ground: Ground) -> Outcome:
             await service.quieten()
             await service.delivered()
             await service.terminate()
-    note = f"+{grown // MIB} MiB"
+    note = f"{grown // MIB:+} MiB"
     outcome = await tally("outage, the buffer full: memory", service.told, url, note=note)
     assert outcome.lost == 0
     assert grown < GROWTH, note
@@ -100,7 +101,7 @@ async def one_flush_stuck(ground: Ground, *, volume: int) -> Outcome:
     url, identity = await ground.database(), new_request_id()
     async with DbEngines.from_url(url) as engines:
         await RequestStore(engines).create_realtime(new_request(request_id=identity))
-    writer = PATIENT | {"channel_bytes": CHANNEL, "batch_size": 20}
+    writer = PATIENT | SMALL
     async with _locked(url, identity) as release, ground.service(_full_input(url, identity, writer=writer)) as service:
         await service.until_stats(lambda stats: stats.persisted > 500)
         grown = await _growth(service, volume)
@@ -109,7 +110,7 @@ async def one_flush_stuck(ground: Ground, *, volume: int) -> Outcome:
         await service.quieten()
         await service.delivered()
         await service.terminate()
-    note = f"+{grown // MIB} MiB"
+    note = f"{grown // MIB:+} MiB"
     outcome = await tally("one flush stuck behind a lock: memory", service.told, url, note=note)
     assert outcome.lost == 0
     assert grown < GROWTH, note
