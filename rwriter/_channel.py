@@ -87,7 +87,7 @@ class Channel:
     @property
     def oldest_age(self) -> float:
         """Seconds since the oldest pending record was accepted."""
-        return self._clock() - self._oldest().accepted_at if self._order else 0.0
+        return self._clock() - next(iter(self._order.values())).accepted_at if self._order else 0.0
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """The pending record with that id: of several the first, whose row it will be."""
@@ -150,8 +150,8 @@ class Channel:
         except BaseException:
             if sender.future.done() and not sender.future.cancelled() and sender.future.exception() is None:
                 self._release(size)
-            else:
-                self._forget(sender)
+            elif sender in self._senders:
+                self._senders.remove(sender)
             # whoever was behind this sender may fit where it did not
             self._grant()
             raise
@@ -286,9 +286,6 @@ class Channel:
 
     # -- inside
 
-    def _oldest(self) -> Entry:
-        return next(iter(self._order.values()))
-
     def _enqueue(self, entry: Entry) -> None:
         self._by_id[entry.record.request_id] = entry
         self._queue.append(entry)
@@ -321,10 +318,6 @@ class Channel:
             if not sender.future.done():
                 self._reserve(sender.size)
                 sender.future.set_result(None)
-
-    def _forget(self, sender: _Sender) -> None:
-        if sender in self._senders:
-            self._senders.remove(sender)
 
     def _linger_left(self, max_records: int, max_bytes: int, linger: float) -> float:
         full = len(self._queue) >= max_records or self._queued_bytes >= max_bytes
@@ -373,7 +366,7 @@ class Channel:
                 return
 
     def _pass_barriers(self) -> None:
-        oldest = self._oldest().seq if self._order else self._accepted
+        oldest = next(iter(self._order)) if self._order else self._accepted
         for target, barrier in self._barriers:
             if oldest >= target and not barrier.done():
                 barrier.set_result(None)
