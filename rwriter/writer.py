@@ -357,7 +357,10 @@ class RequestsWriter:
         leftovers = self._channel.leftovers()
         if leftovers:
             log.error("%s: the drain deadline passed with %d records pending", self.name, len(leftovers))
-            await self._consumer.give_up(leftovers, "the drain deadline passed")
+            size = self._options.batch_size
+            # in batches: a spool with little room left takes what it can
+            for batch in (leftovers[start : start + size] for start in range(0, len(leftovers), size)):
+                await self._consumer.give_up(batch, "the drain deadline passed")
         if self._spool is not None:
             await self._spool.aclose()
         self._state = _State.CLOSED

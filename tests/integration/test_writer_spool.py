@@ -95,6 +95,20 @@ async def test_what_a_deadline_leaves_is_spooled_and_stored_by_the_next_writer(
     assert await stored(rwriter_engines) == ids(sent)
 
 
+async def test_of_what_a_deadline_leaves_a_nearly_full_spool_takes_what_it_can(
+    rwriter_engines: TestDbEngines, tmp_path: Path
+) -> None:
+    async with table_locked(rwriter_engines):
+        spool = Spool(tmp_path, max_bytes=200_000)
+        writer = spooling(rwriter_engines, tmp_path, spool=spool, check_schema=False, batch_size=1, drain_timeout=0.05)
+        async with writer:
+            for _ in range(10):
+                await writer.send(record(response_body="x" * 50_000))
+    assert balanced(writer.stats)
+    assert writer.stats.spooled > 0
+    assert writer.stats.spooled + writer.stats.dropped == 10
+
+
 async def test_a_bad_record_in_an_outage_ends_in_dead_letters(
     rwriter_engines: TestDbEngines, rwriter_database: str, tmp_path: Path
 ) -> None:
