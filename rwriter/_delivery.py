@@ -102,8 +102,13 @@ class Delivery:
 
     async def give_up(self, entries: Sequence[Entry], reason: str) -> None:
         """The last resort: to the spool, or dropped and counted."""
-        if not entries:
-            return
+        # apart, or journaled records, which are on disk, would be dropped with others that find no room there
+        journaled = [entry for entry in entries if entry.spool_seq is not None]
+        for group in (journaled, [entry for entry in entries if entry.spool_seq is None]):
+            if group:
+                await self._give_up_alike(group, reason)
+
+    async def _give_up_alike(self, entries: Sequence[Entry], reason: str) -> None:
         if self._overflow is not None:
             try:
                 await self._overflow.keep(entries)

@@ -109,6 +109,25 @@ async def test_of_what_a_deadline_leaves_a_nearly_full_spool_takes_what_it_can(
     assert writer.stats.spooled + writer.stats.dropped == 10
 
 
+async def test_a_journaled_record_is_kept_beside_one_that_finds_no_room(
+    rwriter_engines: TestDbEngines, tmp_path: Path
+) -> None:
+    item = record()
+    async with table_locked(rwriter_engines):
+        spool = Spool(tmp_path, max_bytes=200_000)
+        writer = spooling(
+            rwriter_engines, tmp_path, spool=spool, durability="journal", check_schema=False, drain_timeout=0.05
+        )
+        async with writer:
+            await writer.send(item)
+            writer.send_nowait(record(response_body="x" * 500_000))
+    assert balanced(writer.stats)
+    assert (writer.stats.spooled, writer.stats.dropped) == (1, 1)
+    async with spooling(rwriter_engines, tmp_path) as after:
+        await eventually(lambda: after.stats.replayed == 1)
+    assert await stored(rwriter_engines) == {item.request_id}
+
+
 async def test_a_bad_record_in_an_outage_ends_in_dead_letters(
     rwriter_engines: TestDbEngines, rwriter_database: str, tmp_path: Path
 ) -> None:
