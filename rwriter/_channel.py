@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from rwriter._entry import Entry
+from rwriter._pending import PendingIndex
 from rwriter.errors import ChannelFull, WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.telemetry import FATES, Fate
@@ -49,10 +50,7 @@ class Channel:
         # every entry not settled, in order of acceptance. A settled one leaves at once, wherever it is: behind a flush
         # that is stuck there may be any number of them
         self._order: OrderedDict[int, Entry] = OrderedDict()
-        # of each id the entry that may be queued or lent, and those behind it: in two flushes at once the later record
-        # could be stored first, and win
-        self._by_id: dict[uuid.UUID, Entry] = {}
-        self._behind: dict[uuid.UUID, deque[Entry]] = {}
+        self._index: Final = PendingIndex()
         self._senders: deque[_Sender] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []
@@ -91,8 +89,11 @@ class Channel:
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """The pending record with that id: of several the first, whose row it will be."""
-        entry = self._by_id.get(request_id)
-        return None if entry is None else entry.record
+        return self._index.get(request_id)
+
+    def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
+        """The latest pending record that its owner's client knows as ``custom_id``."""
+        return self._index.find(custom_id, created_by)
 
     # -- in
 
@@ -167,9 +168,7 @@ class Channel:
         entry = Entry(record, size, self._accepted, self._clock())
         self._accepted += 1
         self._order[entry.seq] = entry
-        if record.request_id in self._by_id:
-            self._behind.setdefault(record.request_id, deque()).append(entry)
-        else:
+        if self._index.add(entry):
             self._enqueue(entry)
         return entry
 
@@ -215,8 +214,9 @@ class Channel:
             entry.settled = True
             del self._order[entry.seq]
             self._release(entry.size)
-            if self._by_id.get(entry.record.request_id) is entry:
-                self._pass_on_id(entry.record.request_id)
+            following = self._index.remove(entry)
+            if following is not None:
+                self._enqueue(following)
             if entry.waiter is not None and not entry.waiter.done():
                 if error is None:
                     entry.waiter.set_result(None)
@@ -280,25 +280,16 @@ class Channel:
     def leftovers(self) -> list[Entry]:
         """Take everything still pending out of the queue, for the last word on it."""
         self._queue.clear()
-        self._behind.clear()
+        self._index.forget_order()
         self._queued_bytes = 0
         return list(self._order.values())
 
     # -- inside
 
     def _enqueue(self, entry: Entry) -> None:
-        self._by_id[entry.record.request_id] = entry
         self._queue.append(entry)
         self._queued_bytes += entry.size
         self._wake_taker()
-
-    def _pass_on_id(self, request_id: uuid.UUID) -> None:
-        del self._by_id[request_id]
-        behind = self._behind.pop(request_id, None)
-        if behind:
-            self._enqueue(behind.popleft())
-            if behind:
-                self._behind[request_id] = behind
 
     def _fits(self, size: int) -> bool:
         # a record over the byte budget passes alone, or it would wait for ever

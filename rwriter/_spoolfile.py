@@ -31,14 +31,17 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     request_id BLOB NOT NULL,
+    custom_id TEXT,
     payload BLOB NOT NULL,
     spooled_at REAL NOT NULL,
     owner TEXT
 );
 CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
+CREATE INDEX IF NOT EXISTS records_custom_id ON records (custom_id) WHERE custom_id IS NOT NULL;
 CREATE TABLE IF NOT EXISTS set_aside (
     seq INTEGER PRIMARY KEY,
     request_id BLOB NOT NULL,
+    custom_id TEXT,
     payload BLOB NOT NULL,
     spooled_at REAL NOT NULL,
     reason TEXT NOT NULL
@@ -87,20 +90,20 @@ class SpoolFile:
 
     # -- rows in
 
-    def put(self, rows: Sequence[tuple[bytes, bytes]], *, keep: bool) -> list[int]:
-        """Store ``(request_id, payload)`` rows and return their numbers. ``keep``: they stay this process's own.
+    def put(self, rows: Sequence[tuple[bytes, str | None, bytes]], *, keep: bool) -> list[int]:
+        """Store ``(request_id, custom_id, payload)`` rows and return their numbers; ``keep`` them as one's own.
 
         Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
         """
         owner = self._owner if keep else None
         now = time.time()
         with self._transaction():
-            self._check_room(sum(len(payload) for _, payload in rows))
-            insert = "INSERT INTO records (request_id, payload, spooled_at, owner) VALUES (?, ?, ?, ?) RETURNING seq"
-            return [
-                self._db.execute(insert, (request_id, payload, now, owner)).fetchone()[0]
-                for request_id, payload in rows
-            ]
+            self._check_room(sum(len(payload) for *_, payload in rows))
+            insert = (
+                "INSERT INTO records (request_id, custom_id, payload, spooled_at, owner) VALUES (?, ?, ?, ?, ?) "
+                "RETURNING seq"
+            )
+            return [self._db.execute(insert, (*row, now, owner)).fetchone()[0] for row in rows]
 
     # -- rows out
 
@@ -132,8 +135,8 @@ class SpoolFile:
     def set_aside(self, seqs: Iterable[int], reason: str) -> None:
         """Move rows that cannot be replayed to where they do no harm."""
         copy = (
-            "INSERT OR REPLACE INTO set_aside (seq, request_id, payload, spooled_at, reason) "
-            "SELECT seq, request_id, payload, spooled_at, ? FROM records WHERE seq = ?"
+            "INSERT OR REPLACE INTO set_aside (seq, request_id, custom_id, payload, spooled_at, reason) "
+            "SELECT seq, request_id, custom_id, payload, spooled_at, ? FROM records WHERE seq = ?"
         )
         seqs = list(seqs)
         with self._transaction():
@@ -145,6 +148,11 @@ class SpoolFile:
         query = "SELECT payload FROM records WHERE request_id = ? ORDER BY seq LIMIT 1"
         row: tuple[bytes] | None = self._db.execute(query, (request_id,)).fetchone()
         return None if row is None else row[0]
+
+    def find_custom(self, custom_id: str) -> list[bytes]:
+        """The payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
+        query = "SELECT payload FROM records WHERE custom_id = ? ORDER BY seq DESC"
+        return [payload for (payload,) in self._db.execute(query, (custom_id,))]
 
     def listing(self, limit: int) -> list[Listed]:
         """The oldest rows, those set aside among them."""
@@ -178,8 +186,8 @@ class SpoolFile:
         """Put rows that were set aside back among those to be replayed. How many."""
         with self._transaction():
             moved = self._db.execute(
-                "INSERT INTO records (seq, request_id, payload, spooled_at) "
-                "SELECT seq, request_id, payload, spooled_at FROM set_aside"
+                "INSERT INTO records (seq, request_id, custom_id, payload, spooled_at) "
+                "SELECT seq, request_id, custom_id, payload, spooled_at FROM set_aside"
             ).rowcount
             self._db.execute("DELETE FROM set_aside")
             return moved

@@ -220,7 +220,7 @@ SUMMARY_COLUMNS: Final = (
     requests.c.created_by,
 )
 
-SELECT_REQUEST: Final = (
+_DETAIL: Final = (
     select(
         *SUMMARY_COLUMNS,
         func.coalesce(request_templates.c.path, "").label("path"),
@@ -229,7 +229,15 @@ SELECT_REQUEST: Final = (
         requests.c.error,
     )
     .select_from(requests.outerjoin(request_templates, requests.c.template_id == request_templates.c.id))
-    .where(requests.c.id == bindparam("request_id"), visible())
+    .where(visible())
+)
+
+SELECT_REQUEST: Final = _DETAIL.where(requests.c.id == bindparam("request_id"))
+
+SELECT_BY_CUSTOM_ID: Final = (
+    _DETAIL.where(requests.c.custom_id == bindparam("custom_id"), requests.c.created_by == bindparam("owner"))
+    .order_by(requests.c.created_at.desc(), requests.c.id.desc())
+    .limit(1)
 )
 
 SELECT_FINISHED_IDS: Final = select(requests.c.id).where(

@@ -164,6 +164,14 @@ class Spool:
         payload = await self._on_thread(lambda file: file.find(request_id.bytes))
         return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
 
+    async def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
+        """The latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
+        for payload in await self._on_thread(lambda file: file.find_custom(custom_id)):
+            record = msgspec.msgpack.decode(payload, type=CompletedRequest)
+            if record.created_by == created_by:
+                return record
+        return None
+
     async def listing(self, limit: int = 1_000) -> list[SpoolItem]:
         """The oldest ``limit`` records in the spool, those set aside among them."""
         rows = await self._on_thread(lambda file: file.listing(limit))
@@ -241,8 +249,8 @@ class Spool:
         return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, self._file)))
 
 
-def _row(record: CompletedRequest) -> tuple[bytes, bytes]:
-    return record.request_id.bytes, msgspec.msgpack.encode(record)
+def _row(record: CompletedRequest) -> tuple[bytes, str | None, bytes]:
+    return record.request_id.bytes, record.custom_id, msgspec.msgpack.encode(record)
 
 
 def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, str]]]:

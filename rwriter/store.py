@@ -21,7 +21,7 @@ from rwriter._listing import RequestFilter
 from rwriter.engines import EngineProvider, as_provider, in_schema
 from rwriter.errors import RequestExists, SchemaOutdated
 from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
-from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, VERSION_TABLE, metadata
+from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, REALTIME_TIER, VERSION_TABLE, metadata
 
 COUNT_TIMEOUT_MS: Final = 100
 """How long ``list_requests`` counts before it takes the planner's estimate."""
@@ -169,13 +169,12 @@ class RequestStore:
 
     async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
         """One request with its bodies, or ``None``. ``consistent=True`` asks the primary instead of the replica."""
-        async with self._reader(consistent=consistent).connect() as connection:
-            result = await connection.execute(_statements.SELECT_REQUEST, {"request_id": request_id})
-            row = result.mappings().one_or_none()
-        if row is None:
-            return None
-        fields = _aware(row)
-        return RequestDetail(**fields, duration_ms=_duration_ms(fields))
+        return await self._detail(_statements.SELECT_REQUEST, {"request_id": request_id}, consistent=consistent)
+
+    async def find_request(self, custom_id: str, created_by: str, *, consistent: bool = False) -> RequestDetail | None:
+        """The latest of ``created_by``'s requests whose client knows it as ``custom_id``, or ``None``."""
+        asked = {"custom_id": repair(custom_id), "owner": repair(created_by)}
+        return await self._detail(_statements.SELECT_BY_CUSTOM_ID, asked, consistent=consistent)
 
     async def list_requests(self, asked: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
         """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
@@ -268,6 +267,11 @@ class RequestStore:
                 return ()
             raise
 
+    @property
+    def has_replica(self) -> bool:
+        """Whether reads go elsewhere than writes, where a row just written may be missing."""
+        return self._read.sync_engine.pool is not self._write.sync_engine.pool
+
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
         async with self._write.connect() as connection:
@@ -280,8 +284,44 @@ class RequestStore:
                     await connection.invalidate()
                 raise
 
+    async def _detail(
+        self, query: Select[Any], parameters: Mapping[str, Any], *, consistent: bool
+    ) -> RequestDetail | None:
+        async with self._reader(consistent=consistent).connect() as connection:
+            row = (await connection.execute(query, parameters)).mappings().one_or_none()
+        if row is None:
+            return None
+        fields = _aware(row)
+        return RequestDetail(**fields, duration_ms=_duration_ms(fields))
+
     def _reader(self, *, consistent: bool) -> AsyncEngine:
         return self._write if consistent else self._read
+
+
+def detail_of(record: CompletedRequest) -> RequestDetail:
+    """The row that ``record`` will be, where nothing is stored under its id yet."""
+    ok = record.status_code in _OK
+    fields: dict[str, Any] = {
+        "started_at": record.started_at,
+        "completed_at": record.completed_at if ok else None,
+        "failed_at": None if ok else record.completed_at,
+    }
+    return RequestDetail(
+        **fields,
+        id=record.request_id,
+        batch_id=None,
+        model=record.model,
+        status="completed" if ok else "failed",
+        created_at=record.started_at,
+        duration_ms=_duration_ms(fields),
+        response_status=record.status_code,
+        service_tier=REALTIME_TIER,
+        created_by=record.created_by,
+        path=record.endpoint,
+        body=record.request_body,
+        response_body=record.response_body,
+        error=None if ok else failure_envelope(record.status_code, record.response_body),
+    )
 
 
 def failure_envelope(status: int, body: str) -> str:

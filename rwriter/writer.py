@@ -183,6 +183,20 @@ class RequestsWriter:
         """A record accepted and not yet stored, so that a row just written does not answer 404."""
         return self._channel.get(request_id)
 
+    def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
+        """The latest record accepted and not yet stored that ``created_by``'s client knows as ``custom_id``."""
+        return self._channel.find(custom_id, created_by)
+
+    @property
+    def store(self) -> RequestStore:
+        """Where the records go."""
+        return self._store
+
+    @property
+    def spool(self) -> Spool | None:
+        """Where they go when the database is away."""
+        return self._spool
+
     @property
     def stats(self) -> WriterStats:
         """The account, exact at this instant."""

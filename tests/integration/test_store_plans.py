@@ -153,6 +153,20 @@ async def test_one_request_is_two_lookups_by_primary_key(store: RequestStore, pl
     ]
 
 
+async def test_a_clients_own_id_is_one_look_into_the_index_of_those_ids(
+    store: RequestStore, plans: Plans, large: AsyncEngine
+) -> None:
+    async with large.begin() as connection:
+        given = "UPDATE requests SET custom_id = 'chatcmpl-' || id WHERE created_by IS NOT NULL AND id::text < '4'"
+        await connection.execute(text(given))
+        await connection.execute(text("ANALYZE requests"))
+        owner = "SELECT custom_id, created_by FROM requests WHERE custom_id IS NOT NULL LIMIT 1"
+        custom_id, created_by = (await connection.execute(text(owner))).one()
+    found = scans(await plans.of(store.find_request(custom_id, created_by)))
+    assert Scan("requests", "ix_requests_custom_id", 1) in found
+    assert sum(scan.read for scan in found) <= PAGE_ROWS
+
+
 @pytest.mark.parametrize(
     ("asked", "skip", "index"),
     [

@@ -408,3 +408,27 @@ async def test_the_age_is_that_of_the_oldest_pending_record() -> None:
     assert made.oldest_age == 7.0
     store(made, await made.take(1, 1_000_000))
     assert made.oldest_age == 2.0
+
+
+async def test_a_record_is_found_under_its_clients_id_until_it_is_settled() -> None:
+    made = channel()
+    sent = [record(custom_id="a"), record(custom_id="a", created_by="other"), record()]
+    for item in sent:
+        made.send_nowait(item)
+    assert made.find("a", "tester") is sent[0]
+    assert made.find("a", "other") is sent[1]
+    assert made.find("a", "nobody") is None
+    store(made, (await made.take(10, 1_000_000))[:1])
+    assert made.find("a", "tester") is None
+    assert made.find("a", "other") is sent[1]
+
+
+async def test_of_two_records_with_one_clients_id_the_latest_is_found() -> None:
+    made = channel()
+    first, second = record(custom_id="a"), record(custom_id="a")
+    made.send_nowait(first)
+    made.send_nowait(second)
+    store(made, await made.take(1, 1_000_000))
+    assert made.find("a", "tester") is second
+    store(made, await made.take(1, 1_000_000))
+    assert made.find("a", "tester") is None

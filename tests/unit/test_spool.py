@@ -195,3 +195,16 @@ def test_an_option_that_cannot_be_used_is_named(folder: Path, option: str, value
     with pytest.raises(ValueError, match=option):
         Spool(folder, **{option: value})  # type: ignore[arg-type]
     assert not folder.exists()
+
+
+async def test_records_are_found_by_id_and_by_their_clients_id_within_their_owner(folder: Path) -> None:
+    spool = await opened(folder)
+    old, new = record(custom_id="chatcmpl-1"), record(custom_id="chatcmpl-1")
+    foreign = record(custom_id="chatcmpl-1", created_by="other")
+    await spool.put([old, new, foreign, record()])
+    assert await spool.get(old.request_id) == old
+    assert await spool.find("chatcmpl-1", "tester") == new
+    assert await spool.find("chatcmpl-1", "other") == foreign
+    assert await spool.find("chatcmpl-1", "nobody") is None
+    assert await spool.find("chatcmpl-2", "tester") is None
+    await spool.aclose()

@@ -1,0 +1,29 @@
+"""The edges of a gateway: ``CaptureMiddleware`` records every model call, ``responses_app`` reads them back.
+
+The middleware is plain ASGI and needs no web framework; ``responses_app`` needs Starlette (``pip install
+'rwriter[asgi]'``) and is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rwriter.asgi.attribution import attribute_from_state
+from rwriter.asgi.capture import CaptureMiddleware, CaptureStats
+
+if TYPE_CHECKING:
+    from rwriter.asgi.responses import responses_app
+
+__all__ = ("CaptureMiddleware", "CaptureStats", "attribute_from_state", "responses_app")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "responses_app":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    try:
+        from rwriter.asgi.responses import responses_app  # noqa: PLC0415 -- a service may want the middleware alone
+    except ModuleNotFoundError as exc:
+        msg = f"responses_app needs {exc.name}: pip install 'rwriter[asgi]'"
+        raise ModuleNotFoundError(msg, name=exc.name) from exc
+    return responses_app
