@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from rwriter.asgi._types import Scope, header
 from rwriter.records import NAME_LIMIT, fingerprint, repair
@@ -48,6 +50,8 @@ class Attribution:
         self._negative_ttl: Final = negative_ttl
         self._max_entries: Final = max_entries
         self._clock: Final = clock
+        # who waits holds the lock: it goes when nobody does
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._cache: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
 
     async def owner(self, scope: Scope) -> str | None:
@@ -60,15 +64,32 @@ class Attribution:
         api_key = api_key_of(scope)
         if api_key is None:
             return None
+        if self._ttl <= 0:
+            return await self._ask(api_key, scope)
         key = fingerprint(api_key)
-        found = self._cache.get(key)
-        if found is not None and self._clock() < found[1]:
-            self._cache.move_to_end(key)
+        found = self._remembered(key)
+        if found is not None:
             return found[0]
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with lock:
+            # whoever was first has asked for all who waited
+            found = self._remembered(key)
+            if found is not None:
+                return found[0]
+            owner = await self._ask(api_key, scope)
+            self._remember(key, owner)
+            return owner
+
+    async def _ask(self, api_key: str, scope: Scope) -> str | None:
         answer = self._attribute(api_key, scope)
-        owner = _normal(await answer if inspect.isawaitable(answer) else answer)
-        self._remember(key, owner)
-        return owner
+        return _normal(await answer if inspect.isawaitable(answer) else answer)
+
+    def _remembered(self, key: str) -> tuple[str | None, float] | None:
+        found = self._cache.get(key)
+        if found is None or self._clock() >= found[1]:
+            return None
+        self._cache.move_to_end(key)
+        return found
 
     def _remember(self, key: str, owner: str | None) -> None:
         ttl = self._negative_ttl if owner is None else self._ttl
