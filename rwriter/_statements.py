@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Executable,
+    Integer,
     Interval,
     SmallInteger,
     Text,
@@ -34,6 +36,7 @@ from sqlalchemy.types import TypeEngine
 
 from rwriter.schema import (
     ACTIVE_STATES,
+    FINISHED_STATES,
     NIL_DAEMON,
     REALTIME_TIER,
     TOMBSTONE_OWNER,
@@ -257,18 +260,23 @@ LOCK_FOR_DELETE: Final = (
     .with_for_update()
 )
 
-DELETE_REQUEST: Final = delete(requests).where(requests.c.id == bindparam("request_id"))
+
+def _among(identity: ColumnElement[uuid.UUID]) -> ColumnElement[bool]:
+    return identity == func.any(bindparam("ids", type_=ARRAY(Uuid(), dimensions=1)))
+
+
+DELETE_REQUESTS: Final = delete(requests).where(_among(requests.c.id))
 
 # the daemon's batches share the templates of their file, which is the file's to delete
-DELETE_TEMPLATE: Final = delete(request_templates).where(
-    request_templates.c.id == bindparam("template_id"),
+DELETE_TEMPLATES: Final = delete(request_templates).where(
+    _among(request_templates.c.id),
     request_templates.c.file_id.is_(None),
-    ~exists().where(requests.c.template_id == bindparam("template_id")),
+    ~exists().where(requests.c.template_id == request_templates.c.id),
 )
 
-BLANK_REQUEST: Final = (
+BLANK_REQUESTS: Final = (
     update(requests)
-    .where(requests.c.id == bindparam("request_id"))
+    .where(_among(requests.c.id))
     .values(
         state="canceled",
         canceled_at=func.now(),
@@ -283,6 +291,41 @@ BLANK_REQUEST: Final = (
         created_by=TOMBSTONE_OWNER,
     )
 )
+
+_OWNER: Final = bindparam("owner", type_=Text())
+_BEFORE: Final = bindparam("before", type_=_AWARE)
+_SIZE: Final = bindparam("size", type_=Integer())
+
+LOCK_OF_OWNER: Final = (
+    select(requests.c.id, requests.c.state, requests.c.template_id)
+    .where(requests.c.created_by == _OWNER, visible())
+    .limit(_SIZE)
+    .with_for_update(skip_locked=True)
+)
+
+LOCK_BEFORE: Final = (
+    select(requests.c.id, requests.c.state, requests.c.template_id)
+    .where(
+        requests.c.created_by.is_not(None),
+        requests.c.created_at < _BEFORE,
+        in_states(FINISHED_STATES),
+        requests.c.service_tier == constant(REALTIME_TIER),
+        requests.c.batch_id.is_(None),
+    )
+    # through the index, oldest first: without an order the planner may begin a scan of the whole table for each chunk
+    .order_by(requests.c.created_at, requests.c.id)
+    .limit(_SIZE)
+    .with_for_update(skip_locked=True)
+)
+
+
+def _delete_letters(condition: ColumnElement[bool]) -> Executable:
+    chosen = select(dead_letters.c.id).where(condition).limit(_SIZE).with_for_update(skip_locked=True).cte("chosen")
+    return delete(dead_letters).where(dead_letters.c.id == chosen.c.id)
+
+
+DELETE_LETTERS_OF_OWNER: Final = _delete_letters(dead_letters.c.created_by == _OWNER)
+DELETE_LETTERS_BEFORE: Final = _delete_letters(dead_letters.c.created_at < _BEFORE)
 
 
 def _fail_stale() -> Executable:

@@ -6,84 +6,52 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Column, MetaData, RowMapping, Select, String, Table, select, text
+from sqlalchemy import Column, Executable, MetaData, Select, String, Table, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid_utils.compat import uuid7
 
 from rwriter import _listing, _statements
+from rwriter._details import (
+    OK,
+    PersistResult,
+    RequestDetail,
+    RequestPage,
+    RequestSummary,
+    aware,
+    detail_of,
+    failure_envelope,
+    milliseconds,
+    summary_of,
+)
 from rwriter._failures import sqlstate_of
 from rwriter._listing import RequestFilter
 from rwriter.engines import EngineProvider, as_provider, in_schema
 from rwriter.errors import RequestExists, SchemaOutdated
 from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
-from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, REALTIME_TIER, VERSION_TABLE, metadata
+from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, VERSION_TABLE, metadata
 
 COUNT_TIMEOUT_MS: Final = 100
 """How long ``list_requests`` counts before it takes the planner's estimate."""
+
+__all__ = ("PersistResult", "RequestDetail", "RequestPage", "RequestStore", "RequestSummary", "detail_of")
 
 _UNIQUE_VIOLATION = "23505"
 _UNDEFINED_TABLE = "42P01"
 _UNDEFINED_COLUMN = "42703"
 _QUERY_CANCELED = "57014"
 _READ_ONLY = "25006"
-_OK = range(200, 300)
 _LONGEST = timedelta(days=365_000)  # PostgreSQL reckons no further back than 4713 BC
 
 # a service that lists rwriter's migrations in its own version_locations records them in its own table
 _VERSION_TABLES = tuple(
     Table(name, MetaData(), Column("version_num", String)) for name in (VERSION_TABLE, "alembic_version")
 )
-
-
-class PersistResult(msgspec.Struct, frozen=True):
-    """What ``persist_completed`` did with its records: ``inserted + updated + skipped`` is how many it was given."""
-
-    inserted: int
-    updated: int
-    skipped: int
-
-
-class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the listing. ``duration_ms`` is milliseconds from start to end, for completed and failed rows."""
-
-    id: uuid.UUID
-    batch_id: uuid.UUID | None
-    model: str
-    status: str
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    failed_at: datetime | None
-    duration_ms: float | None
-    response_status: int | None
-    service_tier: str | None
-    created_by: str
-    path: str
-
-
-class RequestDetail(RequestSummary, frozen=True, kw_only=True):
-    """One request with both bodies and, for a failed one, the error envelope (JSON)."""
-
-    body: str
-    response_body: str | None
-    error: str | None
-
-    def __repr__(self) -> str:
-        return f"RequestDetail(id={self.id}, status={self.status!r}, created_by={self.created_by!r})"
-
-
-class RequestPage(msgspec.Struct, frozen=True):
-    """One page of the listing. ``next_cursor`` is ``None`` on the last page."""
-
-    data: list[RequestSummary]
-    total_count: int
-    total_is_estimate: bool
-    next_cursor: str | None
 
 
 class RequestStore:
@@ -182,7 +150,7 @@ class RequestStore:
         engine = self._reader(consistent=consistent)
         async with engine.connect() as connection:
             result = await connection.execute(_listing.page_query(asked))
-            rows = [_aware(row) for row in result.mappings()]
+            rows = [aware(row) for row in result.mappings()]
         total, is_estimate = await _count(engine, asked)
         page = rows[: asked.limit]
         next_cursor = None
@@ -191,7 +159,7 @@ class RequestStore:
             next_cursor = _listing.encode_cursor(
                 _listing.Position(bool(last["is_active"]), last["created_at"], last["id"])
             )
-        return RequestPage([_summary(row) for row in page], total, is_estimate, next_cursor)
+        return RequestPage([summary_of(row) for row in page], total, is_estimate, next_cursor)
 
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Whether there was one.
@@ -207,11 +175,60 @@ class RequestStore:
             if row is None:
                 return False
             in_flight = row.state in ACTIVE_STATES
-            statement = _statements.BLANK_REQUEST if in_flight else _statements.DELETE_REQUEST
-            await connection.execute(statement, {"request_id": request_id})
+            statement = _statements.BLANK_REQUESTS if in_flight else _statements.DELETE_REQUESTS
+            await connection.execute(statement, {"ids": [request_id]})
             if row.template_id is not None:
-                await connection.execute(_statements.DELETE_TEMPLATE, {"template_id": row.template_id})
+                await connection.execute(_statements.DELETE_TEMPLATES, {"ids": [row.template_id]})
         return True
+
+    async def erase(self, created_by: str, limit: int = 10_000) -> int:
+        """Delete everything of an owner's: requests, their templates and dead letters. How many requests and letters.
+
+        At most ``limit`` of them, the rest at the next call: 0 means that there is nothing left. Rows in flight are
+        blanked as by ``delete_request``. What another transaction has locked is passed over.
+        """
+        owner = {"owner": repair(created_by).strip()}
+        return await self._remove(limit, _statements.LOCK_OF_OWNER, _statements.DELETE_LETTERS_OF_OWNER, owner)
+
+    async def purge(self, before: datetime, limit: int = 10_000) -> int:
+        """Delete what is older than ``before``: finished requests, their templates and dead letters. How many.
+
+        At most ``limit`` of them, the oldest first, the rest at the next call: 0 means that there is nothing left. Only
+        this library's requests and the blanked remains of deletions; rows in flight and the daemon's stay.
+        """
+        if before.tzinfo is None:
+            msg = "before must be timezone-aware, e.g. datetime.now(UTC) - timedelta(days=90)"
+            raise ValueError(msg)
+        return await self._remove(limit, _statements.LOCK_BEFORE, _statements.DELETE_LETTERS_BEFORE, {"before": before})
+
+    async def _remove(self, limit: int, lock: Executable, letters: Executable, asked: dict[str, Any]) -> int:
+        if limit < 1:
+            msg = f"limit must be at least 1, not {limit}"
+            raise ValueError(msg)
+        left = limit
+        for chunk in (partial(self._remove_requests, lock), partial(self._remove_letters, letters)):
+            while left:
+                size = min(left, _statements.ID_CHUNK)
+                number = await chunk(asked | {"size": size})
+                left -= number
+                if number < size:
+                    break
+        return limit - left
+
+    async def _remove_requests(self, lock: Executable, asked: dict[str, Any]) -> int:
+        async with self._transaction() as connection:
+            found = (await connection.execute(lock, asked)).all()
+            in_flight = [row.id for row in found if row.state in ACTIVE_STATES]
+            finished = [row.id for row in found if row.state not in ACTIVE_STATES]
+            templates = [row.template_id for row in found if row.template_id is not None]
+            await connection.execute(_statements.BLANK_REQUESTS, {"ids": in_flight})
+            await connection.execute(_statements.DELETE_REQUESTS, {"ids": finished})
+            await connection.execute(_statements.DELETE_TEMPLATES, {"ids": templates})
+        return len(found)
+
+    async def _remove_letters(self, statement: Executable, asked: dict[str, Any]) -> int:
+        async with self._transaction() as connection:
+            return (await connection.execute(statement, asked)).rowcount
 
     async def fail_stale(self, older_than: timedelta) -> int:
         """Fail realtime rows in ``processing`` since longer than ``older_than``: their process died. How many.
@@ -291,43 +308,11 @@ class RequestStore:
             row = (await connection.execute(query, parameters)).mappings().one_or_none()
         if row is None:
             return None
-        fields = _aware(row)
-        return RequestDetail(**fields, duration_ms=_duration_ms(fields))
+        fields = aware(row)
+        return RequestDetail(**fields, duration_ms=milliseconds(fields))
 
     def _reader(self, *, consistent: bool) -> AsyncEngine:
         return self._write if consistent else self._read
-
-
-def detail_of(record: CompletedRequest) -> RequestDetail:
-    """The row that ``record`` will be, where nothing is stored under its id yet."""
-    ok = record.status_code in _OK
-    fields: dict[str, Any] = {
-        "started_at": record.started_at,
-        "completed_at": record.completed_at if ok else None,
-        "failed_at": None if ok else record.completed_at,
-    }
-    return RequestDetail(
-        **fields,
-        id=record.request_id,
-        batch_id=None,
-        model=record.model,
-        status="completed" if ok else "failed",
-        created_at=record.started_at,
-        duration_ms=_duration_ms(fields),
-        response_status=record.status_code,
-        service_tier=REALTIME_TIER,
-        created_by=record.created_by,
-        path=record.endpoint,
-        body=record.request_body,
-        response_body=record.response_body,
-        error=None if ok else failure_envelope(record.status_code, record.response_body),
-    )
-
-
-def failure_envelope(status: int, body: str) -> str:
-    """What ``requests.error`` holds for a response outside 200..299, as the daemon writes it."""
-    details = {"status": status, "body": body}
-    return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
 
 
 def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
@@ -343,7 +328,7 @@ def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         "status": [r.status_code for r in records],
         "response_body": [r.response_body for r in records],
         "error": _sparse(
-            [None if r.status_code in _OK else failure_envelope(r.status_code, r.response_body) for r in records]
+            [None if r.status_code in OK else failure_envelope(r.status_code, r.response_body) for r in records]
         ),
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
@@ -353,25 +338,6 @@ def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
 def _sparse(values: list[str | None]) -> list[str | None]:
     """``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
     return values if any(value is not None for value in values) else []
-
-
-def _aware(row: RowMapping) -> dict[str, Any]:
-    # the driver reads PostgreSQL's infinities as naive datetimes, and makes infinities of Python's first and last
-    return {
-        name: value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
-        for name, value in row.items()
-    }
-
-
-def _duration_ms(row: Mapping[str, Any]) -> float | None:
-    started: datetime | None = row["started_at"]
-    ended: datetime | None = row["completed_at"] or row["failed_at"]
-    return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
-
-
-def _summary(row: Mapping[str, Any]) -> RequestSummary:
-    fields = {name: row[name] for name in RequestSummary.__struct_fields__ if name != "duration_ms"}
-    return RequestSummary(**fields, duration_ms=_duration_ms(row))
 
 
 async def _count(engine: AsyncEngine, asked: RequestFilter) -> tuple[int, bool]:
