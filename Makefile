@@ -6,20 +6,25 @@ READY := $(VENV)/.ready
 JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo demo-stop test lint types imports suite faults suite-pg15 bench bench-quick bench-memory bench-durability chaos format clean
+.PHONY: demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm \
+  bench bench-quick bench-memory bench-durability bench-replay bench-asgi chaos format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(READY)
 
-demo: $(READY)
+# A gateway under the official clients, then a day's traffic.
+demo: example
 	$(BIN)/rwriter demo
+
+example: $(READY)
+	$(BIN)/python -m examples.gateway
 
 demo-stop: $(READY)
 	$(BIN)/rwriter demo --stop
 
-test: lint types imports suite faults suite-pg15
+test: lint types imports suite faults suite-pg15 suite-litellm
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -52,6 +57,16 @@ suite-pg15: $(READY)
 	  if [ -n "$$CI" ]; then exit 1; fi; \
 	fi
 
+# LiteLLM pins packages that the other tests have later versions of: an environment of its own.
+LITELLM_VENV ?= .venv-litellm
+$(LITELLM_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LITELLM_VENV)
+	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]' --editable '.[test]' pytest-asyncio blockbuster
+	touch $@
+
+suite-litellm: $(LITELLM_VENV)/.ready
+	$(LITELLM_VENV)/bin/python -m pytest tests/integrations
+
 bench: $(READY)
 	$(BIN)/python -m bench
 
@@ -64,6 +79,14 @@ bench-memory: $(READY)
 bench-durability: $(READY)
 	$(BIN)/python -m bench.durability
 
+# Live traffic beside the replay of a large spool.
+bench-replay: $(READY)
+	$(BIN)/python -m bench.replay
+
+# The capture middleware off, on, journaling, and with the database down.
+bench-asgi: $(READY)
+	$(BIN)/python -m bench.asgi
+
 # The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos
@@ -73,4 +96,4 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """Write ``rwriter/demo_traffic.jsonl``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
 
 Every run writes the same bytes: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
-``python examples/make_traffic.py [FILE]``, with any Python from 3.11 on. The prose is in ``traffic_texts.json``.
+``python -m examples.make_traffic [FILE]``, with any Python from 3.11 on. The prose is in ``traffic_texts.json``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import traffic_wire as wire
-from traffic_wire import CHAT, EMBEDDINGS, EPOCH_MS, RESPONSES, Exchange
+from examples import traffic_wire as wire
+from examples.traffic_wire import CHAT, EMBEDDINGS, EPOCH_MS, RESPONSES, Exchange
 
 HERE: Final = Path(__file__).parent
 TARGET: Final = HERE.parent / "rwriter" / "demo_traffic.jsonl"

@@ -33,6 +33,7 @@ class Consumer:
         outage = Outage(options.name)
         overflow = None if spool is None else SpoolOverflow(spool)
         self._delivery: Final = Delivery(store, channel, options, outage=outage, overflow=overflow)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
@@ -63,10 +64,20 @@ class Consumer:
             if self._options.fail_stale_after is not None:
                 reaping = self._fail_stale(self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
+            self._tasks = flushes | set(beside)
             await _all_ended(flushes)
             # these two have no end of their own
             for task in beside:
                 task.cancel()
+
+    def insist(self) -> None:
+        """Cancel whatever a first cancellation has not ended.
+
+        SQLAlchemy waits two seconds for a silent peer when it closes a connection, and cancelled in that it drops it.
+        A task group passes only the first cancellation on to its tasks.
+        """
+        for task in self._tasks:
+            task.cancel()
 
     async def give_up(self, entries: list[Entry], reason: str) -> None:
         """The last word on what a drain left."""

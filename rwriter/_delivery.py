@@ -222,12 +222,16 @@ class Delivery:
             attempt += 1
 
     def _settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
-        if all(entry.settled for entry in entries):
+        left = [entry for entry in entries if not entry.settled]
+        if not left:
             # a flush that outlived the drain deadline: its records were already given another fate
             return
+        if len(left) < len(entries):
+            # the same, for some of them: which ones were skipped is not known
+            fates = {next(iter(fates)): len(left)}
         for fate, number in fates.items():
             telemetry.count(self._name, fate, number)
-        self._ledger.settle(entries, fates, error)
+        self._ledger.settle(left, fates, error)
 
 
 def _cause(exc: BaseException) -> Exception:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     column,
     delete,
     exists,
+    false,
     func,
     insert,
     literal_column,
@@ -250,8 +251,24 @@ SELECT_FINISHED_IDS: Final = select(requests.c.id).where(
     requests.c.batch_id.is_(None),
 )
 
+
+def _unsettled() -> ColumnElement[bool]:
+    """A completion may still come: of a row in flight, and of one that was failed while its app may have gone on.
+
+    Cancelled rows and disconnected ones are 499, abandoned ones 504.
+    """
+    given_up = and_(
+        requests.c.state == constant("failed"),
+        requests.c.service_tier == constant(REALTIME_TIER),
+        requests.c.response_status.in_((literal_column("499"), literal_column("504"))),
+    )
+    return or_(in_states(ACTIVE_STATES), given_up)
+
+
+_TO_DELETE: Final = (requests.c.id, requests.c.template_id, _unsettled().label("unsettled"))
+
 LOCK_FOR_DELETE: Final = (
-    select(requests.c.state, requests.c.template_id)
+    select(*_TO_DELETE)
     .where(
         requests.c.id == bindparam("request_id"),
         visible(),
@@ -297,14 +314,12 @@ _BEFORE: Final = bindparam("before", type_=_AWARE)
 _SIZE: Final = bindparam("size", type_=Integer())
 
 LOCK_OF_OWNER: Final = (
-    select(requests.c.id, requests.c.state, requests.c.template_id)
-    .where(requests.c.created_by == _OWNER, visible())
-    .limit(_SIZE)
-    .with_for_update(skip_locked=True)
+    select(*_TO_DELETE).where(requests.c.created_by == _OWNER, visible()).limit(_SIZE).with_for_update(skip_locked=True)
 )
 
 LOCK_BEFORE: Final = (
-    select(requests.c.id, requests.c.state, requests.c.template_id)
+    # nothing comes that late
+    select(requests.c.id, requests.c.template_id, false().label("unsettled"))
     .where(
         requests.c.created_by.is_not(None),
         requests.c.created_at < _BEFORE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import re
@@ -101,6 +102,7 @@ class DbEngines:
             parsed, connect_args = connect_arguments(target)
             connect_args |= {"timeout": connect_timeout, "command_timeout": statement_timeout}
             connect_args["async_creator_fn"] = _connect_to_first
+            connect_args["connection_class"] = _Connection
             options: dict[str, Any] = {"poolclass": None}
             if pgbouncer:
                 connect_args |= _POOLER_CONNECT_ARGS
@@ -222,6 +224,22 @@ def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
         msg = f"the database URL has options that the driver does not know: {', '.join(unknown)}"
         raise ValueError(msg)
     return parsed.set(query=query), arguments
+
+
+CLOSE_TIMEOUT: Final = 0.5
+"""Seconds a server has to answer an idle connection's goodbye, for which asyncpg would wait for ever."""
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]  # it ships no types
+    __slots__ = ()
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        try:
+            await super().close(timeout=CLOSE_TIMEOUT if timeout is None else timeout)
+        except TimeoutError:
+            # the goodbye given up is taken for a query to be cancelled, over another connection: not that either
+            await asyncio.sleep(0)
+            self.terminate()
 
 
 _NEXT_HOST: Final = (

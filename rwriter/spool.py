@@ -105,6 +105,7 @@ class Spool:
         """Give back what is in hand and close the file. Idempotent."""
         if self._thread is None:
             return
+        await self._abandoned_removed()
         thread, self._thread = self._thread, None
         file, self._file = self._file, None
         if file is not None:
@@ -211,6 +212,12 @@ class Spool:
         if not done.cancelled() and done.exception() is None:
             self._abandoned.append(done.result())
             self._start_committing()
+
+    async def _abandoned_removed(self) -> None:
+        # given back with the rest, they would be replayed, though nobody was told that they were accepted
+        while self._committing is not None and not self._committing.done():
+            await asyncio.wait({self._committing})
+            await asyncio.sleep(0)  # what the last commit numbered is abandoned in the next step of the loop
 
     async def _remove_abandoned(self) -> None:
         seqs, self._abandoned = self._abandoned, []

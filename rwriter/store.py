@@ -34,7 +34,7 @@ from rwriter._listing import RequestFilter
 from rwriter.engines import EngineProvider, as_provider, in_schema
 from rwriter.errors import RequestExists, SchemaOutdated
 from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
-from rwriter.schema import ACTIVE_STATES, HEAD_REVISION, VERSION_TABLE, metadata
+from rwriter.schema import HEAD_REVISION, VERSION_TABLE, metadata
 
 COUNT_TIMEOUT_MS: Final = 100
 """How long ``list_requests`` counts before it takes the planner's estimate."""
@@ -147,11 +147,17 @@ class RequestStore:
     async def list_requests(self, asked: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
         """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
         asked = asked if asked is not None else RequestFilter()
-        engine = self._reader(consistent=consistent)
-        async with engine.connect() as connection:
+        data, next_cursor = await self.list_page(asked, consistent=consistent)
+        total, is_estimate = await _count(self._reader(consistent=consistent), asked)
+        return RequestPage(data, total, is_estimate, next_cursor)
+
+    async def list_page(
+        self, asked: RequestFilter, *, consistent: bool = False
+    ) -> tuple[list[RequestSummary], str | None]:
+        """``data`` and ``next_cursor`` of ``list_requests``, without counting how many there are."""
+        async with self._reader(consistent=consistent).connect() as connection:
             result = await connection.execute(_listing.page_query(asked))
             rows = [aware(row) for row in result.mappings()]
-        total, is_estimate = await _count(engine, asked)
         page = rows[: asked.limit]
         next_cursor = None
         if len(rows) > asked.limit:
@@ -159,13 +165,13 @@ class RequestStore:
             next_cursor = _listing.encode_cursor(
                 _listing.Position(bool(last["is_active"]), last["created_at"], last["id"])
             )
-        return RequestPage([summary_of(row) for row in page], total, is_estimate, next_cursor)
+        return [summary_of(row) for row in page], next_cursor
 
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Whether there was one.
 
-        A row still in flight is blanked and left as ``canceled``, invisible to readers, so that its late completion
-        cannot bring the data back.
+        A row whose completion may still come (it is in flight, was cancelled or abandoned) is blanked and left as
+        ``canceled``, invisible to readers, so that the completion cannot bring the data back.
         """
         owner = None if created_by is None else repair(created_by)
         async with self._transaction() as connection:
@@ -174,8 +180,7 @@ class RequestStore:
             ).one_or_none()
             if row is None:
                 return False
-            in_flight = row.state in ACTIVE_STATES
-            statement = _statements.BLANK_REQUESTS if in_flight else _statements.DELETE_REQUESTS
+            statement = _statements.BLANK_REQUESTS if row.unsettled else _statements.DELETE_REQUESTS
             await connection.execute(statement, {"ids": [request_id]})
             if row.template_id is not None:
                 await connection.execute(_statements.DELETE_TEMPLATES, {"ids": [row.template_id]})
@@ -218,11 +223,11 @@ class RequestStore:
     async def _remove_requests(self, lock: Executable, asked: dict[str, Any]) -> int:
         async with self._transaction() as connection:
             found = (await connection.execute(lock, asked)).all()
-            in_flight = [row.id for row in found if row.state in ACTIVE_STATES]
-            finished = [row.id for row in found if row.state not in ACTIVE_STATES]
+            unsettled = [row.id for row in found if row.unsettled]
+            settled = [row.id for row in found if not row.unsettled]
             templates = [row.template_id for row in found if row.template_id is not None]
-            await connection.execute(_statements.BLANK_REQUESTS, {"ids": in_flight})
-            await connection.execute(_statements.DELETE_REQUESTS, {"ids": finished})
+            await connection.execute(_statements.BLANK_REQUESTS, {"ids": unsettled})
+            await connection.execute(_statements.DELETE_REQUESTS, {"ids": settled})
             await connection.execute(_statements.DELETE_TEMPLATES, {"ids": templates})
         return len(found)
 

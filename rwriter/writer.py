@@ -29,8 +29,11 @@ from rwriter.telemetry import WriterStats
 START_TIMEOUT: Final = 10.0
 """Seconds the start check may take before the writer opens without it."""
 
-CANCEL_GRACE: Final = 5.0
-"""Seconds a cancelled flush has to let go of its connection before the drain goes on without it."""
+CANCEL_GRACE: Final = 0.5
+"""Seconds a cancelled flush has to tell the server and to close its connection, before it drops the connection."""
+
+DROP_GRACE: Final = 5.0
+"""Seconds a flush may take to drop its connection before the drain goes on without it."""
 
 DRAIN_ATTEMPTS: Final = 3
 """How often ``aclose`` starts the background task anew when it dies, before what is left goes to its last resort."""
@@ -271,7 +274,9 @@ class RequestsWriter:
         goes on in the background and another call can wait for it.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (self._options.drain_timeout if timeout is None else max(0.0, timeout))
+        timeout = self._options.drain_timeout if timeout is None else max(0.0, timeout)
+        # letting go of connections is a part of the drain: where nobody answers, it takes all of the grace
+        deadline = loop.time() + timeout - min(CANCEL_GRACE, timeout / 4)
         self._channel.close()
         if self._state is _State.NEW:
             self._state = _State.CLOSED
@@ -363,6 +368,8 @@ class RequestsWriter:
         consumer = self._running()
         consumer.cancel()
         await asyncio.wait({consumer}, timeout=CANCEL_GRACE)
+        self._consumer.insist()
+        await asyncio.wait({consumer}, timeout=DROP_GRACE)
 
     async def _finish(self) -> None:
         if not self._running().done():

@@ -201,7 +201,8 @@ def _as_foreground(scope: Scope, text: str) -> tuple[Scope, Receive]:
         if messages:
             return messages.pop()
         # the client of a background response never leaves
-        return await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await never
 
     scope["state"][STATE] = True
     return {**scope, "headers": headers, "extensions": {}}, receive

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rwriter._failures import describe
+from rwriter.asgi._running import running
 from rwriter.records import NAME_LIMIT, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.spool import Spool
@@ -18,6 +19,9 @@ from rwriter.writer import RequestsWriter
 log = logging.getLogger("rwriter")
 
 PREFIX: Final = "resp_"
+
+SEND_TIMEOUT: Final = 2.0
+"""Seconds to wait for a record whose owner is still being looked up."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -48,6 +52,15 @@ class Lookup:
         if not 0 < len(response_id) <= NAME_LIMIT:
             return None
         request_id = request_id_of(response_id)
+        if request_id is not None and self._writer is not None:
+            await running(self._writer).sent(request_id, SEND_TIMEOUT)
+        found = await self._find(response_id, request_id, owner)
+        # an upstream's id is known when its record is; a miss may wait for those on their way
+        if found is None and self._writer is not None and await running(self._writer).sent(None, SEND_TIMEOUT):
+            found = await self._find(response_id, request_id, owner)
+        return found
+
+    async def _find(self, response_id: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
         if request_id is not None:
             found = await self._by_id(request_id)
             if found is not None and found.created_by == owner:

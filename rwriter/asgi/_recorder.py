@@ -15,6 +15,7 @@ from opentelemetry import metrics
 from rwriter._failures import backoff, describe
 from rwriter.asgi._call import Call, Owner, Result
 from rwriter.asgi._lookup import response_id
+from rwriter.asgi._running import running
 from rwriter.asgi._types import Scope
 from rwriter.asgi.attribution import Attribution, api_key_of
 from rwriter.errors import WriterClosed, WriterNotOpen
@@ -117,6 +118,7 @@ class Recorder:
         task = asyncio.create_task(self._record(call), name="rwriter-capture")
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._settle(task, size))
+        running(self._writer).add_record(call.request_id, task)
 
     async def drain(self, deadline: float) -> None:
         """Wait until ``deadline`` (of the loop's clock) for what is pending, and count what is left as dropped."""

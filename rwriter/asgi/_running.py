@@ -1,4 +1,4 @@
-"""The background responses that this process runs, by the writer that will complete their rows."""
+"""What this process has in hand for a writer: background responses, and records on their way to it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _by_writer: WeakKeyDictionary[RequestsWriter, Running] = WeakKeyDictionary()
 
 
 class Running:
-    """Tasks by request id."""
+    """Background responses and records not yet sent, by request id."""
 
     def __init__(self) -> None:
         self._tasks: Final[dict[uuid.UUID, asyncio.Task[None]]] = {}
+        self._records: Final[dict[uuid.UUID, asyncio.Task[None]]] = {}
 
     def add(self, request_id: uuid.UUID, task: asyncio.Task[None]) -> None:
         """Know ``task`` until it is done."""
@@ -27,6 +28,22 @@ class Running:
         """Cancel the task of that response; whether it was running here."""
         task = self._tasks.get(request_id)
         return task is not None and task.cancel()
+
+    def add_record(self, request_id: uuid.UUID, task: asyncio.Task[None]) -> None:
+        """Know ``task``, which finds out whose a record is and sends it, until it is done."""
+        self._records[request_id] = task
+        task.add_done_callback(lambda _: self._records.pop(request_id, None))
+
+    async def sent(self, request_id: uuid.UUID | None, timeout: float) -> bool:
+        """Wait until that record is sent, or without an id all that are on their way, for at most ``timeout`` seconds.
+
+        Whether there was any.
+        """
+        found = self._records.values() if request_id is None else [self._records.get(request_id)]
+        tasks = {task for task in found if task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        return bool(tasks)
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:

@@ -33,26 +33,26 @@ class CaptureMiddleware:
     tracked request gets a UUIDv7: the app finds it in ``scope["state"]["rwriter_request_id"]``, the client in the
     response header ``x-rwriter-id`` (``resp_<uuid>``).
 
-    ========================= ================ ===============================================================
-    option                    default          meaning
-    ========================= ================ ===============================================================
-    ``attribute``             required         ``attribute(api_key, scope) -> created_by | None``, async or not, or
-                                               ``attribute_from_state()``; called after the client has its answer
-    ``paths``                 model endpoints  how tracked paths end
-    ``max_body_bytes``        8 MiB            of a larger body the size and the head are stored
-    ``zdr``                   ``None``         ``zdr(scope, created_by) -> bool``: store neither body nor error text
-    ``redact``                ``None``         ``redact(record) -> record``, before anything leaves the request
-    ``attribution_ttl``       300 s            how long an owner is remembered; 0 asks every time
-    ``attribution_negative_ttl`` 10 s          how long an unknown key is
-    ``attribution_timeout``   300 s            how long ``attribute`` is asked again while it raises
-    ``max_pending_bytes``     64 MiB           bodies of ended calls waiting for their owner or the writer; past it
-                                               calls are dropped, counted as ``overloaded``
-    ``background``            ``True``         take ``"background": true`` of ``POST /responses`` upon itself
-    ``begin_timeout``         10 s             how long a background client waits for its row before 503
-    ``background_timeout``    3600 s           how long a background response may run
-    ``background_limit``      1,000            how many run at once; past it 503
-    ``drain_timeout``         30 s             how long shutdown waits for background responses and records
-    ========================= ================ ===============================================================
+    ============================ =============== ==============================================================
+    option                       default         meaning
+    ============================ =============== ==============================================================
+    ``attribute``                required        ``attribute(api_key, scope) -> created_by | None``, async or not, or
+                                                 ``attribute_from_state()``; called after the client has its answer
+    ``paths``                    model endpoints how tracked paths end
+    ``max_body_bytes``           8 MiB           of a larger body the size and the head are stored
+    ``zdr``                      ``None``        ``zdr(scope, created_by) -> bool``: store neither body nor error text
+    ``redact``                   ``None``        ``redact(record) -> record``, before anything leaves the request
+    ``attribution_ttl``          300 s           how long an owner is remembered; 0 asks every time
+    ``attribution_negative_ttl`` 10 s            how long an unknown key is
+    ``attribution_timeout``      300 s           how long ``attribute`` is asked again while it raises
+    ``max_pending_bytes``        64 MiB          bodies of ended calls waiting for their owner or the writer; past it
+                                                 calls are dropped, counted as ``overloaded``
+    ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
+    ``begin_timeout``            10 s            how long a background client waits for its row before 503
+    ``background_timeout``       3600 s          how long a background response may run
+    ``background_limit``         1,000           how many run at once; past it 503
+    ``drain_timeout``            30 s            how long shutdown waits for background responses and records
+    ============================ =============== ==============================================================
 
     It drains when the server's lifespan ends, before the app's own shutdown closes the writer; a service without a
     lifespan calls ``aclose()``. Raises ``ValueError`` or ``TypeError`` naming the option that cannot be used.

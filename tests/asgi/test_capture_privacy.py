@@ -75,7 +75,9 @@ def broken(scope: Scope, created_by: str) -> bool:
 
 @pytest.mark.parametrize("zdr", [everything, slowly_everything, broken])
 @pytest.mark.parametrize(
-    ("app", "status"), [(answering, 200), (failing, 400), (raising, 500), (streaming, 200)], ids=str
+    ("app", "status"),
+    [(answering, 200), (failing, 400), (raising, 500), (streaming, 200)],
+    ids=["answered", "refused", "raised", "streamed"],
 )
 async def test_with_zero_retention_there_is_a_row_without_a_word(
     kit: Kit, caplog: pytest.LogCaptureFixture, zdr: Any, app: Any, status: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,12 @@ from sqlalchemy import text
 
 from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore, RequestsWriter, Spool
 from rwriter.asgi._lookup import Lookup, request_id_of, response_id
+from rwriter.asgi._types import Receive, Scope, Send
 from rwriter.store import detail_of
-from rwriter.testing import TestDbEngines
+from tests.asgi.client import OWNER, Exchange, read, say
+from tests.asgi.conftest import Capture
 from tests.driving import eventually
 from tests.integration.helpers import new_request, record
-
-
-@pytest.fixture
-def store(rwriter_engines: TestDbEngines) -> RequestStore:
-    return RequestStore(rwriter_engines)
 
 
 def ids(stored: CompletedRequest) -> list[str]:
@@ -36,6 +34,29 @@ async def test_a_record_in_the_buffer_is_found_before_it_is_stored(store: Reques
         assert writer.get(sent.request_id) is None
         assert [await lookup.find(known, "tenant-a") for known in ids(sent)] == [detail_of(sent)] * 2
         assert [await lookup.find(known, "tenant-b") for known in ids(sent)] == [None, None]
+
+
+@pytest.mark.parametrize("known", ["ours", "resp_up"])
+async def test_a_call_whose_owner_is_still_being_looked_up_is_waited_for(
+    capture: Capture, store: RequestStore, writer: RequestsWriter, known: str
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await say(send, b'{"id":"resp_up"}')
+
+    async def slow(api_key: str, scope: Scope) -> str:
+        await lookup_done.wait()
+        return OWNER
+
+    lookup_done = asyncio.Event()
+    exchange = await Exchange(capture(app, attribute=slow)).run()
+    ours = exchange.headers[b"x-rwriter-id"].decode()
+    finding = asyncio.create_task(Lookup(store, writer).find(ours if known == "ours" else known, OWNER))
+    await asyncio.sleep(0)
+    lookup_done.set()
+    found = await finding
+    assert found is not None
+    assert response_id(found.id) == ours
 
 
 async def test_a_record_in_the_spool_is_found_while_the_database_is_away(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ LATE = len(PAIRS) - len(FIRSTS)
 
 def test_the_traffic_is_what_its_generator_writes(tmp_path: Path) -> None:
     again = tmp_path / "again.jsonl"
-    subprocess.run([sys.executable, str(ROOT / "examples" / "make_traffic.py"), str(again)], check=True)
+    subprocess.run([sys.executable, "-m", "examples.make_traffic", str(again)], check=True, cwd=ROOT)
     assert again.read_bytes() == TRAFFIC.read_bytes()
 
 

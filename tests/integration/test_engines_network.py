@@ -196,3 +196,14 @@ async def test_a_host_that_is_silent_does_not_keep_the_next_host_from_being_aske
     async with DbEngines.from_url(silent_first, schema=schema, connect_timeout=2, pool_size=1) as engines:
         async with asyncio.timeout(DEADLINE):
             assert (await RequestStore(engines).persist_completed([record()])).inserted == 1
+
+
+async def test_closing_engines_whose_peer_went_silent_ends_and_leaves_no_task(proxy: TcpProxy, database: str) -> None:
+    engines = DbEngines.from_url(proxy.url(database), pool_size=2)
+    async with engines.write.connect(), engines.write.connect():
+        pass  # two connections, idle from here on
+    proxy.stall()
+    async with asyncio.timeout(DEADLINE):
+        await engines.aclose()
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]  # type: ignore[union-attr]
+    assert [name for name in names if name.startswith("Connection.")] == []

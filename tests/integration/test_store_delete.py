@@ -275,3 +275,18 @@ async def test_an_age_that_is_not_positive_is_refused(store: RequestStore, engin
 async def test_no_row_is_older_than_the_greatest_age(store: RequestStore, engine: AsyncEngine) -> None:
     await begun(engine, 2 * HOUR)
     assert await store.fail_stale(timedelta.max) == 0
+
+
+@pytest.mark.parametrize("status", [499, 504])
+async def test_a_request_given_up_cannot_come_back_with_its_late_completion_either(
+    store: RequestStore, engine: AsyncEngine, status: int
+) -> None:
+    new = new_request()
+    await store.create_realtime(new)
+    await store.persist_completed([record(request_id=new.request_id, status_code=status, response_body="given up")])
+    assert await store.delete_request(new.request_id)
+    assert await store.persist_completed([record(request_id=new.request_id)]) == SKIPPED
+    assert await store.get_request(new.request_id) is None
+    row = await one(engine, requests)
+    assert (row["state"], row["created_by"], row["response_body"]) == ("canceled", TOMBSTONE_OWNER, None)
+    assert not await template_ids(engine)

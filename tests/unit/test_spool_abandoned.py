@@ -102,3 +102,19 @@ async def test_a_cancelled_record_that_found_no_room_is_no_error_of_anyone_else(
     await spool.aclose()
     with pytest.raises(RwriterError, match="not open"):
         await spool.journal(record())
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_soon_after(tmp_path: Path, steps: int) -> None:
+    spool = Spool(tmp_path)
+    await spool.open()
+    task = asyncio.create_task(spool.journal(record()))
+    await settle_loop(1)
+    task.cancel()
+    await asyncio.wait({task})
+    await settle_loop(steps)
+    await spool.aclose()
+    again = Spool(tmp_path)
+    await again.open()
+    assert await again.count() == 0
+    await again.aclose()

@@ -1,0 +1,146 @@
+"""The app that ``bench.asgi`` measures: ``python -m bench.asgi_app KIND URL``. It prints its port when it listens."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import tempfile
+from typing import Any, Final
+
+import msgspec
+import uvicorn
+from sqlalchemy import make_url
+
+from bench.database import Database
+from bench.traffic import MODEL, RESPONSE_BYTES
+from rwriter import RequestsWriter, Spool
+from rwriter.asgi import CaptureMiddleware
+from rwriter.asgi._types import Receive, Scope, Send
+
+CHUNKS: Final = 50
+
+
+def main(kind: str, url: str) -> None:
+    """Serve until SIGTERM."""
+    # named TCP, or asyncio takes it for something else and leaves Nagle's algorithm on: 40 ms an answer
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    print(listening.getsockname()[1], flush=True)
+    with tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
+        app = Gateway() if kind == "off" else Captured(kind, url, folder)
+        config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _refusing(url: str) -> str:
+    """``url`` with a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    return make_url(url).set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+
+
+class Gateway:
+    """The app: two answers, ready made, and on ``/state`` what it says of itself."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI interface."""
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
+        elif scope["path"] == "/state":
+            await _whole(send, json.dumps(self.state()).encode())
+        else:
+            await self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- for the subclass
+        """Answer a model call."""
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        await (_streamed(send) if json.loads(body)["stream"] else _whole(send, PLAIN))
+
+    async def live(self, receive: Receive, send: Send) -> None:
+        """Begin and end with the server."""
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def state(self) -> dict[str, int]:
+        """Records not settled yet, and those that were since the last time."""
+        return {"pending": 0, "recorded": 0}
+
+
+class Captured(Gateway):
+    """The app behind the middleware."""
+
+    def __init__(self, kind: str, url: str, folder: str) -> None:
+        self._database = Database(_refusing(url) if kind == "down" else url)
+        self._options: dict[str, Any] = {} if kind == "memory" else {"spool": Spool(folder, max_bytes=1 << 33)}
+        if kind == "journal":
+            self._options["durability"] = "journal"
+        self._seen = 0
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Through the middleware, to the app."""
+        await self._middleware(scope, receive, send)
+
+    async def live(self, receive: Receive, send: Send) -> None:
+        """Keep a writer while the server lives."""
+        async with self._database.engine(3) as engine, RequestsWriter(engine, **self._options) as self._writer:
+            self._middleware = CaptureMiddleware(super().answer, self._writer, attribute=lambda *_: "bench")
+            await super().live(receive, send)
+            await self._middleware.aclose()
+
+    def state(self) -> dict[str, int]:
+        """By the accounts of the middleware and the writer; what was dropped is missing, as it should not be."""
+        capture, writer = self._middleware.stats, self._writer.stats
+        pending = capture.running + capture.pending + writer.pending
+        settled = writer.persisted + writer.spooled
+        if not pending:
+            self._seen, settled = settled, settled - self._seen
+        return {"pending": pending, "recorded": settled}
+
+
+async def _whole(send: Send, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _streamed(send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for event in STREAM:
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _completion(text: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 400, "completion_tokens": 800, "total_tokens": 1_200}
+    whole = {"id": "chatcmpl-bench", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
+    return msgspec.json.encode(whole | {"usage": usage})
+
+
+def _event(delta: dict[str, str], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    chunk = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+    return b"data: " + msgspec.json.encode(chunk | {"choices": [choice]}) + b"\n\n"
+
+
+WORDS: Final = "every word of an answer that says nothing much at all, "
+PLAIN: Final = _completion((WORDS * 100)[: RESPONSE_BYTES - len(_completion(""))])
+STREAM: Final = [
+    _event({"role": "assistant", "content": ""}),
+    *(_event({"content": WORDS}) for _ in range(CHUNKS - 3)),
+    _event({}, "stop"),
+    b"data: [DONE]\n\n",
+]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Programs beside the library: the demo's traffic is made here, and a gateway."""

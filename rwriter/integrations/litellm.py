@@ -1,0 +1,218 @@
+"""``RwriterLogger``: records litellm's calls, those of its SDK, router and proxy alike.
+
+    litellm.callbacks.append(RwriterLogger(writer))
+
+litellm pins versions of other libraries: it is not a dependency of rwriter, install it beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from rwriter._failures import describe
+from rwriter.integrations._litellm_event import completed, endpoint_of, is_async, owner_of
+from rwriter.records import CompletedRequest
+from rwriter.threaded import ThreadedWriter
+from rwriter.writer import RequestsWriter
+
+try:
+    from litellm.integrations.custom_logger import CustomLogger
+except ModuleNotFoundError as exc:
+    if exc.name != "litellm":
+        raise
+    msg = "rwriter.integrations.litellm needs the package litellm: pip install litellm"
+    raise ModuleNotFoundError(msg, name="litellm") from exc
+
+log = logging.getLogger("rwriter")
+
+Attribute = Callable[[Mapping[str, Any]], str | None]
+"""From what litellm passes to its loggers as ``kwargs`` to who made the call; ``None`` for nobody known."""
+
+
+class LoggerStats(msgspec.Struct, frozen=True):
+    """Calls by what became of them here.
+
+    ``recorded``: the writer accepted them. ``ignored``: kinds that are not recorded, and calls of nobody known where
+    there is no ``default_owner``. ``lost``: the writer had no room in time or was closed, or the logger failed.
+    """
+
+    recorded: int
+    ignored: int
+    lost: int
+
+
+class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not installed where types are checked
+    """Makes one row of each call that litellm finishes, successful or not; a stream is one row, once it is complete.
+
+    ``writer`` is a ``RequestsWriter``, and the logger then made on its event loop, or a ``ThreadedWriter``, which is
+    what litellm's proxy needs, whose configuration is loaded before there is a loop. Calls on other loops, and
+    synchronous ones, are handed over to the writer's.
+
+    ``attribute`` says who made a call, by default the user of the proxy's key, else its team. ``default_owner`` owns
+    calls of nobody known; with ``None`` they are ignored, among them what the proxy refuses to a wrong key.
+    ``timeout`` is how many seconds a record may wait for room in the writer's buffer before it is lost and counted.
+    Nothing raised here reaches the call.
+
+    What a row says: the model is the name the client asked for; the key, litellm's hash of the proxy's virtual key;
+    ``custom_id``, the id of the answer; a failed call has the status of its exception and an ``error`` object for a
+    body. A router's retries are calls of their own. A stream that the client leaves early is not reported by litellm.
+    """
+
+    def __init__(
+        self,
+        writer: RequestsWriter | ThreadedWriter,
+        *,
+        attribute: Attribute | None = None,
+        default_owner: str | None = "litellm",
+        timeout: float = 5.0,
+        **options: Any,
+    ) -> None:
+        if not timeout > 0:
+            msg = f"timeout must be a positive number of seconds, not {timeout!r}"
+            raise ValueError(msg)
+        super().__init__(**options)
+        self._target: Final = writer if isinstance(writer, ThreadedWriter) else (writer, _running_loop())
+        self._attribute: Final = attribute if attribute is not None else owner_of
+        self._default_owner: Final = default_owner
+        self._timeout: Final = timeout
+        self._sending: Final[set[asyncio.Task[None]]] = set()
+        self._lock: Final = threading.Lock()
+        self._counts: Final = {"recorded": 0, "ignored": 0, "lost": 0}
+
+    @property
+    def stats(self) -> LoggerStats:
+        """The account so far. Calls litellm has not told of yet are in none of the numbers."""
+        with self._lock:
+            return LoggerStats(**self._counts)
+
+    # -- what litellm calls
+
+    async def async_log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
+    ) -> None:
+        """A call was answered: the whole answer, for a stream too."""
+        await self._record(kwargs, response_obj, start_time, end_time)
+
+    async def async_log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
+    ) -> None:
+        """A call failed. What it failed with is in ``kwargs["exception"]``."""
+        await self._record(kwargs, response_obj, start_time, end_time)
+
+    def log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
+    ) -> None:
+        """A synchronous call was answered."""
+        self._record_sync(kwargs, response_obj, start_time, end_time)
+
+    def log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
+    ) -> None:
+        """A synchronous call failed."""
+        self._record_sync(kwargs, response_obj, start_time, end_time)
+
+    # -- inside
+
+    async def _record(self, kwargs: dict[str, Any], response: Any, started: datetime, ended: datetime) -> None:
+        record = self._made(kwargs, response, started, ended)
+        if record is None:
+            return
+        try:
+            await self._hand_over(record)
+        except BaseException as exc:
+            self._lost(exc)
+            if not isinstance(exc, Exception):
+                raise
+
+    def _record_sync(self, kwargs: dict[str, Any], response: Any, started: datetime, ended: datetime) -> None:
+        # the proxy tells of calls that it refuses twice: so, too
+        record = None if is_async(kwargs) else self._made(kwargs, response, started, ended)
+        if record is None:
+            return
+        try:
+            self._hand_over_sync(record)
+        except Exception as exc:  # noqa: BLE001 -- the call must not hear of it
+            self._lost(exc)
+
+    def _made(
+        self, kwargs: dict[str, Any], response: Any, started: datetime, ended: datetime
+    ) -> CompletedRequest | None:
+        try:
+            endpoint = endpoint_of(kwargs)
+            owner = None if endpoint is None else self._attribute(kwargs) or self._default_owner
+            if endpoint is None or owner is None:
+                self._count("ignored")
+                return None
+            return completed(kwargs, response, started, ended, endpoint=endpoint, owner=owner)
+        except Exception as exc:  # noqa: BLE001 -- the call must not hear of it
+            self._lost(exc)
+            return None
+
+    async def _hand_over(self, record: CompletedRequest) -> None:
+        if isinstance(self._target, ThreadedWriter):
+            await asyncio.to_thread(self._target.send, record, timeout=self._timeout)
+            self._count("recorded")
+            return
+        writer, loop = self._target
+        if loop is asyncio.get_running_loop():
+            await self._send(writer, record)
+            return
+        sending = self._send(writer, record)
+        try:
+            elsewhere = asyncio.run_coroutine_threadsafe(sending, loop)
+        except RuntimeError:  # that loop is closed
+            sending.close()
+            raise
+        # it may have stopped, too, and would never answer
+        async with asyncio.timeout(self._timeout):
+            await asyncio.wrap_future(elsewhere)
+
+    def _hand_over_sync(self, record: CompletedRequest) -> None:
+        if isinstance(self._target, ThreadedWriter):
+            self._target.send(record, timeout=self._timeout)
+            self._count("recorded")
+            return
+        writer, loop = self._target
+        # not waited for: the caller may be the loop's own thread, or in the middle of raising the call's error
+        loop.call_soon_threadsafe(self._begin, writer, record)
+
+    def _begin(self, writer: RequestsWriter, record: CompletedRequest) -> None:
+        task = asyncio.create_task(self._send(writer, record), name="rwriter-litellm")
+        self._sending.add(task)
+        task.add_done_callback(self._sent)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if failure is not None:
+            self._lost(failure)
+
+    async def _send(self, writer: RequestsWriter, record: CompletedRequest) -> None:
+        async with asyncio.timeout(self._timeout):
+            await writer.send(record)
+        self._count("recorded")
+
+    def _count(self, outcome: str) -> int:
+        with self._lock:
+            self._counts[outcome] += 1
+            return self._counts[outcome]
+
+    def _lost(self, exc: BaseException) -> None:
+        number = self._count("lost")
+        if number & (number - 1) == 0:  # 1, 2, 4, 8: a closed writer must not fill the log
+            log.error("litellm: a call was not recorded, %s; %d of them so far", describe(exc), number)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        msg = "make the logger where its writer's event loop runs, or give it a ThreadedWriter"
+        raise RuntimeError(msg) from None
