@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -52,13 +53,18 @@ class Lookup:
         if not 0 < len(response_id) <= NAME_LIMIT:
             return None
         request_id = request_id_of(response_id)
-        if request_id is not None and self._writer is not None:
-            await running(self._writer).sent(request_id, SEND_TIMEOUT)
+        if request_id is not None:
+            await _sent(self._on_the_way(request_id))
+        # an upstream's id is known only when its record is: a miss waits for those that were on their way before it
+        before = self._on_the_way()
         found = await self._find(response_id, request_id, owner)
-        # an upstream's id is known when its record is; a miss may wait for those on their way
-        if found is None and self._writer is not None and await running(self._writer).sent(None, SEND_TIMEOUT):
+        if found is None and before:
+            await _sent(before)
             found = await self._find(response_id, request_id, owner)
         return found
+
+    def _on_the_way(self, request_id: uuid.UUID | None = None) -> set[asyncio.Task[None]]:
+        return set() if self._writer is None else running(self._writer).on_the_way(request_id)
 
     async def _find(self, response_id: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
         if request_id is not None:
@@ -99,3 +105,8 @@ class Lookup:
             # the replica may not have heard of it yet, or not of its end
             return await search(True)  # noqa: FBT003 -- consistent
         return found
+
+
+async def _sent(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=SEND_TIMEOUT)

@@ -34,16 +34,12 @@ class Running:
         self._records[request_id] = task
         task.add_done_callback(lambda _: self._records.pop(request_id, None))
 
-    async def sent(self, request_id: uuid.UUID | None, timeout: float) -> bool:
-        """Wait until that record is sent, or without an id all that are on their way, for at most ``timeout`` seconds.
-
-        Whether there was any.
-        """
-        found = self._records.values() if request_id is None else [self._records.get(request_id)]
-        tasks = {task for task in found if task is not None}
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout)
-        return bool(tasks)
+    def on_the_way(self, request_id: uuid.UUID | None = None) -> set[asyncio.Task[None]]:
+        """The task that sends that record now, or all such tasks."""
+        if request_id is None:
+            return set(self._records.values())
+        task = self._records.get(request_id)
+        return set() if task is None else {task}
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
