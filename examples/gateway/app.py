@@ -12,8 +12,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from rwriter import DbEngines, RequestStore, RequestsWriter
-from rwriter.asgi import CaptureMiddleware, responses_app
-from rwriter.asgi.attribution import api_key_of
+from rwriter.asgi import CaptureMiddleware, api_key_of, responses_app
 
 FORWARDED: Final = ("/v1/responses", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages")
 

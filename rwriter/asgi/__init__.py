@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwriter.asgi.attribution import attribute_from_state
+from rwriter.asgi.attribution import api_key_of, attribute_from_state
 from rwriter.asgi.capture import CaptureMiddleware, CaptureStats
 
 if TYPE_CHECKING:
     from rwriter.asgi.responses import responses_app
 
-__all__ = ("CaptureMiddleware", "CaptureStats", "attribute_from_state", "responses_app")
+__all__ = ("CaptureMiddleware", "CaptureStats", "api_key_of", "attribute_from_state", "responses_app")
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Any:
     try:
         from rwriter.asgi.responses import responses_app  # noqa: PLC0415 -- a service may want the middleware alone
     except ModuleNotFoundError as exc:
-        msg = f"responses_app needs {exc.name}: pip install 'rwriter[asgi]'"
+        msg = f"responses_app needs {str(exc.name).partition('.')[0]}: pip install 'rwriter[asgi]'"
         raise ModuleNotFoundError(msg, name=exc.name) from exc
     return responses_app

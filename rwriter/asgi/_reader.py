@@ -99,7 +99,10 @@ class Reader:
         if detail.status not in ACTIVE_STATES:
             return response_object(detail, asked_id)
         # the row first: what the task writes of its own end comes second, and is skipped
-        await self._store.persist_completed([_cancellation(detail)])
+        result = await self._store.persist_completed([_cancellation(detail)])
+        if result.inserted:
+            # deleted in between: the row is not to come back as a cancelled one
+            await self._store.delete_request(detail.id, created_by=owner)
         await self._stop(detail)
         cancelled = await self._store.get_request(detail.id, consistent=True)
         if cancelled is None or cancelled.created_by != owner:

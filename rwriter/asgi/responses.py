@@ -87,7 +87,10 @@ class _Routes:
             Route(self._prefix + "/chat/completions/{id:path}", _answering(self._chat_completion), methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        # or the service's own routes, asked with another method, would answer with a redirect to one of these
+        app.router.redirect_slashes = False
+        return app
 
     async def _retrieve(self, request: Request) -> Response:
         owner = await self._owner(request)

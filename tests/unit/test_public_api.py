@@ -22,6 +22,7 @@ PUBLIC = {
         RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
         new_request_id
     """,
+    "rwriter.asgi": "CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "alembic_config check current upgrade",
@@ -49,7 +50,8 @@ def own_classes_and_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
 def public_modules() -> list[str]:
     """Every module whose name does not begin with an underscore."""
     folder = Path(rwriter.__file__).parent
-    return ["rwriter", *sorted(f"rwriter.{path.stem}" for path in folder.glob("[!_]*.py"))]
+    names = ["rwriter", *sorted(f"rwriter.{path.stem}" for path in folder.glob("[!_]*.py"))]
+    return [*names, "rwriter.asgi", *sorted(f"rwriter.asgi.{path.stem}" for path in (folder / "asgi").glob("[!_]*.py"))]
 
 
 def in_a_fresh_interpreter(program: str) -> str:
@@ -106,6 +108,14 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 def test_importing_rwriter_imports_no_tool_and_no_framework() -> None:
     program = f"import sys, rwriter, rwriter.schema, rwriter.orm; print([m for m in {HEAVY} if m in sys.modules])"
     assert in_a_fresh_interpreter(program).strip() == "[]"
+
+
+def test_the_middleware_needs_no_framework_and_the_routes_say_which_one_they_need() -> None:
+    program = f"import sys, rwriter.asgi; print([m for m in {HEAVY} if m in sys.modules])"
+    assert in_a_fresh_interpreter(program).strip() == "[]"
+    without = "import sys; sys.modules['starlette'] = None; import rwriter.asgi\n"
+    answer = in_a_fresh_interpreter(without + "try: rwriter.asgi.responses_app\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "responses_app needs starlette: pip install 'rwriter[asgi]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:
