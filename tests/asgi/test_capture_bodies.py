@@ -38,9 +38,10 @@ CODED = [
     ("gzip, br", brotli.compress(gzip.compress(TEXT.encode()))),
     ("identity", TEXT.encode()),
 ]
+NAMES = ["gzip", "gzip in two", "deflate", "bare deflate", "br", "zstd", "zstd in two", "gzip in br", "identity"]
 
 
-@pytest.mark.parametrize(("coding", "data"), CODED)
+@pytest.mark.parametrize(("coding", "data"), CODED, ids=NAMES)
 async def test_coded_bodies_are_decoded_for_storage_alone(
     capture: Capture, rows: Rows, coding: str, data: bytes
 ) -> None:
@@ -56,7 +57,7 @@ async def test_coded_bodies_are_decoded_for_storage_alone(
     assert (row.body, row.response_body, row.model) == (TEXT, TEXT, "gpt-test")
 
 
-@pytest.mark.parametrize(("coding", "data"), CODED)
+@pytest.mark.parametrize(("coding", "data"), CODED, ids=NAMES)
 @pytest.mark.parametrize("step", [1, 7])
 def test_codings_are_undone_at_any_split(coding: str, data: bytes, step: int) -> None:
     chain = decoders(coding)
@@ -89,6 +90,7 @@ def envelope(text: str | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "coding"),
     [(b"\xff\xfe\x00audio", None), (b"not gzip at all", "gzip"), (TEXT.encode(), "snappy"), (b"\xfftext", "identity")],
+    ids=["no text", "not what it says", "unknown coding", "no text, no coding"],
 )
 async def test_bytes_that_are_no_text_are_stored_whole(
     capture: Capture, rows: Rows, data: bytes, coding: str | None
