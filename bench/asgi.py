@@ -2,8 +2,10 @@
 
 The app has four servers, each a process of its own: without the middleware, with it and ``durability="memory"``, with
 ``"journal"``, and with a database that refuses connections while the spool takes its place. One client, a process too,
-asks them in turns, in another order each round: an answer of 4,000 bytes to 2,000 asked, and one streamed in 50 chunks;
-over many connections at once for the rate, over a single one for the time an answer takes when nobody else asks.
+asks them in turns, in another order each round: an answer of 4,000 bytes to 2,000 asked, and one streamed in 50 chunks.
+Over many connections at once for the rate; at a steady pace that leaves the processor half idle, as a gateway's clients
+do, for the time that an answer takes; and over a single connection that asks again at once, where a record's storing
+takes its processor time out of the next answer's.
 """
 
 from __future__ import annotations
@@ -29,18 +31,19 @@ from bench.report import machine, summary
 
 KINDS: Final = ("off", "memory", "journal", "down")
 SHAPES: Final = ("plain", "stream")
-CONNECTIONS: Final = (16, 1)
+LOADS: Final = {"16 connections": (16, 0.0), "200 a second": (4, 0.02), "1 connection": (1, 0.0)}
+"""How many connections ask, and how many seconds each waits before it asks again."""
 ROUNDS: Final = 5
 SECONDS: Final = 1.5
-"""Of each turn: every kind, shape and number of connections has one in each round."""
+"""Of each turn: every kind, shape and load has one in each round."""
 DEADLINE: Final = 60.0
 
-Rounds = dict[tuple[str, str, int], list[Turn]]
-"""By kind, shape and connections."""
+Rounds = dict[tuple[str, str, str], list[Turn]]
+"""By kind, shape and load."""
 
 
 def main() -> None:
-    """Print the medians of every kind, shape and number of connections."""
+    """Print the medians of every kind, shape and load."""
     parser = argparse.ArgumentParser(prog="python -m bench.asgi", description="The middleware under uvicorn.")
     parser.add_argument("--database-url", help="a server of your own; schema rwriter_bench is replaced in it")
     parser.add_argument("--json", type=Path, help="where the figures go")
@@ -68,7 +71,7 @@ async def _measure(url: str, seconds: float, rounds: int) -> Rounds:
                 turn = number % len(KINDS)
                 stored = 0
                 for kind in KINDS[turn:] + KINDS[:turn]:
-                    turns = {(kind, *how): client(ports[kind], *how, seconds) for how in _ways()}
+                    turns = {(kind, *how): client(ports[kind], how[0], *LOADS[how[1]], seconds) for how in _ways()}
                     answers = sum(one.answers for one in turns.values())
                     stored += _settled(ports[kind], kind, answers)
                     if number > 0:  # the first warms connections, statements, files and interpreters
@@ -79,8 +82,8 @@ async def _measure(url: str, seconds: float, rounds: int) -> Rounds:
     return found
 
 
-def _ways() -> list[tuple[str, int]]:
-    return [(shape, connections) for shape in SHAPES for connections in CONNECTIONS]
+def _ways() -> list[tuple[str, str]]:
+    return [(shape, load) for shape in SHAPES for load in LOADS]
 
 
 def _settled(port: int, kind: str, answers: int) -> int:
@@ -144,10 +147,10 @@ def _line_of(stream: IO[str] | None) -> str:
 
 def _lines(found: Rounds, rounds: int, seconds: float) -> Iterator[str]:
     yield f"{rounds} rounds of {seconds:g} s a turn, medians; differences and ratios to `off` in the same round"
-    for shape, connections in _ways():
-        yield f"{shape}, {connections} connection{'s' * (connections > 1)}"
+    for shape, load in _ways():
+        yield f"{shape}, {load}"
         for kind in KINDS:
-            turns, off = found[kind, shape, connections], found["off", shape, connections]
+            turns, off = found[kind, shape, load], found["off", shape, load]
             ratio = statistics.median(one.rate / other.rate for one, other in zip(turns, off, strict=True))
             slower = [statistics.median(_differences(turns, off, name)) for name in ("p50", "p99")]
             yield (
@@ -171,9 +174,9 @@ def _figures(found: Rounds) -> dict[str, Any]:
     return {
         "machine": machine(),
         "turns": [
-            {"kind": kind, "shape": shape, "connections": connections}
+            {"kind": kind, "shape": shape, "load": load}
             | {name: summary([getattr(one, name) for one in turns]) for name in names}
-            for (kind, shape, connections), turns in found.items()
+            for (kind, shape, load), turns in found.items()
         ],
     }
 

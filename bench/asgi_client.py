@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import statistics
 import sys
@@ -29,18 +30,18 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Each order is ``[port, "plain" or "stream", connections, seconds]``."""
+    """Each order is ``[port, "plain" or "stream", connections, pause, seconds]``."""
     for line in sys.stdin:
         print(msgspec.json.encode(asyncio.run(_turn(*json.loads(line)))).decode(), flush=True)
 
 
-async def _turn(port: int, shape: str, connections: int, seconds: float) -> Turn:
+async def _turn(port: int, shape: str, connections: int, pause: float, seconds: float) -> Turn:
     waits: list[float] = []
     request = _request(port, streamed=shape == "stream")
     began, worked = time.perf_counter(), time.process_time()
     loop = asyncio.get_running_loop()
     made = [
-        await loop.create_connection(lambda: _Asking(request, waits, began + seconds), "127.0.0.1", port)
+        await loop.create_connection(lambda: _Asking(request, waits, pause, began + seconds), "127.0.0.1", port)
         for _ in range(connections)
     ]
     for _, asking in made:
@@ -62,9 +63,10 @@ def _request(port: int, *, streamed: bool) -> bytes:
 class _Asking(asyncio.Protocol):
     """One connection, kept alive: asks, waits for the whole answer, asks again. It parses no more than it must."""
 
-    def __init__(self, request: bytes, waits: list[float], until: float) -> None:
+    def __init__(self, request: bytes, waits: list[float], pause: float, until: float) -> None:
         self._request = request
         self._waits = waits
+        self._pause = pause
         self._until = until
         self._answer = bytearray()
         self._size = 0
@@ -84,8 +86,8 @@ class _Asking(asyncio.Protocol):
         self._waits.append(now - self._began)
         if not self._answer.startswith(b"HTTP/1.1 200"):
             self._fail(f"the server answered {bytes(self._answer[:40])!r}")
-        elif now < self._until:
-            self._send()
+        elif now + self._pause < self._until:
+            self._again()
         else:
             self.ended.set_result(None)
             self._transport.close()
@@ -93,6 +95,14 @@ class _Asking(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so, unless it was meant."""
         self._fail(f"the server closed the connection: {exc!r}")
+
+    def _again(self) -> None:
+        if self._pause:
+            # not in step with the others, nor with the writer
+            pause = self._pause * random.uniform(0.5, 1.5)
+            asyncio.get_running_loop().call_later(pause, self._send)
+        else:
+            self._send()
 
     def _send(self) -> None:
         self._answer.clear()

@@ -181,7 +181,7 @@ class Reader:
     async def _on_its_way(self, detail: RequestDetail) -> bool:
         if self._writer is None:
             return False
-        if self._writer.get(detail.id) is not None:
+        if running(self._writer).on_the_way(detail.id) or self._writer.get(detail.id) is not None:
             return True
         return self._writer.spool is not None and await self._writer.spool.get(detail.id) is not None
 
