@@ -5,31 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-from uuid_utils.compat import uuid7
-
+from bench import axes, peer_asyncpg, peer_sqlalchemy
+from bench.axes import Setting
+from bench.batches import Store, Work, in_turns, one_by_one
 from bench.database import Database
 from rwriter import CompletedRequest, RequestsWriter
-from rwriter.orm import Request, RequestTemplate
-from rwriter.records import utf8_size
-from rwriter.schema import NIL_DAEMON, REALTIME_TIER
 
-BATCH: Final = 100
 DEFAULT_CONCURRENCY: Final[int] = inspect.signature(RequestsWriter).parameters["flush_concurrency"].default
-
-ORM: Final = "ORM, a commit each"
-
-Work = Callable[[], Coroutine[Any, Any, None]]
-Row = dict[str, Any]
-Driver = Any
-"""An ``asyncpg.Connection``; asyncpg ships no types."""
-
-
-_Copied = tuple[str, list[str], list[tuple[Any, ...]]]  # table, columns, rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,137 +31,103 @@ class Peer:
     share: float = 1.0
 
 
-def writer_name(connections: int) -> str:
-    """The writer's name in the report."""
-    return f"writer, {connections} in flight"
+Opened = AbstractAsyncContextManager[Peer]
 
 
-def copy_name(connections: int) -> str:
-    """The limit's name in the report."""
-    return f"COPY, {connections} at once"
+def missing() -> list[str]:
+    """Peers whose driver is not installed."""
+    return [] if importlib.util.find_spec("psycopg") is not None else [axes.PIPELINE]
+
+
+def open_peer(name: str, database: Database, setting: Setting) -> Opened:
+    """The peer of that name from ``axes``, as it is under ``setting``."""
+    return _KINDS[name](database, setting)
 
 
 @contextlib.asynccontextmanager
-async def writer(database: Database, connections: int) -> AsyncIterator[Peer]:
-    """``RequestsWriter`` with its default options, but for ``flush_concurrency``; from first send to last commit."""
+async def writer(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    """``RequestsWriter`` with its default options, but for what ``setting`` varies; from first send to last commit."""
     async with (
-        database.engine(connections) as engine,
-        RequestsWriter(engine, flush_concurrency=connections) as open_writer,
+        database.engine(setting.flushes) as engine,
+        RequestsWriter(engine, batch_size=setting.batch, flush_concurrency=setting.flushes) as open_writer,
     ):
 
         def work(records: Sequence[CompletedRequest]) -> Work:
             async def send_all() -> None:
                 for index, record in enumerate(records, 1):
                     await open_writer.send(record)
-                    if index % BATCH == 0:
+                    if index % setting.batch == 0:
                         # send() only suspends when the buffer is full; a service's handlers come and go in between
                         await asyncio.sleep(0)
                 await open_writer.flush()
 
             return send_all
 
-        yield Peer(writer_name(connections), connections, work)
+        yield Peer(axes.WRITER, setting.flushes, work)
+
+
+def _batched(name: str, store: Callable[[Any], Store]) -> Callable[[Database, Setting], Opened]:
+    """A peer that stores a batch at a time, on as many asyncpg connections as flushes are in flight."""
+
+    @contextlib.asynccontextmanager
+    async def opened(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+        async with database.drivers(setting.flushes) as drivers:
+            stores = [store(driver) for driver in drivers]
+            yield Peer(name, setting.flushes, lambda records: in_turns(stores, records, setting.batch))
+
+    return opened
 
 
 @contextlib.asynccontextmanager
-async def copy(database: Database, connections: int) -> AsyncIterator[Peer]:
-    """The limit: rows finished beforehand, ``COPY`` into both tables, one transaction a batch, no upsert."""
-    async with database.engine(connections) as engine, contextlib.AsyncExitStack() as stack:
-        drivers = [await stack.enter_async_context(_driver(engine)) for _ in range(connections)]
-
-        def work(records: Sequence[CompletedRequest]) -> Work:
-            # one iterator for all connections: each takes the next batch as soon as it is free
-            batches = _copy_batches(records)
-
-            async def copy_all() -> None:
-                async with asyncio.TaskGroup() as group:
-                    for driver in drivers:
-                        group.create_task(_copy(driver, batches))
-
-            return copy_all
-
-        yield Peer(copy_name(connections), connections, work)
+async def _limit(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    async with database.drivers(setting.flushes) as drivers:
+        yield Peer(axes.LIMIT, setting.flushes, lambda records: peer_asyncpg.copies(drivers, records, setting.batch))
 
 
 @contextlib.asynccontextmanager
-async def orm(database: Database) -> AsyncIterator[Peer]:
-    """What most services do: a session and a commit for every request, one after the other."""
-    async with database.engine(1) as engine:
-        sessions = async_sessionmaker(engine, expire_on_commit=False)
+async def _copy_upsert(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    async with database.drivers(setting.flushes) as drivers:
+        stores = [await peer_asyncpg.copy_upsert(driver) for driver in drivers]
+        yield Peer(axes.COPY_UPSERT, setting.flushes, lambda records: in_turns(stores, records, setting.batch))
 
-        def work(records: Sequence[CompletedRequest]) -> Work:
-            async def commit_all() -> None:
-                for record in records:
-                    async with sessions() as session:
-                        session.add(_mapped(record))
-                        await session.commit()
 
-            return commit_all
+def _many(name: str, *, values: bool) -> Callable[[Database, Setting], Opened]:
+    @contextlib.asynccontextmanager
+    async def opened(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+        async with database.engine(setting.flushes) as engine:
+            stores = [peer_sqlalchemy.upsert_many(engine, values=values)] * setting.flushes
+            yield Peer(name, setting.flushes, lambda records: in_turns(stores, records, setting.batch))
 
-        yield Peer(ORM, 1, work, share=0.1)
+    return opened
+
+
+def _per_request(name: str, at_once: int, share: float) -> Callable[[Database, Setting], Opened]:
+    @contextlib.asynccontextmanager
+    async def opened(database: Database, _: Setting) -> AsyncIterator[Peer]:
+        async with database.engine(at_once) as engine:
+            store = peer_sqlalchemy.session_each(engine)
+            yield Peer(name, at_once, lambda records: one_by_one(store, records, at_once), share)
+
+    return opened
 
 
 @contextlib.asynccontextmanager
-async def _driver(engine: AsyncEngine) -> AsyncIterator[Driver]:
-    async with engine.connect() as connection:
-        raw = await connection.get_raw_connection()
-        yield raw.driver_connection
+async def _pipeline(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    from bench import peer_psycopg  # noqa: PLC0415 -- its driver is in an extra
+
+    async with peer_psycopg.connected(database, setting.flushes) as stores:
+        yield Peer(axes.PIPELINE, setting.flushes, lambda records: in_turns(stores, records, setting.batch))
 
 
-async def _copy(driver: Driver, batches: Iterator[Sequence[_Copied]]) -> None:
-    for batch in batches:
-        async with driver.transaction():
-            for table, columns, rows in batch:
-                await driver.copy_records_to_table(table, columns=columns, records=rows)
-
-
-def _copy_batches(records: Sequence[CompletedRequest]) -> Iterator[Sequence[_Copied]]:
-    """What each transaction copies, in order: the foreign key wants templates first."""
-    rows = [_rows(record) for record in records]
-    return iter([_copied(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)])
-
-
-def _copied(batch: Sequence[tuple[Row, Row]]) -> list[_Copied]:
-    tables = enumerate(("request_templates", "requests"))
-    return [(table, list(batch[0][n]), [tuple(rows[n].values()) for rows in batch]) for n, table in tables]
-
-
-def _mapped(record: CompletedRequest) -> Request:
-    template_values, values = _rows(record)
-    template, request = RequestTemplate(), Request()
-    for instance, columns in ((template, template_values), (request, values)):
-        for name, value in columns.items():
-            setattr(instance, name, value)
-    request.template = template
-    return request
-
-
-def _rows(record: CompletedRequest) -> tuple[Row, Row]:
-    """The finished rows of both tables, as the writer would leave them."""
-    template = {
-        "id": uuid7(),
-        "endpoint": "",
-        "method": "POST",
-        "path": record.endpoint,
-        "model": record.model,
-        "api_key": record.api_key,
-        "body": record.request_body,
-        "body_byte_size": utf8_size(record.request_body),
-    }
-    request = {
-        "id": record.request_id,
-        "template_id": template["id"],
-        "model": record.model,
-        "state": "completed",
-        "daemon_id": NIL_DAEMON,
-        "claimed_at": record.started_at,
-        "started_at": record.started_at,
-        "completed_at": record.completed_at,
-        "response_status": record.status_code,
-        "response_body": record.response_body,
-        "response_size": utf8_size(record.response_body),
-        "service_tier": REALTIME_TIER,
-        "created_by": record.created_by,
-        "created_at": record.started_at,
-    }
-    return template, request
+_KINDS: Final[Mapping[str, Callable[[Database, Setting], Opened]]] = {
+    axes.WRITER: writer,
+    axes.LIMIT: _limit,
+    axes.THREE: _batched(axes.THREE, peer_asyncpg.three_statements),
+    axes.THREE_OWN: _batched(axes.THREE_OWN, peer_asyncpg.three_statements),
+    axes.PER_REQUEST: _per_request(axes.PER_REQUEST, 1, 0.1),
+    axes.PER_REQUEST_20: _per_request(axes.PER_REQUEST_20, 20, 0.2),
+    axes.INSERTMANY: _many(axes.INSERTMANY, values=True),
+    axes.EXECUTEMANY: _many(axes.EXECUTEMANY, values=False),
+    axes.COPY_UPSERT: _copy_upsert,
+    axes.PIPELINE: _pipeline,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -15,6 +16,7 @@ REQUEST_BYTES: Final = 2_000
 RESPONSE_BYTES: Final = 4_000
 
 MODEL: Final = "gpt-4o-mini"
+OWNER: Final = "bench"
 
 _VOCABULARY: Final = 4_000
 _LETTERS: Final = "etaoinshrdlucmfwypvbgkjqxz"
@@ -31,9 +33,11 @@ class Traffic:
         # a few common words and many rare ones, as in prose: bodies compress about as prose of their length does
         self._weights = [1 / rank for rank in range(1, _VOCABULARY + 1)]
 
-    def bodies(self, count: int) -> list[Bodies]:
-        """``count`` pairs of a request body of ``REQUEST_BYTES`` and a response body of ``RESPONSE_BYTES``."""
-        return [(self._json(_request, REQUEST_BYTES), self._json(_response, RESPONSE_BYTES)) for _ in range(count)]
+    def bodies(
+        self, count: int, *, request_bytes: int = REQUEST_BYTES, response_bytes: int = RESPONSE_BYTES
+    ) -> list[Bodies]:
+        """``count`` pairs of a request body of ``request_bytes`` and a response body of ``response_bytes``."""
+        return [(self._json(_request, request_bytes), self._json(_response, response_bytes)) for _ in range(count)]
 
     def _word(self) -> str:
         letters = self._random.choices(_LETTERS, weights=range(len(_LETTERS), 0, -1), k=self._random.randint(2, 10))
@@ -45,23 +49,27 @@ class Traffic:
         return msgspec.json.encode(shape(" ".join(words)[:room].ljust(room, "."))).decode()
 
 
-def records(bodies: Sequence[Bodies]) -> list[CompletedRequest]:
+def records(
+    bodies: Sequence[Bodies], *, new_id: Callable[[], uuid.UUID] = new_request_id, owner: str = OWNER
+) -> list[CompletedRequest]:
     """One record for each pair, with fresh ids and times."""
-    return [record(request, response) for request, response in bodies]
+    return [record(request, response, new_id=new_id, owner=owner) for request, response in bodies]
 
 
-def record(request_body: str, response_body: str) -> CompletedRequest:
+def record(
+    request_body: str, response_body: str, *, new_id: Callable[[], uuid.UUID] = new_request_id, owner: str = OWNER
+) -> CompletedRequest:
     """A request answered just now."""
     now = datetime.now(UTC)
     return CompletedRequest(
-        request_id=new_request_id(),
+        request_id=new_id(),
         status_code=200,
         request_body=request_body,
         response_body=response_body,
         model=MODEL,
         endpoint="/v1/responses",
         api_key="sk-bench",
-        created_by="bench",
+        created_by=owner,
         started_at=now - timedelta(seconds=1),
         completed_at=now,
     )

@@ -208,6 +208,36 @@ async def test_an_app_cancelled_by_its_server_leaves_a_row(capture: Capture, row
     assert (row.response_status, error_of(row.response_body)["type"]) == (499, "cancelled")
 
 
+async def test_a_server_that_breaks_while_the_request_is_read_is_heard_and_leaves_a_row(
+    capture: Capture, rows: Rows
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+
+    async def receive() -> Message:
+        raise ConnectionResetError
+
+    middleware = capture(app)
+    for path in ("/v1/embeddings", "/v1/responses"):  # read by the app, and ahead of it
+        exchange = Exchange(middleware, path=path)
+        with pytest.raises(ConnectionResetError):
+            await middleware(exchange.scope, receive, exchange._send)
+    assert [(row.path, row.response_status) for row in await rows.all(middleware)] == [
+        ("/v1/embeddings", 500), ("/v1/responses", 499),
+    ]  # fmt: skip
+
+
+async def test_a_file_that_the_server_sends_by_itself_is_an_answer_without_a_body(capture: Capture, rows: Rows) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await begin(send)
+        await send({"type": "http.response.pathsend", "path": "/tmp/answer.json"})  # noqa: S108
+
+    middleware = capture(app)
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert (row.status, row.response_body) == ("completed", "")
+
+
 @pytest.mark.parametrize("last", [True, False], ids=["closed", "abandoned"])
 async def test_a_stream_without_its_end_marker_is_a_502_with_the_part(capture: Capture, rows: Rows, last: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
     await say(send, b"{}")
 
 
-def scope_with(*headers: tuple[bytes, bytes], **state: str) -> Scope:
+def scope_with(*headers: tuple[bytes, bytes], **state: str) -> dict[str, Any]:
     return {"type": "http", "headers": list(headers), "state": state}
 
 
@@ -134,6 +135,25 @@ async def test_an_owner_is_asked_for_once_and_remembered_for_a_while() -> None:
     assert await ask(stranger) == (None, 5)
     now[0] = 111.0
     assert await ask(alice) == (OWNER, 6)
+
+
+async def test_with_no_time_to_live_every_call_asks_with_its_own_scope() -> None:
+    attribution = Attribution(lambda _key, scope: scope["path"], ttl=0)
+    for path in ("/a", "/b"):
+        assert await attribution.owner(scope_with((b"x-api-key", b"k")) | {"path": path}) == path
+
+
+async def test_an_unknown_key_is_asked_for_again_where_it_is_not_to_be_remembered() -> None:
+    asked: list[str] = []
+
+    def attribute(api_key: str, scope: Scope) -> str | None:
+        asked.append(api_key)
+        return None if len(asked) == 1 else OWNER
+
+    attribution = Attribution(attribute, negative_ttl=0)
+    scope = scope_with((b"x-api-key", b"k"))
+    assert [await attribution.owner(scope) for _ in range(3)] == [None, OWNER, OWNER]
+    assert len(asked) == 2
 
 
 async def test_a_failure_is_not_remembered() -> None:

@@ -72,6 +72,13 @@ async def test_a_record_in_the_spool_is_found_while_the_database_is_away(tmp_pat
                 await lookup.find(response_id(sent.request_id), "tenant-b")
 
 
+async def test_a_spool_that_cannot_be_read_does_not_hide_what_is_stored(store: RequestStore, tmp_path: Path) -> None:
+    stored = record()
+    await store.persist_completed([stored])
+    lookup = Lookup(store, RequestsWriter(store, spool=Spool(tmp_path)))  # neither is open
+    assert await lookup.find(response_id(stored.request_id), "tenant-a") == detail_of(stored)
+
+
 async def test_the_primary_is_asked_for_what_the_replica_does_not_have_yet(
     rwriter_database: str, empty_database: str
 ) -> None:

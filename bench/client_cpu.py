@@ -1,0 +1,120 @@
+"""The client's processor time for a record, beside asyncpg executing the very same statement with the same arrays."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bench.database import Database
+from bench.report import summary
+from bench.traffic import Bodies, records
+from rwriter import CompletedRequest, RequestsWriter, RequestStore
+from rwriter._statements import PERSIST_COMPLETED
+from rwriter.store import _arrays
+
+RAW: Final = "asyncpg"
+TRANSACTION: Final = "asyncpg, begin and commit"
+STORE: Final = "persist_completed"
+WRITER: Final = "send to commit"
+
+Batches = Sequence[Sequence[CompletedRequest]]
+Timed = Callable[[], Coroutine[Any, Any, None]]
+Way = Callable[[Batches], Timed]
+"""Prepares whatever is not to be timed and answers with the part that is."""
+
+Driver = Any
+"""An ``asyncpg.Connection``; asyncpg ships no types."""
+
+
+async def measure(database: Database, bodies: Sequence[Bodies], *, batch: int, rounds: int) -> dict[str, Any]:
+    """Microseconds of this process for a record, by way, and their ratios to ``RAW`` within each round."""
+    async with _opened(database, batch) as ways:
+        found: list[dict[str, float]] = []
+        for number in range(rounds + 1):
+            by = number % len(ways)
+            turns = [*list(ways.items())[by:], *list(ways.items())[:by]]
+            found.append({name: await _seconds(database, way, bodies, batch) / len(bodies) for name, way in turns})
+    measured = found[1:]  # the first round warms connections, statements and caches
+    return {
+        "microseconds": {name: summary([one[name] * 1e6 for one in measured]) for name in ways},
+        "ratios": {name: summary([one[name] / one[RAW] for one in measured]) for name in ways if name != RAW},
+    }
+
+
+async def _seconds(database: Database, way: Way, bodies: Sequence[Bodies], batch: int) -> float:
+    await database.empty()
+    fresh = records(bodies)
+    work = way([fresh[start : start + batch] for start in range(0, len(fresh), batch)])
+    gc.collect()
+    # processor time of this process alone, the kernel's for its sockets included; the server's is its own
+    started = time.process_time()
+    await work()
+    seconds = time.process_time() - started
+    await database.verify(len(bodies))
+    return seconds
+
+
+@contextlib.asynccontextmanager
+async def _opened(database: Database, batch: int) -> AsyncIterator[dict[str, Way]]:
+    async with database.engine(1) as raw, database.engine(1) as engine, raw.connect() as held:
+        driver = (await held.get_raw_connection()).driver_connection
+        async with RequestsWriter(engine, batch_size=batch, flush_concurrency=1) as writer:
+            yield {
+                RAW: await _raw(driver, in_transaction=False),
+                TRANSACTION: await _raw(driver, in_transaction=True),
+                STORE: _persist(engine),
+                WRITER: _send(writer),
+            }
+
+
+async def _raw(driver: Driver, *, in_transaction: bool) -> Way:
+    compiled = PERSIST_COMPLETED.compile(dialect=asyncpg_dialect())
+    names = compiled.positiontup or ()
+    prepared = await driver.prepare(str(compiled))
+
+    def way(batches: Batches) -> Timed:
+        # in id order, as records are made here
+        arrays = [[given[name] for name in names] for given in map(_arrays, batches)]
+
+        async def execute() -> None:
+            for each in arrays:
+                async with driver.transaction() if in_transaction else contextlib.nullcontext():
+                    await prepared.fetchrow(*each)
+
+        return execute
+
+    return way
+
+
+def _persist(engine: AsyncEngine) -> Way:
+    store = RequestStore(engine)
+
+    def way(batches: Batches) -> Timed:
+        async def persist() -> None:
+            for each in batches:
+                await store.persist_completed(each)
+
+        return persist
+
+    return way
+
+
+def _send(writer: RequestsWriter) -> Way:
+    def way(batches: Batches) -> Timed:
+        async def send() -> None:
+            for each in batches:
+                for record in each:
+                    writer.send_nowait(record)
+                # one flush for each batch, as everywhere else here
+                await writer.flush()
+
+        return send
+
+    return way
