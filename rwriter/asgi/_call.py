@@ -86,7 +86,6 @@ class Call:
         self._stream: _Stream | None = None
         self._ahead: deque[Message] = deque()
         self._asked = False
-        self._detached = False
         self._watch: asyncio.Task[Message] | None = None
 
     async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
@@ -138,7 +137,6 @@ class Call:
 
     def detach(self) -> None:
         """The client has its answer: that it leaves means nothing any more."""
-        self._detached = True
         if self._watch is not None:
             self._watch.cancel()
 
@@ -175,7 +173,7 @@ class Call:
             self._client_left()
 
     def _client_left(self) -> None:
-        if self.ended or self._detached:
+        if self.ended:
             return
         complete = self._stream.ended if self._stream is not None else self._has_every_byte()
         self.end(None if complete else DISCONNECTED)

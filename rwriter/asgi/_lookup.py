@@ -53,18 +53,13 @@ class Lookup:
         if not 0 < len(response_id) <= NAME_LIMIT:
             return None
         request_id = request_id_of(response_id)
-        if request_id is not None:
-            await _sent(self._on_the_way(request_id))
-        # an upstream's id is known only when its record is: a miss waits for those that were on their way before it
-        before = self._on_the_way()
+        # of a call that has ended neither owner nor upstream's id need be known: a miss waits for those on their way
+        before = set() if self._writer is None else running(self._writer).on_the_way()
         found = await self._find(response_id, request_id, owner)
         if found is None and before:
-            await _sent(before)
+            await asyncio.wait(before, timeout=SEND_TIMEOUT)
             found = await self._find(response_id, request_id, owner)
         return found
-
-    def _on_the_way(self, request_id: uuid.UUID | None = None) -> set[asyncio.Task[None]]:
-        return set() if self._writer is None else running(self._writer).on_the_way(request_id)
 
     async def _find(self, response_id: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
         if request_id is not None:
@@ -105,8 +100,3 @@ class Lookup:
             # the replica may not have heard of it yet, or not of its end
             return await search(True)  # noqa: FBT003 -- consistent
         return found
-
-
-async def _sent(tasks: set[asyncio.Task[None]]) -> None:
-    if tasks:
-        await asyncio.wait(tasks, timeout=SEND_TIMEOUT)

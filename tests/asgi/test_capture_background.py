@@ -215,6 +215,25 @@ async def test_shutdown_past_its_deadline_leaves_a_failed_row_even_of_an_app_tha
     assert (row.status, row.response_status, error_of(row.response_body)["type"]) == ("failed", 503, "server_shutdown")
 
 
+async def test_a_row_gets_its_end_though_other_calls_are_dropped_as_too_many(capture: Capture, rows: Rows) -> None:
+    async def slow_for_bob(api_key: str, scope: Scope) -> str:
+        if api_key == "sk-bob":
+            await lookup_done.wait()
+        return OWNER
+
+    lookup_done = asyncio.Event()
+    middleware = capture(answering, attribute=slow_for_bob, max_pending_bytes=10)
+    await Exchange(middleware, key="sk-bob", path="/v1/messages").run()
+    await Exchange(middleware, path="/v1/messages").run()
+    await Exchange(middleware, ASKED).run()
+    await eventually(lambda: middleware.stats.recorded == 1)
+    lookup_done.set()
+    assert sorted((row.path, row.status) for row in await rows.all(middleware)) == [
+        ("/v1/messages", "completed"), ("/v1/responses", "completed"),
+    ]  # fmt: skip
+    assert middleware.stats.dropped == {"overloaded": 1}
+
+
 @pytest.mark.parametrize("key", [None, "sk-stranger"])
 async def test_without_a_known_key_there_is_neither_row_nor_run(capture: Capture, rows: Rows, key: str | None) -> None:
     upstream = Upstream()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rwriter.asgi._call import _Stream
 from rwriter.asgi._types import Message, Receive, Scope, Send
 from tests.asgi.client import DONE, SSE, Exchange, begin, chunk, part, read, say
 from tests.asgi.conftest import Capture, Rows
@@ -276,6 +277,31 @@ async def test_an_error_frame_makes_a_failed_row_of_a_200(
     stored = json.loads(row.response_body or "")
     assert stored["error"].items() >= error.items()
     assert stored["choices"][0]["message"]["content"] == "Hel"
+
+
+async def test_an_error_frame_says_more_of_the_end_than_the_exception_after_it(capture: Capture, rows: Rows) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await begin(send, headers=SSE)
+        await part(send, b'data: {"error":{"message":"no","code":503}}\n\n')
+        raise AppError
+
+    middleware = capture(app)
+    with pytest.raises(AppError):
+        await Exchange(middleware).run()
+    assert (await rows.one(middleware)).response_status == 503
+
+
+def test_of_a_stream_that_is_understood_the_result_is_held_and_not_the_stream() -> None:
+    stream = _Stream(None, 1_000_000)
+    for _ in range(5_000):
+        stream.feed(chunk(""))
+    assert stream.known
+    assert stream._raw.kept == 0
+    strange = _Stream(None, 1_000_000)
+    for _ in range(5_000):
+        strange.feed(b'data: {"tick":1}\n\n')
+    assert not strange.known
+    assert strange._raw.kept == strange.held_bytes == 5_000 * 18
 
 
 async def test_a_whole_stream_is_stored_as_the_object_it_says_piece_by_piece(capture: Capture, rows: Rows) -> None:
