@@ -204,6 +204,10 @@ async def test_calls_past_the_bound_are_dropped_and_counted(capture: Capture, ro
     assert middleware.stats.dropped == {"overloaded": 3}
     lookup.set()
     assert len(await rows.all(middleware)) == 2
+    for _ in range(5):
+        await Exchange(middleware, b"x" * 400).run()
+        await middleware.aclose()
+    assert len(await rows.all(middleware)) == 7, "room is given back"
 
 
 async def test_a_closed_writer_is_counted_not_raised(capture: Capture, writer: RequestsWriter) -> None:

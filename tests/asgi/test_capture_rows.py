@@ -179,6 +179,19 @@ async def test_an_answer_without_a_usable_id_is_known_by_ours_alone(
         assert (await connection.execute(select(requests.c.custom_id))).scalar_one() is None
 
 
+async def test_an_app_may_answer_with_the_id_it_was_told(
+    capture: Capture, rows: Rows, rwriter_engines: TestDbEngines
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, json.dumps({"id": f"resp_{scope['state']['rwriter_request_id']}"}).encode())
+
+    middleware = capture(app)
+    await Exchange(middleware).run()
+    await rows.one(middleware)
+    async with rwriter_engines.write.connect() as connection:
+        assert (await connection.execute(select(requests.c.custom_id))).scalar_one() is None
+
+
 async def test_an_answer_that_is_an_error_is_a_failed_row_with_its_own_words(capture: Capture, rows: Rows) -> None:
     words = b'{"error":{"type":"rate_limit_error","message":"slow down"}}'
 
