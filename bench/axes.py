@@ -38,7 +38,7 @@ EVERYONE: Final = (
 
 
 class Path(enum.StrEnum):
-    """What the database has to do with a record: insert it, finish a row that was begun, or one as often as the other."""
+    """What the database does with a record: insert it, finish a row that was begun, or one as often as the other."""
 
     INSERT = "insert"
     UPDATE = "update"
@@ -81,7 +81,7 @@ BATCH: Final = Axis(
     "Records in a batch",
     {str(size): Setting(batch=size) for size in (1, 10, 100, 500, 1000)},
     _SIDE_BY_SIDE,
-    {"1": 0.3, "10": 0.7, "500": 2, "1000": 2.7},
+    {"1": 0.3, "10": 0.7, "500": 2, "1000": 3},
 )
 BODIES: Final = Axis(
     "bodies",

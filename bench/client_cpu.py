@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy import Dialect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.database import Database
 from bench.report import summary
 from bench.traffic import Bodies, records
-from rwriter import CompletedRequest, RequestsWriter, RequestStore
+from rwriter import CompletedRequest, RequestStore, RequestsWriter
 from rwriter._statements import PERSIST_COMPLETED
 from rwriter.store import _arrays
 
@@ -67,17 +66,19 @@ async def _opened(database: Database, batch: int) -> AsyncIterator[dict[str, Way
         driver = (await held.get_raw_connection()).driver_connection
         async with RequestsWriter(engine, batch_size=batch, flush_concurrency=1) as writer:
             yield {
-                RAW: await _raw(driver, in_transaction=False),
-                TRANSACTION: await _raw(driver, in_transaction=True),
+                RAW: await _raw(driver, raw.dialect, in_transaction=False),
+                TRANSACTION: await _raw(driver, raw.dialect, in_transaction=True),
                 STORE: _persist(engine),
                 WRITER: _send(writer),
             }
 
 
-async def _raw(driver: Driver, *, in_transaction: bool) -> Way:
-    compiled = PERSIST_COMPLETED.compile(dialect=asyncpg_dialect())
+async def _raw(driver: Driver, dialect: Dialect, *, in_transaction: bool) -> Way:
+    compiled = PERSIST_COMPLETED.compile(dialect=dialect)
     names = compiled.positiontup or ()
     prepared = await driver.prepare(str(compiled))
+    # preparing alone leaves the server in the middle of a request, its locks on the tables held
+    await driver.execute("SELECT 1")
 
     def way(batches: Batches) -> Timed:
         # in id order, as records are made here

@@ -1,0 +1,143 @@
+"""What the tables are like before a turn: filled with millions of rows, indexed as a claiming daemon's, rows begun."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bench.database import Database
+from rwriter import CompletedRequest, NewRequest, RequestStore
+
+_DAEMON_INDEXES: Final = (
+    "requests (state)",
+    "requests (model)",
+    "requests (batch_id)",
+    "requests (daemon_id)",
+    "requests (created_at)",
+    "requests (not_before)",
+    "requests (completed_at)",
+    "requests (service_tier)",
+    "requests (state, model)",
+    "requests (batch_id, state)",
+    "requests (state, created_at)",
+    "requests (created_at) WHERE state = 'pending'",
+    "requests (not_before) WHERE state = 'pending'",
+    "requests (model, created_at) WHERE state = 'pending'",
+    "requests (daemon_id) WHERE state IN ('claimed', 'processing')",
+    "requests (claimed_at) WHERE state = 'claimed'",
+    "requests (started_at) WHERE state = 'processing'",
+    "requests (failed_at) WHERE state = 'failed'",
+    "request_templates (file_id)",
+    "request_templates (model)",
+)
+"""Beside those the tables have: what such a daemon claims, counts and sweeps by. An inserted row is in thirteen."""
+
+
+async def add_daemon_indexes(database: Database) -> None:
+    """Make the tables those of a claiming daemon: pglz bodies and twenty more indexes."""
+    async with database.control() as connection:
+        for table, column in (("requests", "response_body"), ("requests", "error"), ("request_templates", "body")):
+            await connection.exec_driver_sql(f"ALTER TABLE {table} ALTER COLUMN {column} SET COMPRESSION pglz")
+        for index in _DAEMON_INDEXES:
+            await connection.exec_driver_sql(f"CREATE INDEX ON {index}")
+
+
+async def begin(database: Database, records: Sequence[CompletedRequest]) -> None:
+    """Rows in ``processing`` for ``records``, as a service leaves them when their requests begin."""
+    if not records:
+        return
+    async with database.engine(8) as engine:
+        store, left = RequestStore(engine), iter(records)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(8):
+                group.create_task(_begin(store, left))
+    async with database.control() as connection:
+        # a table that lives has statistics; without them a join by id may come out as a scan of the table
+        await connection.exec_driver_sql("ANALYZE requests, request_templates")
+
+
+async def _begin(store: RequestStore, left: Iterator[CompletedRequest]) -> None:
+    for record in left:
+        await store.create_realtime(
+            NewRequest(
+                request_id=record.request_id,
+                body=record.request_body,
+                model=record.model,
+                endpoint=record.endpoint,
+                method="POST",
+                path=record.endpoint,
+                api_key=record.api_key,
+                created_by=record.created_by,
+            )
+        )
+
+
+# -- rows already there
+
+_SINCE: Final = "timestamptz '{until}' - interval '30 days' * (1 - n / {rows}.0)"
+_V7: Final = (
+    "(lpad(to_hex((extract(epoch FROM {since}) * 1000)::bigint), 12, '0') || '7' || substr({random}, 1, 3) || '8'"
+    " || substr({random}, 4, 15))::uuid"
+)
+
+_FILL_TEMPLATES: Final = """
+INSERT INTO request_templates (id, endpoint, method, path, model, api_key, body, body_byte_size, created_at)
+SELECT {template}, '', 'POST', '/v1/responses', 'fill', '', '{{"input": "fill"}}', 17, {since}
+FROM generate_series(1, {rows}) AS n
+"""
+_FILL_REQUESTS: Final = """
+INSERT INTO requests (id, template_id, model, state, daemon_id, claimed_at, started_at, completed_at, response_status,
+    response_body, response_size, service_tier, created_by, created_at)
+SELECT {id}, {template}, 'fill', 'completed', '00000000-0000-0000-0000-000000000000', {since}, {since}, {since}, 200,
+    '{{"output": "fill"}}', 18, 'priority', 'fill-' || n % 1000, {since}
+FROM generate_series(1, {rows}) AS n
+"""
+
+
+async def fill(database: Database, rows: int, ids: str) -> None:
+    """``rows`` finished requests of the last thirty days, small ones, then ``VACUUM ANALYZE``.
+
+    ``ids``: those of requests; ``v4`` are all over the index, so that those to come are too. Templates' are ``v7``.
+    """
+    async with database.control() as connection:
+        until = (await connection.exec_driver_sql("SELECT now()::text")).scalar_one()
+        since = _SINCE.format(rows=rows, until=until)
+        template = _V7.format(since=since, random="md5('t' || n)")
+        request = "gen_random_uuid()" if ids == "v4" else _V7.format(since=since, random="md5('r' || n)")
+        async with _without_indexes(connection, database.schema):
+            for statement in (_FILL_TEMPLATES, _FILL_REQUESTS):
+                filled = statement.format(id=request, template=template, since=since, rows=rows)
+                await connection.exec_driver_sql(filled)
+        await connection.exec_driver_sql("VACUUM ANALYZE requests, request_templates")
+
+
+@contextlib.asynccontextmanager
+async def _without_indexes(connection: AsyncConnection, schema: str) -> AsyncIterator[None]:
+    # made afterwards they take less time, and nobody checks every row's foreign key
+    constraints = await _definitions(
+        connection,
+        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS drop,"
+        " format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))"
+        " AS make"
+        f" FROM pg_constraint WHERE connamespace = '{schema}'::regnamespace AND contype IN ('p', 'f')"
+        " AND conrelid::regclass::text IN ('requests', 'request_templates') ORDER BY contype",
+    )
+    indexes = await _definitions(
+        connection,
+        "SELECT format('DROP INDEX %I', indexname) AS drop, indexdef AS make FROM pg_indexes"
+        f" WHERE schemaname = '{schema}' AND tablename = 'requests' AND indexname <> 'requests_pkey'",
+    )
+    for drop, _ in (*constraints, *indexes):
+        await connection.exec_driver_sql(drop)
+    yield
+    for _, make in (*indexes, *reversed(constraints)):
+        await connection.exec_driver_sql(make)
+
+
+async def _definitions(connection: AsyncConnection, query: str) -> list[tuple[str, str]]:
+    result = await connection.exec_driver_sql(query)
+    return [(row["drop"], row["make"]) for row in result.mappings()]
