@@ -18,8 +18,9 @@ class PendingIndex:
     """
 
     def __init__(self) -> None:
-        self._first: Final[dict[uuid.UUID, Entry]] = {}
-        self._behind: Final[dict[uuid.UUID, deque[Entry]]] = {}
+        # by the id's number, which hashes in C: an id's own hash would be a tenth of what accepting a record costs
+        self._first: Final[dict[int, Entry]] = {}
+        self._behind: Final[dict[int, deque[Entry]]] = {}
         self._by_custom_id: Final[dict[tuple[str, str], Entry]] = {}
 
     def add(self, entry: Entry) -> bool:
@@ -27,26 +28,27 @@ class PendingIndex:
         record = entry.record
         if record.custom_id is not None:
             self._by_custom_id[record.custom_id, record.created_by] = entry
-        if record.request_id in self._first:
-            self._behind.setdefault(record.request_id, deque()).append(entry)
-            return False
-        self._first[record.request_id] = entry
-        return True
+        number = record.request_id.int
+        if self._first.setdefault(number, entry) is entry:
+            return True
+        self._behind.setdefault(number, deque()).append(entry)
+        return False
 
     def remove(self, entry: Entry) -> Entry | None:
         """Forget ``entry``; the one behind it, which may be queued now."""
         record = entry.record
         if record.custom_id is not None and self._by_custom_id.get((record.custom_id, record.created_by)) is entry:
             del self._by_custom_id[record.custom_id, record.created_by]
-        if self._first.get(record.request_id) is not entry:
+        number = record.request_id.int
+        if self._first.get(number) is not entry:
             return None
-        del self._first[record.request_id]
-        behind = self._behind.get(record.request_id)
+        del self._first[number]
+        behind = self._behind.get(number)
         if not behind:
             return None
-        following = self._first[record.request_id] = behind.popleft()
+        following = self._first[number] = behind.popleft()
         if not behind:
-            del self._behind[record.request_id]
+            del self._behind[number]
         return following
 
     def forget_order(self) -> None:
@@ -55,7 +57,7 @@ class PendingIndex:
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """The record with that id: of several the first, whose row it will be."""
-        entry = self._first.get(request_id)
+        entry = self._first.get(request_id.int)
         return None if entry is None else entry.record
 
     def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:

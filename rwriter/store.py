@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+import uuid_utils
 from sqlalchemy import Column, Executable, MetaData, Select, String, Table, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -323,7 +324,8 @@ class RequestStore:
 def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
     return {
         "id": [r.request_id for r in records],
-        "template_id": [uuid7() for _ in records],
+        # not the standard library's: they are made in a tenth of the time, and the driver asks only for their bytes
+        "template_id": [uuid_utils.uuid7() for _ in records],
         "custom_id": _sparse([r.custom_id for r in records]),
         "model": [r.model for r in records],
         "path": [r.endpoint for r in records],
