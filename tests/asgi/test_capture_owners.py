@@ -143,6 +143,18 @@ async def test_with_no_time_to_live_every_call_asks_with_its_own_scope() -> None
         assert await attribution.owner(scope_with((b"x-api-key", b"k")) | {"path": path}) == path
 
 
+async def test_with_no_time_to_live_calls_do_not_wait_for_each_other() -> None:
+    async def attribute(api_key: str, scope: Scope) -> str:
+        async with asyncio.timeout(20):
+            await together.wait()
+        return OWNER
+
+    together = asyncio.Barrier(3)
+    attribution = Attribution(attribute, ttl=0)
+    scope = scope_with((b"x-api-key", b"k"))
+    assert await asyncio.gather(*(attribution.owner(scope) for _ in range(3))) == [OWNER] * 3
+
+
 async def test_an_unknown_key_is_asked_for_again_where_it_is_not_to_be_remembered() -> None:
     asked: list[str] = []
 
