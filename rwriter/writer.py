@@ -158,13 +158,13 @@ class RequestsWriter:
         if wait not in {"accepted", "committed"}:
             msg = f"wait must be 'accepted' or 'committed', not {wait!r}"
             raise ValueError(msg)
-        entry = await (self._journal if self._options.durability == "journal" else self._channel.send)(_checked(record))
+        entry = await (self._journal if self._options.durability == "journal" else self._channel.send)(checked(record))
         if wait == "committed":
             await self._channel.settled(entry)
 
     def send_nowait(self, record: CompletedRequest) -> None:
         """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``, but never journaled."""
-        self._channel.send_nowait(_checked(record))
+        self._channel.send_nowait(checked(record))
 
     async def _journal(self, record: CompletedRequest) -> Entry:
         size = await self._channel.reserve(record)
@@ -387,7 +387,8 @@ class RequestsWriter:
         self._state = _State.CLOSED
 
 
-def _checked(record: CompletedRequest) -> CompletedRequest:
+def checked(record: CompletedRequest) -> CompletedRequest:
+    """``record``; raises ``TypeError`` for anything that is no ``CompletedRequest``."""
     if not isinstance(record, CompletedRequest):
         msg = f"record must be a CompletedRequest, not {type(record).__name__}"
         raise TypeError(msg)

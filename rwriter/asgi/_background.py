@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._failures import describe
-from rwriter.asgi._bodies import to_json
+from rwriter.asgi._bodies import peek, to_json
 from rwriter.asgi._call import CANCELLED, ID_HEADER, Call, Failure
 from rwriter.asgi._lookup import response_id
 from rwriter.asgi._recorder import Dropped, Recorder, model_of
@@ -47,7 +47,7 @@ class _Asked(msgspec.Struct):
 
 def wants_background(text: str) -> bool:
     """Whether the body of a request asks for a background response."""
-    return '"background"' in text and _asked(text).background is True
+    return '"background"' in text and peek(text, _Asked).background is True
 
 
 class Background:
@@ -64,10 +64,9 @@ class Background:
         self._calls: Final[dict[asyncio.Task[None], Call]] = {}
         self._closed = False
 
-    async def begin(self, app: ASGIApp, call: Call, send: Send) -> None:
-        """Write the row of ``call``, answer 202, and leave ``app`` running; or answer why not."""
+    async def begin(self, app: ASGIApp, call: Call, text: str, send: Send) -> None:
+        """Write the row of ``call``, asked with ``text``, answer 202, and leave ``app`` running; or answer why not."""
         call.detach()
-        text = call.request_text()
         try:
             refusal = await self._begin_row(call, text)
         except BaseException:
@@ -104,7 +103,7 @@ class Background:
     async def _begin_row(self, call: Call, text: str) -> Failure | None:
         if self._closed or len(self._calls) >= self._limit:
             return BUSY
-        if _asked(text).stream:
+        if peek(text, _Asked).stream:
             return STREAMED
         try:
             async with asyncio.timeout(self._begin_timeout):
@@ -149,13 +148,6 @@ class Background:
         # first the row's end: an app may take its time to stop, or not stop at all
         call.end(failure)
         task.cancel()
-
-
-def _asked(text: str) -> _Asked:
-    try:
-        return msgspec.json.decode(text, type=_Asked)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return _Asked()
 
 
 def _provisional(call: Call, text: str, created_by: str) -> CompletedRequest:

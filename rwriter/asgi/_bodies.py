@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from rwriter.asgi._coding import UndecodableBody, decode, decoders
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 HEAD_BYTES: Final = 64 * 1024
 """Bytes kept of a body that is larger than the limit."""
@@ -91,6 +93,14 @@ class Body:
 def to_json(value: Any) -> str:
     """Compact JSON."""
     return msgspec.json.encode(value).decode()
+
+
+def peek(text: str, fields: type[T]) -> T:
+    """The fields of a JSON object that ``fields`` names, whatever else it holds; its defaults where it is none."""
+    try:
+        return msgspec.json.decode(text, type=fields)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return fields()
 
 
 def with_error(text: str, error: dict[str, Any]) -> str:

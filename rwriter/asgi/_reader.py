@@ -156,11 +156,9 @@ class Reader:
 
     async def _stop(self, detail: RequestDetail) -> None:
         """Cancel the task that works on it here, if there is one, and wait for its end."""
-        if self._writer is None or not running(self._writer).cancel(detail.id):
-            return
-        stopping = {task for task in running(self._writer).tasks if task.cancelling()}
-        if stopping:
-            await asyncio.wait(stopping, timeout=self._settle_timeout)
+        task = None if self._writer is None else running(self._writer).cancel(detail.id)
+        if task is not None:
+            await asyncio.wait({task}, timeout=self._settle_timeout)
 
     async def _settle(self, detail: RequestDetail) -> None:
         """Wait until no record of it is on its way, which would bring the row back after it was deleted."""

@@ -13,6 +13,7 @@ import msgspec
 from opentelemetry import metrics
 
 from rwriter._failures import backoff, describe
+from rwriter.asgi._bodies import peek
 from rwriter.asgi._call import Call, Owner, Result
 from rwriter.asgi._lookup import response_id
 from rwriter.asgi._running import running
@@ -20,7 +21,7 @@ from rwriter.asgi._types import Scope
 from rwriter.asgi.attribution import Attribution, api_key_of
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import NAME_LIMIT, CompletedRequest
-from rwriter.writer import RequestsWriter
+from rwriter.writer import RequestsWriter, checked
 
 Zdr = Callable[[Scope, str], bool | Awaitable[bool]]
 """``zdr(scope, created_by)``: whether nothing of the bodies may be kept. Async or not."""
@@ -79,6 +80,7 @@ class Recorder:
     ) -> None:
         self.attribution: Final = attribution
         self._writer: Final = writer
+        self._underway: Final = running(writer)
         self._zdr: Final = zdr
         self._redact: Final = redact
         self._attribution_timeout: Final = attribution_timeout
@@ -118,7 +120,7 @@ class Recorder:
         task = asyncio.create_task(self._record(call), name="rwriter-capture")
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._settle(task, size))
-        running(self._writer).add_record(call.request_id, task)
+        self._underway.add_record(call.request_id, task)
 
     async def drain(self, deadline: float) -> None:
         """Wait until ``deadline`` (of the loop's clock) for what is pending, and count what is left as dropped."""
@@ -144,8 +146,8 @@ class Recorder:
             try:
                 answer = self._redact(record)
                 kept = await answer if inspect.isawaitable(answer) else answer
-                # a hook that mints its own record must not give it another's row
-                return msgspec.structs.replace(kept, request_id=record.request_id)
+                # a hook that mints its own record must not give it another's row, nor one that is none
+                return msgspec.structs.replace(checked(kept), request_id=record.request_id)
             except Exception as exc:  # noqa: BLE001 -- the service's own code
                 log.error("redact failed, %s: record %s is kept without bodies", describe(exc), record.request_id)
                 blank = True
@@ -219,16 +221,9 @@ class _Named(msgspec.Struct):
     model: Any = None
 
 
-def _named(text: str) -> _Named:
-    try:
-        return msgspec.json.decode(text, type=_Named)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return _Named()
-
-
 def model_of(*texts: str) -> str:
     """The ``model`` of the first of these JSON objects that names one."""
-    models = (_named(text).model for text in texts)
+    models = (peek(text, _Named).model for text in texts)
     return next((model for model in models if isinstance(model, str) and model), UNKNOWN_MODEL)
 
 
@@ -250,7 +245,7 @@ def _record_of(call: Call, result: Result, created_by: str) -> CompletedRequest:
 
 def _custom_id(text: str, call: Call) -> str | None:
     """The id that the app's answer has, where it is not our own."""
-    answered = _named(text).id
+    answered = peek(text, _Named).id
     if not isinstance(answered, str) or not 0 < len(answered) <= NAME_LIMIT:
         return None
     return None if answered == response_id(call.request_id) else answered

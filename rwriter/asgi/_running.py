@@ -24,10 +24,10 @@ class Running:
         self._tasks[request_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(request_id, None))
 
-    def cancel(self, request_id: uuid.UUID) -> bool:
-        """Cancel the task of that response; whether it was running here."""
+    def cancel(self, request_id: uuid.UUID) -> asyncio.Task[None] | None:
+        """Cancel the task of that response, and answer with it; ``None`` when it is not running here."""
         task = self._tasks.get(request_id)
-        return task is not None and task.cancel()
+        return task if task is not None and task.cancel() else None
 
     def add_record(self, request_id: uuid.UUID, task: asyncio.Task[None]) -> None:
         """Know ``task``, which finds out whose a record is and sends it, until it is done."""
@@ -40,11 +40,6 @@ class Running:
             return set(self._records.values())
         task = self._records.get(request_id)
         return set() if task is None else {task}
-
-    @property
-    def tasks(self) -> set[asyncio.Task[None]]:
-        """What runs now."""
-        return set(self._tasks.values())
 
 
 def running(writer: RequestsWriter) -> Running:

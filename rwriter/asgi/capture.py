@@ -158,8 +158,8 @@ class CaptureMiddleware:
             except BaseException:
                 call.end(DISCONNECTED)
                 raise
-            if whole and wants_background(call.request_text()):
-                await self._background.begin(self._app, call, send)
+            if whole and wants_background(text := call.request_text()):
+                await self._background.begin(self._app, call, text, send)
                 return
         await call.run(self._app, receive, send)
 

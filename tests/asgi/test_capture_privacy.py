@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, text
 
-from rwriter import CompletedRequest, DbEngines, NewRequest, RequestsWriter, Spool
+from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._types import Receive, Scope, Send
 from rwriter.schema import dead_letters
@@ -19,6 +19,7 @@ from rwriter.testing import TestDbEngines
 from tests.asgi.client import DONE, OWNER, SSE, Exchange, begin, chunk, owners, part, read, say
 from tests.asgi.conftest import Capture, Rows
 from tests.driving import eventually
+from tests.integration.helpers import new_request
 
 
 class Kit(NamedTuple):
@@ -196,7 +197,9 @@ async def test_the_hook_sees_every_record_before_it_is_stored(
     assert WORDS not in await everything_stored(rwriter_engines)
 
 
-@pytest.mark.parametrize("answer", [None, "text", NewRequest, ValueError(WORDS)])
+@pytest.mark.parametrize(
+    "answer", [None, "text", new_request(), ValueError(WORDS)], ids=["none", "text", "begun", "raised"]
+)
 async def test_where_the_hook_fails_nothing_of_the_bodies_is_kept(
     capture: Capture, rows: Rows, caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:
