@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from rwriter.schema import REALTIME_TIER
 
 OK: Final = range(200, 300)
 """Statuses of completed requests; all others are failed."""
+
+_TIMES: Final = ("created_at", "started_at", "completed_at", "failed_at")
 
 
 class PersistResult(msgspec.Struct, frozen=True):
@@ -95,12 +97,14 @@ def failure_envelope(status: int, body: str) -> str:
     return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
 
 
-def aware(row: RowMapping) -> dict[str, Any]:
+def aware(row: RowMapping | Iterable[tuple[str, Any]]) -> dict[str, Any]:
     # the driver reads PostgreSQL's infinities as naive datetimes, and makes infinities of Python's first and last
-    return {
-        name: value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
-        for name, value in row.items()
-    }
+    fields = dict(row)
+    for name in _TIMES:
+        time: datetime | None = fields[name]
+        if time is not None and time.tzinfo is None:
+            fields[name] = time.replace(tzinfo=UTC)
+    return fields
 
 
 def milliseconds(row: Mapping[str, Any]) -> float | None:
@@ -109,6 +113,5 @@ def milliseconds(row: Mapping[str, Any]) -> float | None:
     return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
 
 
-def summary_of(row: Mapping[str, Any]) -> RequestSummary:
-    fields = {name: row[name] for name in RequestSummary.__struct_fields__ if name != "duration_ms"}
-    return RequestSummary(**fields, duration_ms=milliseconds(row))
+def summary_of(fields: Mapping[str, Any]) -> RequestSummary:
+    return RequestSummary(**fields, duration_ms=milliseconds(fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,12 +12,17 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
     ColumnElement,
     DateTime,
     Executable,
     Integer,
+    Text,
     Uuid,
     bindparam,
+    false,
     func,
     literal_column,
     or_,
@@ -26,14 +32,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.expression import ClauseElement, CompoundSelect, Select
+from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
-from rwriter._statements import SUMMARY_COLUMNS, in_states, visible
+from rwriter._statements import SUMMARY_COLUMNS, constant, in_states, visible
 from rwriter.errors import InvalidCursor
 from rwriter.records import repair
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
 
 MAX_LIMIT: Final = 1_000
+SHAPES: Final = 64
+"""Statements of each kind that are kept: up to 160 kB each, and a service asks in a handful of ways."""
 
 
 class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,90 +115,162 @@ def decode_cursor(cursor: str) -> Position:
         raise InvalidCursor(msg) from exc
 
 
-def page_query(asked: RequestFilter) -> Select[Any] | CompoundSelect[Any]:
-    """The rows of one page and one more, each with ``path`` and ``is_active``."""
-    rows = asked.limit + 1
+def page_query(asked: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
+    """The rows of one page and one more, each with ``path`` and ``is_active``: a statement and its parameters."""
     position = decode_cursor(asked.cursor) if asked.cursor is not None else None
-    if not asked.active_first:
-        page = _leg(asked, position, active=False).limit(rows).offset(asked.offset)
-        return _with_path(page)
-    # Two index scans, one for the few rows in flight and one for the rest, instead of a sort of the whole table.
-    legs = []
-    if position is None or position.active:
-        legs.append(_leg(asked, position, active=True).where(in_states(ACTIVE_STATES)))
-    finished = _leg(asked, None if position is None or position.active else position, active=False)
-    legs.append(finished.where(in_states(FINISHED_STATES)))
-    ordered = [select(leg.limit(rows + asked.offset).subquery()) for leg in legs]
-    both = union_all(*ordered).subquery()
-    page = (
-        select(both)
-        .order_by(both.c.is_active.desc(), both.c.created_at.desc(), both.c.id.desc())
-        .limit(rows)
-        .offset(asked.offset)
-    )
-    return _with_path(page)
+    rows = asked.limit + 1
+    reach = rows + asked.offset
+    parameters = _values(asked) | {"rows": rows, "offset": asked.offset, "reach": reach}
+    if position is not None:
+        parameters |= {"after_created_at": position.created_at, "after_id": position.id}
+    return _page(_shape(asked), _legs(asked, position), 1 << (reach - 1).bit_length()), parameters
 
 
-def count_query(asked: RequestFilter) -> Select[int]:
+def count_query(asked: RequestFilter) -> tuple[Select[int], dict[str, Any]]:
     """How many rows match, cursor and limit aside."""
-    return select(func.count()).select_from(requests).where(*_conditions(asked))
+    return _count(_shape(asked)), _values(asked)
 
 
-def matching_query(asked: RequestFilter) -> Select[Any]:
+def matching_query(asked: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
     """The same rows as ``count_query`` counts, for the planner to estimate."""
-    return select(requests.c.id).where(*_conditions(asked))
+    return select(requests.c.id).where(*_conditions(_shape(asked))), _values(asked)
 
 
-def _conditions(asked: RequestFilter) -> list[ColumnElement[bool]]:
-    conditions = [visible()]
+class _Shape(NamedTuple):
+    """What of a filter is written in its statements. The rest are parameters, named as the fields are."""
+
+    created_by: bool
+    status: str | None
+    models: int | None
+    """How many are named: 0, 1 or more; ``None`` where the filter does not ask."""
+    created_after: bool
+    created_before: bool
+    service_tiers: int | None
+    no_tier: bool
+
+
+class _Leg(NamedTuple):
+    """One run through an index: of all rows, of those in flight or of the finished ones; after the cursor or not."""
+
+    states: tuple[str, ...] = ()
+    after: bool = False
+
+
+def _shape(asked: RequestFilter) -> _Shape:
+    models, tiers = asked.models, asked.service_tiers
+    return _Shape(
+        created_by=asked.created_by is not None,
+        status=asked.status,
+        models=None if models is None else min(len(models), 2),
+        created_after=asked.created_after is not None,
+        created_before=asked.created_before is not None,
+        service_tiers=None if tiers is None else min(sum(tier is not None for tier in tiers), 2),
+        no_tier=tiers is not None and None in tiers,
+    )
+
+
+def _values(asked: RequestFilter) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     if asked.created_by is not None:
-        conditions.append(requests.c.created_by == repair(asked.created_by))
-    if asked.status is not None:
-        conditions.append(in_states((asked.status,)))
-    if asked.models is not None:
-        conditions.append(requests.c.model.in_([repair(model) for model in asked.models]))
+        values["created_by"] = repair(asked.created_by)
+    if models := [repair(model) for model in asked.models or ()]:
+        values["models"] = _one_or_all(models)
     if asked.created_after is not None:
-        conditions.append(requests.c.created_at >= asked.created_after)
+        values["created_after"] = asked.created_after
     if asked.created_before is not None:
-        conditions.append(requests.c.created_at <= asked.created_before)
-    if asked.service_tiers is not None:
-        conditions.append(_in_tiers(asked.service_tiers))
+        values["created_before"] = asked.created_before
+    if tiers := [repair(tier) for tier in asked.service_tiers or () if tier is not None]:
+        values["service_tiers"] = _one_or_all(tiers)
+    return values
+
+
+def _one_or_all(items: list[str]) -> str | list[str]:
+    return items[0] if len(items) == 1 else items
+
+
+def _legs(asked: RequestFilter, position: Position | None) -> tuple[_Leg, ...]:
+    if not asked.active_first:
+        return (_Leg(after=position is not None),)
+    if position is not None and not position.active:
+        return (_Leg(FINISHED_STATES, after=True),)
+    # Two index scans, one for the few rows in flight and one for the rest, instead of a sort of the whole table.
+    return _Leg(ACTIVE_STATES, after=position is not None), _Leg(FINISHED_STATES)
+
+
+_TEXTS: Final = ARRAY(Text(), dimensions=1)
+_AWARE: Final = DateTime(timezone=True)
+_ROWS: Final = bindparam("rows", type_=BigInteger())
+_OFFSET: Final = bindparam("offset", type_=BigInteger())
+_REACH: Final = bindparam("reach", type_=BigInteger())
+
+
+def _conditions(shape: _Shape) -> list[ColumnElement[bool]]:
+    conditions = [visible()]
+    if shape.created_by:
+        conditions.append(requests.c.created_by == bindparam("created_by", type_=Text()))
+    if shape.status is not None:
+        conditions.append(in_states((shape.status,)))
+    if shape.models is not None:
+        conditions.append(_among(requests.c.model, "models", shape.models))
+    if shape.created_after:
+        conditions.append(requests.c.created_at >= bindparam("created_after", type_=_AWARE))
+    if shape.created_before:
+        conditions.append(requests.c.created_at <= bindparam("created_before", type_=_AWARE))
+    if shape.service_tiers is not None:
+        named = _among(requests.c.service_tier, "service_tiers", shape.service_tiers)
+        conditions.append(or_(named, requests.c.service_tier.is_(None)) if shape.no_tier else named)
     return conditions
 
 
-def _in_tiers(tiers: Sequence[str | None]) -> ColumnElement[bool]:
-    named = requests.c.service_tier.in_([repair(tier) for tier in tiers if tier is not None])
-    return or_(named, requests.c.service_tier.is_(None)) if None in tiers else named
+def _among(column: Column[Any], name: str, number: int) -> ColumnElement[bool]:
+    if number == 0:
+        # an empty array would be tried on every row
+        return false()
+    if number == 1:
+        # rows that are equal to one value come out of an index in order, those of an array do not
+        return column == bindparam(name, type_=Text())
+    return column == func.any(bindparam(name, type_=_TEXTS))
 
 
-def _leg(asked: RequestFilter, after: Position | None, *, active: bool) -> Select[Any]:
-    query = (
-        select(
-            *SUMMARY_COLUMNS,
-            requests.c.template_id,
-            literal_column("1" if active else "0", Integer).label("is_active"),
-        )
-        .where(*_conditions(asked))
-        .order_by(requests.c.created_at.desc(), requests.c.id.desc())
-    )
-    if after is None:
-        return query
-    key = tuple_(
-        bindparam("after_created_at", after.created_at, DateTime(timezone=True)),
-        bindparam("after_id", after.id, Uuid()),
-    )
-    return query.where(tuple_(requests.c.created_at, requests.c.id) < key)
+@functools.lru_cache(maxsize=SHAPES)
+def _count(shape: _Shape) -> Select[int]:
+    return select(func.count()).select_from(requests).where(*_conditions(shape))
 
 
-def _with_path(page: Select[Any]) -> Select[Any]:
+@functools.lru_cache(maxsize=SHAPES)
+def _page(shape: _Shape, legs: tuple[_Leg, ...], most: int) -> Select[Any]:
+    runs = union_all(*(_run(shape, leg, most) for leg in legs)).subquery()
+    page = select(runs).order_by(*_newest_first(runs)).limit(_ROWS).offset(_OFFSET)
     # joined after the limit: a page needs the templates of its own rows only
     rows = page.subquery("page")
     columns = [column for column in rows.c if column.name != "template_id"]
     return (
-        select(*columns, func.coalesce(request_templates.c.path, "").label("path"))
+        select(*columns, func.coalesce(request_templates.c.path, constant("")).label("path"))
         .select_from(rows.outerjoin(request_templates, rows.c.template_id == request_templates.c.id))
-        .order_by(rows.c.is_active.desc(), rows.c.created_at.desc(), rows.c.id.desc())
+        .order_by(*_newest_first(rows))
     )
+
+
+def _run(shape: _Shape, leg: _Leg, most: int) -> Select[Any]:
+    is_active = literal_column("1" if leg.states == ACTIVE_STATES else "0", Integer).label("is_active")
+    query = (
+        select(*SUMMARY_COLUMNS, requests.c.template_id, is_active)
+        .where(*_conditions(shape))
+        .order_by(requests.c.created_at.desc(), requests.c.id.desc())
+    )
+    if leg.states:
+        query = query.where(in_states(leg.states))
+    if leg.after:
+        key = tuple_(bindparam("after_created_at", type_=_AWARE), bindparam("after_id", type_=Uuid()))
+        query = query.where(tuple_(requests.c.created_at, requests.c.id) < key)
+    # Bounded twice: of a parameter alone the planner, asked for a plan that fits any value, believes that it is a tenth
+    # of the table, and sorts that. A bound in the text for every limit would be a statement for every limit.
+    bounded = query.limit(literal_column(str(most), Integer)).subquery()
+    return select(bounded).order_by(bounded.c.created_at.desc(), bounded.c.id.desc()).limit(_REACH)
+
+
+def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
+    return rows.c.is_active.desc(), rows.c.created_at.desc(), rows.c.id.desc()
 
 
 class Explain(Executable, ClauseElement):

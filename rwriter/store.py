@@ -157,16 +157,16 @@ class RequestStore:
     ) -> tuple[list[RequestSummary], str | None]:
         """``data`` and ``next_cursor`` of ``list_requests``, without counting how many there are."""
         async with self._reader(consistent=consistent).connect() as connection:
-            result = await connection.execute(_listing.page_query(asked))
-            rows = [aware(row) for row in result.mappings()]
-        page = rows[: asked.limit]
-        next_cursor = None
-        if len(rows) > asked.limit:
-            last = page[-1]
-            next_cursor = _listing.encode_cursor(
-                _listing.Position(bool(last["is_active"]), last["created_at"], last["id"])
-            )
-        return [summary_of(row) for row in page], next_cursor
+            result = await connection.execute(*_listing.page_query(asked))
+            # not as mappings: looking their names up takes as long as the query
+            names = tuple(result.keys())
+            rows = [aware(zip(names, row, strict=True)) for row in result]
+        active = [bool(row.pop("is_active")) for row in rows]
+        page = [summary_of(row) for row in rows[: asked.limit]]
+        if len(rows) <= asked.limit:
+            return page, None
+        position = _listing.Position(active[len(page) - 1], page[-1].created_at, page[-1].id)
+        return page, _listing.encode_cursor(position)
 
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Whether there was one.
@@ -353,17 +353,17 @@ async def _count(engine: AsyncEngine, asked: RequestFilter) -> tuple[int, bool]:
         # a transaction of its own: the timeout bounds whatever comes after it too, be it the end of a savepoint
         async with engine.connect() as connection:
             await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
-            count = (await connection.execute(_listing.count_query(asked))).scalar_one()
+            count = (await connection.execute(*_listing.count_query(asked))).scalar_one()
     except DBAPIError as exc:
         if sqlstate_of(exc) != _QUERY_CANCELED:
             raise
     if count is not None:
         return count, False
     async with engine.connect() as connection:
-        return await _estimate(connection, _listing.matching_query(asked)), True
+        return await _estimate(connection, *_listing.matching_query(asked)), True
 
 
-async def _estimate(connection: AsyncConnection, query: Select[Any]) -> int:
-    plan = (await connection.execute(_listing.Explain(query))).scalar_one()
+async def _estimate(connection: AsyncConnection, query: Select[Any], parameters: Mapping[str, Any]) -> int:
+    plan = (await connection.execute(_listing.Explain(query), parameters)).scalar_one()
     parsed = msgspec.json.decode(plan) if isinstance(plan, str) else plan
     return int(parsed[0]["Plan"]["Plan Rows"])

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import CompletedRequest, DbEngines, RequestStore, RequestsWriter
+from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, RequestsWriter
 from rwriter.testing import TestDbEngines
 from tests.driving import eventually
 from tests.factory import record
@@ -248,3 +248,20 @@ async def test_a_flush_is_some_calls_and_a_few_for_each_record(pooled: RequestsW
     assert (many - one) / (SIZE - 1) < 62
     # most of it is SQLAlchemy's, for a connection, BEGIN, the statement and COMMIT: 1,090
     assert one < 1_200
+
+
+async def test_a_page_is_some_calls_and_a_few_for_each_row(pooled: RequestsWriter, rwriter_database: str) -> None:
+    await flushed(pooled, batch(SIZE))
+    async with DbEngines.from_url(rwriter_database) as engines:
+        store = RequestStore(engines)
+
+        async def calls(limit: int) -> int:
+            asked = RequestFilter(limit=limit, created_by="tester", active_first=True)
+            await store.list_page(asked)
+            return min([await calls_of(lambda: store.list_page(asked)) for _ in range(3)])
+
+        one, many = await calls(1), await calls(SIZE - 1)
+    # 8: a dictionary of the row, its times looked at, and the summary made of it
+    assert (many - one) / (SIZE - 2) < 9
+    # the statement is made once, and its key reckoned once: 702, most of it SQLAlchemy's as above
+    assert one < 780

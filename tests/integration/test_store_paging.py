@@ -85,6 +85,14 @@ async def test_offset_skips_that_many_rows_of_the_listing(
 
 
 @pytest.mark.parametrize("active_first", [False, True])
+async def test_an_offset_past_everything_leads_to_an_empty_page(filled: RequestStore, active_first: bool) -> None:
+    for offset in (1_000, 2**31, 2**40):
+        page = await filled.list_requests(RequestFilter(active_first=active_first, offset=offset))
+        assert (page.data, page.next_cursor) == ([], None)
+        assert page.total_count > 0
+
+
+@pytest.mark.parametrize("active_first", [False, True])
 async def test_offset_counts_from_the_cursor(filled: RequestStore, engine: AsyncEngine, active_first: bool) -> None:
     asked = RequestFilter(limit=10, active_first=active_first)
     wanted = expected(await rows(engine, requests), asked)

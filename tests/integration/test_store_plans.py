@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import RequestFilter, RequestStore
@@ -93,10 +93,11 @@ class Plans:
         if "requests" in statement:
             self._statements.append((statement, parameters))
 
-    async def of(self, call: Awaitable[Any], *, counting: bool = False) -> list[dict[str, Any]]:
+    async def of(self, call: Awaitable[Any], *, counting: bool = False, generic: bool = False) -> list[dict[str, Any]]:
         """Every node of the plans of the statements that ``call`` makes, run once more and rolled back.
 
-        Of those that count a listing's rows, or of the others.
+        Of those that count a listing's rows, or of the others. ``generic`` plans are made without the parameters, as
+        the server does for prepared statements that it thinks them good enough for.
         """
         self._statements.clear()
         await call
@@ -105,10 +106,24 @@ class Plans:
         nodes: list[dict[str, Any]] = []
         async with self._engine.connect() as connection:
             for statement, parameters in statements:
-                explained = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
-                plan = (await connection.exec_driver_sql(explained, parameters)).scalar_one()
+                explain = "EXPLAIN (ANALYZE, FORMAT JSON)"
+                if generic:
+                    run = await prepared(connection, statement, parameters)
+                    found = await connection.exec_driver_sql(f"{explain} {run}")
+                else:
+                    found = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+                plan = found.scalar_one()
                 nodes += walk((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
         return nodes
+
+
+async def prepared(connection: AsyncConnection, statement: str, parameters: Sequence[Any]) -> str:
+    """Prepare ``statement``, never to be planned for its values; answers with the SQL that runs it."""
+    await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+    await connection.exec_driver_sql(f"PREPARE explained AS {statement}")
+    values = [f"{{{','.join(value)}}}" if isinstance(value, list) else value for value in parameters]
+    given = ", ".join(f"'{value}'" for value in values)
+    return f"EXECUTE explained({given})"
 
 
 def walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -194,11 +209,12 @@ async def test_a_clients_own_id_is_one_look_into_the_index_of_those_ids(
     ],
     ids=str,
 )
+@pytest.mark.parametrize("generic", [False, True], ids=["planned for its values", "planned for any values"])
 async def test_a_page_reads_its_own_rows_and_sorts_no_table(
-    store: RequestStore, plans: Plans, asked: dict[str, Any], skip: int, index: str
+    store: RequestStore, plans: Plans, asked: dict[str, Any], skip: int, index: str, generic: bool
 ) -> None:
     cursor = await deep_cursor(store, skip, **asked) if skip else None
-    nodes = await plans.of(store.list_page(RequestFilter(limit=LIMIT, cursor=cursor, **asked)))
+    nodes = await plans.of(store.list_page(RequestFilter(limit=LIMIT, cursor=cursor, **asked)), generic=generic)
     found = scans(nodes)
     assert "Seq Scan" not in {scan.how for scan in found}
     assert index in {scan.how for scan in found}
