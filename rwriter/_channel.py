@@ -116,7 +116,8 @@ class Channel:
 
     def send_nowait(self, record: CompletedRequest) -> Entry:
         """Accept ``record`` or raise ``ChannelFull``. Senders already waiting come first."""
-        self.check_accepting()
+        if self._refusal is not None or not self._open:
+            self.check_accepting()
         size = record.text_bytes
         if self._senders or not self._fits(size):
             msg = (
@@ -124,7 +125,8 @@ class Channel:
                 f"{self.max_bytes} bytes; await send(), or raise channel_capacity or channel_bytes"
             )
             raise ChannelFull(msg)
-        self._reserve(size)
+        self._used += 1
+        self._used_bytes += size
         return self.accept(record, size)
 
     async def send(self, record: CompletedRequest) -> Entry:
@@ -165,9 +167,9 @@ class Channel:
 
     def accept(self, record: CompletedRequest, size: int) -> Entry:
         """Put ``record`` into the queue, in the room reserved for it."""
-        entry = Entry(record, size, self._accepted, self._clock())
-        self._accepted += 1
-        self._order[entry.seq] = entry
+        seq = self._accepted
+        entry = self._order[seq] = Entry(record, size, seq, self._clock())
+        self._accepted = seq + 1
         if self._index.add(entry):
             self._enqueue(entry)
         return entry
@@ -289,7 +291,8 @@ class Channel:
     def _enqueue(self, entry: Entry) -> None:
         self._queue.append(entry)
         self._queued_bytes += entry.size
-        self._wake_taker()
+        if self._takers:
+            self._wake_taker()
 
     def _fits(self, size: int) -> bool:
         # a record over the byte budget passes alone, or it would wait for ever

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+
+import msgspec
 
 from rwriter.records import CompletedRequest
 
 
-class Entry:
-    """One accepted record and what is known of it."""
+# made for every record, by C and out of sight of the garbage collector: nothing an entry refers to refers back to it
+# but its waiter, through the frame of who waits, until it is settled
+class Entry(msgspec.Struct, eq=False, gc=False):
+    """One accepted record and what is known of it. ``spool_seq``: its number in the spool, when a copy is there too."""
 
-    __slots__ = ("accepted_at", "record", "seq", "settled", "size", "spool_seq", "waiter")
-
-    def __init__(self, record: CompletedRequest, size: int, seq: int, accepted_at: float) -> None:
-        self.record: Final = record
-        self.size: Final = size
-        self.seq: Final = seq
-        self.accepted_at: Final = accepted_at
-        self.settled = False
-        # its number in the spool, when a copy is there too
-        self.spool_seq: int | None = None
-        self.waiter: asyncio.Future[None] | None = None
+    record: CompletedRequest
+    size: int
+    seq: int
+    accepted_at: float
+    settled: bool = False
+    spool_seq: int | None = None
+    waiter: asyncio.Future[None] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -86,15 +85,17 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def text_bytes(self) -> int:
         """Memory this record's texts hold, in bytes: what the channel's byte budget is charged."""
-        return (
-            sys.getsizeof(self.response_body)
-            + sys.getsizeof(self.request_body)
-            + sys.getsizeof(self.model)
-            + sys.getsizeof(self.endpoint)
-            + sys.getsizeof(self.created_by)
-            + sys.getsizeof(self.api_key)
-            + (0 if self.custom_id is None else sys.getsizeof(self.custom_id))
+        texts = (
+            self.response_body,
+            self.request_body,
+            self.model,
+            self.endpoint,
+            self.created_by,
+            self.api_key,
+            self.custom_id or "",
         )
+        # sys.getsizeof() says the same of a text, in three times the time
+        return sum(map(str.__sizeof__, texts))
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
