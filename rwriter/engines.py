@@ -47,9 +47,13 @@ class DbEngines:
 
     Engines handed to the constructor are never disposed here. ``from_url`` makes engines that this object owns:
     ``aclose()``, or leaving ``async with``, disposes them.
+
+    ``direct=True`` says that no pooler in transaction mode is between these engines and PostgreSQL: a flush is then one
+    statement that commits by itself, in one round trip instead of three. Such a pooler may send the two halves of a
+    prepared statement to two servers, unless a transaction holds them together. ``from_url`` knows.
     """
 
-    def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None) -> None:
+    def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None, *, direct: bool = False) -> None:
         for name, engine in (("primary", primary), ("replica", replica)):
             if not isinstance(engine, AsyncEngine) and (name == "primary" or engine is not None):
                 msg = f"{name} must be a sqlalchemy AsyncEngine, not {type(engine).__name__}; see DbEngines.from_url"
@@ -57,6 +61,7 @@ class DbEngines:
         self._write = primary
         self._read = replica if replica is not None else primary
         self._owned: tuple[AsyncEngine, ...] = ()
+        self.direct: Final = direct
 
     @classmethod
     def from_url(  # noqa: PLR0913 -- every option of the two engines, keyword-only
@@ -71,6 +76,7 @@ class DbEngines:
         connect_timeout: float = 10.0,
         statement_timeout: float = 30.0,
         pgbouncer: bool = False,
+        synchronous_commit: bool = True,
         application_name: str = "rwriter",
     ) -> Self:
         """Engines for ``postgresql://`` or ``postgresql+asyncpg://`` URLs, several hosts included.
@@ -80,6 +86,11 @@ class DbEngines:
         and ``statement_timeout`` are seconds and bound every wait, so that a peer that stops answering without closing
         costs seconds. ``pgbouncer=True`` is for a pooler in transaction mode: no prepared statement outlives its
         transaction and nothing is asked of the session.
+
+        ``synchronous_commit=False`` lets PostgreSQL answer before a commit is on its disk. Batches of one gain a third,
+        batches of 100 nothing; a crash of the server loses what it had acknowledged in the last half second or so
+        (three times its ``wal_writer_delay``), and no retry brings that back, as nobody knows. It is set for the
+        session: behind a pooler use ``ALTER ROLE ... SET synchronous_commit = off`` instead.
 
         Raises ``ValueError`` for a URL or an option that cannot be used.
         """
@@ -91,6 +102,10 @@ class DbEngines:
             if not seconds > 0:
                 msg = f"{name} must be a positive number of seconds, not {seconds!r}"
                 raise ValueError(msg)
+
+        if pgbouncer and not synchronous_commit:
+            msg = "synchronous_commit=False needs a session; with pgbouncer use ALTER ROLE ... SET synchronous_commit"
+            raise ValueError(msg)
 
         # SQLAlchemy reads 0 and -1 as "no limit"
         for name, count, least in (("pool_size", pool_size, 1), ("max_overflow", max_overflow, 0)):
@@ -114,6 +129,8 @@ class DbEngines:
                 # a transaction whose client vanished would keep its rows locked until the server's TCP gives up, in
                 # hours: their redelivery waits for them, and so does everything behind it
                 settings.setdefault("idle_in_transaction_session_timeout", str(math.ceil(statement_timeout * 1000)))
+                if not synchronous_commit:
+                    settings["synchronous_commit"] = "off"
                 options = {"pool_size": pool_size, "max_overflow": max_overflow, "pool_timeout": pool_timeout}
             # hide_parameters: they are bodies, and errors are logged
             engine = create_async_engine(parsed, connect_args=connect_args, hide_parameters=True, **options)
@@ -121,7 +138,7 @@ class DbEngines:
 
         primary = make(url)
         replica = make(replica_url) if replica_url is not None else None
-        engines = cls(primary, replica)
+        engines = cls(primary, replica, direct=not pgbouncer)
         engines._owned = (primary,) if replica is None else (primary, replica)
         _owned_engines.update(engines._owned)
         return engines

@@ -130,7 +130,8 @@ def rwriter_engines(rwriter_database: str) -> TestDbEngines:
 
     url, connect_args = connect_arguments(rwriter_database)
     # no pool: its connections would belong to the event loop of one test, and need it to close
-    return TestDbEngines(create_async_engine(url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True))
+    engine = create_async_engine(url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True)
+    return TestDbEngines(engine, direct=True)
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from uuid_utils.compat import uuid7
 
 from rwriter import _listing, _statements
+from rwriter._connections import Connections
 from rwriter._details import (
     OK,
     PersistResult,
@@ -32,7 +32,7 @@ from rwriter._details import (
 )
 from rwriter._failures import sqlstate_of
 from rwriter._listing import RequestFilter
-from rwriter.engines import EngineProvider, as_provider, in_schema
+from rwriter.engines import EngineProvider
 from rwriter.errors import RequestExists, SchemaOutdated
 from rwriter.records import CompletedRequest, NewRequest, repair, utf8_size
 from rwriter.schema import HEAD_REVISION, VERSION_TABLE, metadata
@@ -46,7 +46,6 @@ _UNIQUE_VIOLATION = "23505"
 _UNDEFINED_TABLE = "42P01"
 _UNDEFINED_COLUMN = "42703"
 _QUERY_CANCELED = "57014"
-_READ_ONLY = "25006"
 _LONGEST = timedelta(days=365_000)  # PostgreSQL reckons no further back than 4713 BC
 
 # a service that lists rwriter's migrations in its own version_locations records them in its own table
@@ -63,9 +62,7 @@ class RequestStore:
     """
 
     def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
-        provider = as_provider(engines)
-        self._write = in_schema(provider.write, schema)
-        self._read = in_schema(provider.read, schema)
+        self._connections: Final = Connections(engines, schema)
 
     async def create_realtime(self, new: NewRequest) -> None:
         """Insert a row in ``processing``, to be finished by ``persist_completed``. Raises ``RequestExists``."""
@@ -87,7 +84,7 @@ class RequestStore:
             "created_by": new.created_by,
         }
         try:
-            async with self._transaction() as connection:
+            async with self._connections.transaction() as connection:
                 await connection.execute(_statements.INSERT_TEMPLATE, template)
                 await connection.execute(_statements.INSERT_PROCESSING, request)
         except IntegrityError as exc:
@@ -109,14 +106,15 @@ class RequestStore:
         if not unique:
             return PersistResult(0, 0, 0)
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
-        ordered = [unique[key] for key in sorted(unique)]
-        async with self._transaction() as connection:
-            row = (await connection.execute(_statements.PERSIST_COMPLETED, _arrays(ordered))).one()
+        arrays = _arrays([unique[key] for key in sorted(unique)])
+        async with self._connections.statement() as connection:
+            sql, names = self._persist_sql
+            row = (await connection.exec_driver_sql(sql, tuple(arrays[name] for name in names))).one()
         return PersistResult(row.inserted, row.written - row.inserted, len(records) - row.written)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Which of ``ids`` have a finished row of this library's kind. Asked of the primary."""
-        async with self._write.connect() as connection:
+        async with self._connections.write.connect() as connection:
             return set((await connection.execute(_statements.SELECT_FINISHED_IDS, {"ids": list(ids)})).scalars())
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
@@ -133,7 +131,7 @@ class RequestStore:
             "error": repair(error),
             "payload": payload,
         }
-        async with self._transaction() as connection:
+        async with self._connections.transaction() as connection:
             await connection.execute(_statements.INSERT_DEAD_LETTER, letter)
 
     async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
@@ -149,14 +147,14 @@ class RequestStore:
         """One page of the rows that match ``asked``. See ``RequestFilter`` for the order and the bounds."""
         asked = asked if asked is not None else RequestFilter()
         data, next_cursor = await self.list_page(asked, consistent=consistent)
-        total, is_estimate = await _count(self._reader(consistent=consistent), asked)
+        total, is_estimate = await _count(self._connections.reader(consistent=consistent), asked)
         return RequestPage(data, total, is_estimate, next_cursor)
 
     async def list_page(
         self, asked: RequestFilter, *, consistent: bool = False
     ) -> tuple[list[RequestSummary], str | None]:
         """``data`` and ``next_cursor`` of ``list_requests``, without counting how many there are."""
-        async with self._reader(consistent=consistent).connect() as connection:
+        async with self._connections.query(consistent=consistent) as connection:
             result = await connection.execute(*_listing.page_query(asked))
             # not as mappings: looking their names up takes as long as the query
             names = tuple(result.keys())
@@ -175,7 +173,7 @@ class RequestStore:
         ``canceled``, invisible to readers, so that the completion cannot bring the data back.
         """
         owner = None if created_by is None else repair(created_by)
-        async with self._transaction() as connection:
+        async with self._connections.transaction() as connection:
             row = (
                 await connection.execute(_statements.LOCK_FOR_DELETE, {"request_id": request_id, "owner": owner})
             ).one_or_none()
@@ -212,7 +210,7 @@ class RequestStore:
             msg = f"limit must be at least 1, not {limit}"
             raise ValueError(msg)
         left = limit
-        for chunk in (partial(self._remove_requests, lock), partial(self._remove_letters, letters)):
+        for chunk in (functools.partial(self._remove_requests, lock), functools.partial(self._remove_letters, letters)):
             while left:
                 size = min(left, _statements.ID_CHUNK)
                 number = await chunk(asked | {"size": size})
@@ -222,7 +220,7 @@ class RequestStore:
         return limit - left
 
     async def _remove_requests(self, lock: Executable, asked: dict[str, Any]) -> int:
-        async with self._transaction() as connection:
+        async with self._connections.transaction() as connection:
             found = (await connection.execute(lock, asked)).all()
             unsettled = [row.id for row in found if row.unsettled]
             settled = [row.id for row in found if not row.unsettled]
@@ -233,7 +231,7 @@ class RequestStore:
         return len(found)
 
     async def _remove_letters(self, statement: Executable, asked: dict[str, Any]) -> int:
-        async with self._transaction() as connection:
+        async with self._connections.transaction() as connection:
             return (await connection.execute(statement, asked)).rowcount
 
     async def fail_stale(self, older_than: timedelta) -> int:
@@ -250,7 +248,7 @@ class RequestStore:
         error = msgspec.json.encode({"type": "Abandoned", "details": {"older_than_seconds": seconds}}).decode()
         total = 0
         while True:
-            async with self._transaction() as connection:
+            async with self._connections.transaction() as connection:
                 result = await connection.execute(_statements.FAIL_STALE, {"older_than": older_than, "error": error})
             total += result.rowcount
             if result.rowcount < _statements.ID_CHUNK:
@@ -272,7 +270,7 @@ class RequestStore:
     async def _every_column_is_there(self) -> bool:
         # a service's revision that merges ours or depends on it takes its place in the service's version table
         try:
-            async with self._write.connect() as connection:
+            async with self._connections.write.connect() as connection:
                 for table in metadata.sorted_tables:
                     await connection.execute(select(table).limit(0))
         except DBAPIError as exc:
@@ -283,7 +281,7 @@ class RequestStore:
 
     async def _revisions(self, table: Table) -> Sequence[str]:
         try:
-            async with self._write.connect() as connection:
+            async with self._connections.write.connect() as connection:
                 return (await connection.execute(select(table.c.version_num))).scalars().all()
         except DBAPIError as exc:
             if sqlstate_of(exc) == _UNDEFINED_TABLE:
@@ -293,32 +291,28 @@ class RequestStore:
     @property
     def has_replica(self) -> bool:
         """Whether reads go elsewhere than writes, where a row just written may be missing."""
-        return self._read.sync_engine.pool is not self._write.sync_engine.pool
+        return self._connections.read.sync_engine.pool is not self._connections.write.sync_engine.pool
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._write.connect() as connection:
-            try:
-                async with connection.begin():
-                    yield connection
-            except DBAPIError as exc:
-                if sqlstate_of(exc) == _READ_ONLY:
-                    # a primary that became a standby: the connection is sound and useless, and the pool cannot know
-                    await connection.invalidate()
-                raise
+    @functools.cached_property
+    def _persist_sql(self) -> tuple[str, tuple[str, ...]]:
+        # compiled once: on each execution SQLAlchemy would walk the whole statement to find what it compiled before.
+        # Only when connected the dialect knows its server
+        engine = self._connections.write
+        tables = engine.get_execution_options().get("schema_translate_map")
+        compiled = _statements.PERSIST_COMPLETED.compile(
+            dialect=engine.dialect, schema_translate_map=tables, render_schema_translate=tables is not None
+        )
+        return str(compiled), tuple(compiled.positiontup or ())
 
     async def _detail(
         self, query: Select[Any], parameters: Mapping[str, Any], *, consistent: bool
     ) -> RequestDetail | None:
-        async with self._reader(consistent=consistent).connect() as connection:
+        async with self._connections.query(consistent=consistent) as connection:
             row = (await connection.execute(query, parameters)).mappings().one_or_none()
         if row is None:
             return None
         fields = aware(row)
         return RequestDetail(**fields, duration_ms=milliseconds(fields))
-
-    def _reader(self, *, consistent: bool) -> AsyncEngine:
-        return self._write if consistent else self._read
 
 
 def _arrays(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._postgres import THROWAWAY, PostgresServer
@@ -15,12 +17,13 @@ class TestDbEngines:
     """A provider over one test engine, whose ``read`` opens only read-only transactions.
 
     A write routed to the reader fails in the test (SQLSTATE 25006) instead of in production, where ``read`` is a
-    replica. The engine stays its owner's: it is never disposed here.
+    replica. The engine stays its owner's: it is never disposed here. ``direct`` as in ``DbEngines``.
     """
 
     __test__ = False  # the name begins with Test: pytest, this is no test case
 
-    def __init__(self, engine: AsyncEngine, *, schema: str | None = None) -> None:
+    def __init__(self, engine: AsyncEngine, *, schema: str | None = None, direct: bool = False) -> None:
+        self.direct: Final = direct
         self._write = in_schema(engine, schema)
         self._read = self._write.execution_options(postgresql_readonly=True)
 

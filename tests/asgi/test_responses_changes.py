@@ -43,7 +43,9 @@ async def test_a_deleted_response_is_gone_with_its_template(store: RequestStore)
         answer = await client.delete("/v1/responses/resp_upstream")
         assert answer.json() == {"id": "resp_upstream", "object": "response", "deleted": True}
         assert (await client.delete("/v1/responses/resp_upstream")).status_code == 404
-    assert await rows(store._write, requests) == await rows(store._write, request_templates) == []
+    assert (
+        await rows(store._connections.write, requests) == await rows(store._connections.write, request_templates) == []
+    )
 
 
 async def test_the_official_client_deletes_without_a_word(store: RequestStore) -> None:
@@ -64,7 +66,7 @@ async def test_a_deleted_response_does_not_come_back_from_the_buffer(store: Requ
             assert (await client.delete(url)).status_code == 200
             assert (await client.get(url)).status_code == 404
         assert writer.stats.persisted == 1
-    assert await rows(store._write, requests) == []
+    assert await rows(store._connections.write, requests) == []
 
 
 async def test_a_record_that_is_only_in_the_spool_cannot_be_deleted_yet(tmp_path: Path) -> None:
@@ -93,10 +95,10 @@ async def test_the_official_client_cancels_a_background_response(store: RequestS
         assert (response.id, response.status, response.background) == (response_id(new.request_id), "cancelled", True)
         assert response == await client.responses.retrieve(response_id(new.request_id))
         assert response == await client.responses.cancel(response_id(new.request_id))
-    row = await one(store._write, requests)
+    row = await one(store._connections.write, requests)
     assert (row["state"], row["response_status"], row["created_by"]) == ("failed", 499, OWNER)
     # what was asked stays as it was
-    assert (await one(store._write, request_templates))["body"] == new.body
+    assert (await one(store._connections.write, request_templates))["body"] == new.body
 
 
 async def test_what_a_cancelled_response_still_answers_comes_too_late(store: RequestStore) -> None:
@@ -127,7 +129,7 @@ async def test_one_that_finished_while_its_row_waits_is_not_cancelled_any_more(s
         async with official_client(responses_app(store, writer=writer, attribute=owners)) as client:
             response = await client.responses.cancel(response_id(new.request_id))
     assert (response.status, response.output_text) == ("completed", "hi there")
-    assert (await one(store._write, requests))["state"] == "completed"
+    assert (await one(store._connections.write, requests))["state"] == "completed"
 
 
 async def test_only_background_responses_can_be_cancelled(store: RequestStore) -> None:
@@ -139,7 +141,7 @@ async def test_only_background_responses_can_be_cancelled(store: RequestStore) -
             with pytest.raises(BadRequestError) as refused:
                 await client.responses.cancel(response_id(request_id))
             assert refused.value.type == "invalid_request_error"
-    assert (await one(store._write, requests, new.request_id))["state"] == "processing"
+    assert (await one(store._connections.write, requests, new.request_id))["state"] == "processing"
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
@@ -171,5 +173,5 @@ async def test_the_task_that_works_on_it_here_is_stopped(
     else:
         assert after.status_code == 404
         # a blanked row stays, or what the task says of its end would come back as a row
-        (left,) = await rows(store._write, requests)
+        (left,) = await rows(store._connections.write, requests)
         assert (left["state"], left["response_body"], left["created_by"]) == ("canceled", None, "")

@@ -194,7 +194,7 @@ async def test_the_listing_is_filtered_by_status_and_models(store: RequestStore)
     begun = new_request(created_by=OWNER, model="d")
     await store.persist_completed([a, b, c, failed])
     await store.create_realtime(begun)
-    engine = store._write
+    engine = store._connections.write
     claimed = {"daemon_id": new_request_id(), "claimed_at": STARTED, "state": "claimed"}
     queued = [
         await insert_request(engine, created_by=OWNER, created_at=STARTED + timedelta(days=number), **columns)

@@ -54,10 +54,10 @@ async def test_a_foreign_id_answers_like_an_unknown_one_to_the_byte(
 ) -> None:
     finished = response_record(created_by=OWNER, custom_id="resp_upstream")
     chat = chat_record({"content": "hi"}, created_by=OWNER, custom_id="chatcmpl-1")
-    new, batched = begun(), await insert_request(store._write, batch_id=new_request_id())
+    new, batched = begun(), await insert_request(store._connections.write, batch_id=new_request_id())
     await store.persist_completed([finished, chat])
     await store.create_realtime(new)
-    before = await snapshot(store._write)
+    before = await snapshot(store._connections.write)
     async with RequestsWriter(store, linger=60) as writer:
         buffered = response_record(created_by=OWNER, custom_id="resp_buffered")
         await writer.send(buffered)
@@ -73,9 +73,9 @@ async def test_a_foreign_id_answers_like_an_unknown_one_to_the_byte(
                 answer = await client.request(method, path.format(id=asked), headers=headers)
                 assert (answer.status_code, answer.content) == (404, unknown.content)
                 assert answer.headers.items() == unknown.headers.items()
-    assert await snapshot(store._write) != before  # the buffered one has its row by now
-    assert {row["state"] for row in await rows(store._write, requests, new.request_id)} == {"processing"}
-    assert len(await rows(store._write, requests)) == 5
+    assert await snapshot(store._connections.write) != before  # the buffered one has its row by now
+    assert {row["state"] for row in await rows(store._connections.write, requests, new.request_id)} == {"processing"}
+    assert len(await rows(store._connections.write, requests)) == 5
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

@@ -1,4 +1,4 @@
-"""A proxy that resets connections in the middle of COMMIT: the moment at which nobody can know what happened."""
+"""A proxy that resets connections in the middle of a commit: the moment at which nobody can know what happened."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from types import TracebackType
 from typing import Final, Self
 
 _CHUNK: Final = 65_536
-# asyncpg ends a transaction with a simple Query message of its own
+# asyncpg begins and ends a transaction with simple Query messages of its own
+_BEGIN: Final = b"BEGIN;\0"
 _COMMIT: Final = b"COMMIT;\0"
+_ROLLBACK: Final = b"ROLLBACK;\0"
+# outside of one it is the Sync that commits what was executed
+_SYNC: Final = b"S\0\0\0\x04"
+_EXECUTE: Final = b"E\0\0\0\x09\0\0\0\0\0" + _SYNC
 
 
 class Moment(enum.Enum):
@@ -25,7 +30,7 @@ class Moment(enum.Enum):
 
 
 class CommitCutter:
-    """Forwards 127.0.0.1:``port`` to a server and cuts the line at the COMMITs for which ``moments`` has a moment."""
+    """Forwards 127.0.0.1:``port`` to a server and cuts the line at the commits for which ``moments`` has a moment."""
 
     def __init__(self, host: str, port: int, moments: Iterator[Moment | None]) -> None:
         self._target: Final = (host, port)
@@ -83,17 +88,24 @@ class CommitCutter:
         to_server: asyncio.StreamWriter,
     ) -> None:
         answering = asyncio.create_task(_copy(server, to_client))
+        committing = _EXECUTE
         try:
             while data := await client.read(_CHUNK):
-                moment = next(self._moments, None) if data.endswith(_COMMIT) else None
+                moment = next(self._moments, None) if data.endswith(committing) else None
+                if data.endswith((_BEGIN, _COMMIT, _ROLLBACK)):
+                    committing = _COMMIT if data.endswith(_BEGIN) else _EXECUTE
                 if moment is not None:
                     self.cuts[moment] += 1
                 if moment is Moment.UNHEARD:
                     self._unheard.append(to_server)
                 if moment in {Moment.BEFORE, Moment.UNHEARD}:
+                    if committing is _EXECUTE:
+                        # the server executes it, and waits for the word to commit
+                        to_server.write(data.removesuffix(_SYNC))
+                        await to_server.drain()
                     return
                 if moment is Moment.AFTER:
-                    # the answer to COMMIT is read here, and goes no further
+                    # the answer to the commit is read here, and goes no further
                     answering.cancel()
                     await asyncio.wait({answering})
                 to_server.write(data)

@@ -43,7 +43,8 @@ def engines(database: str, schema: str | None) -> TestDbEngines:
     """The engine swap on ``database``: its ``read`` refuses writes."""
     url, connect_args = connect_arguments(database)
     # no pool: its connections would belong to the event loop of one test, and need it to close
-    return TestDbEngines(create_async_engine(url, connect_args=connect_args, poolclass=NullPool), schema=schema)
+    engine = create_async_engine(url, connect_args=connect_args, poolclass=NullPool)
+    return TestDbEngines(engine, schema=schema, direct=True)
 
 
 @pytest.fixture

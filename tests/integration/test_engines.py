@@ -234,6 +234,15 @@ async def test_the_server_is_told_who_connects(rwriter_database: str, query: str
         assert await run_sql(engines.write, "SHOW application_name") == [(name,)]
 
 
+async def test_commits_wait_for_the_disk_unless_told_not_to(rwriter_database: str) -> None:
+    for waits, setting in ((True, "on"), (False, "off")):
+        async with DbEngines.from_url(rwriter_database, synchronous_commit=waits) as engines:
+            async with engines.write.connect() as connection:
+                assert (await connection.execute(text("SHOW synchronous_commit"))).scalar_one() == setting
+    with pytest.raises(ValueError, match="ALTER ROLE"):
+        DbEngines.from_url(rwriter_database, pgbouncer=True, synchronous_commit=False)
+
+
 async def test_the_read_engine_of_a_test_provider_refuses_writes_and_the_write_engine_does_not(
     engines: TestDbEngines,
 ) -> None:

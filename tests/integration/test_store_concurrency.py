@@ -170,7 +170,7 @@ async def test_a_redelivery_after_a_lost_commit_acknowledgement_changes_nothing(
             await gatekeeper.execute(select(func.pg_advisory_lock(GATE)))
             call = asyncio.create_task(RequestStore(engines).persist_completed(batch))
             # the server is in the middle of the commit when the line breaks; it ends it all the same
-            await eventually(lambda: lock_waits(engine, "COMMIT"))
+            await eventually(lambda: lock_waits(engine, "WITH"))
             proxy.drop()
             with pytest.raises(Exception) as lost:  # noqa: PT011 -- whatever the driver says, it must be transient
                 await call

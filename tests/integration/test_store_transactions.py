@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter._failures import sqlstate_of
+from rwriter.engines import connect_arguments, in_schema
 from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
 from rwriter.schema import dead_letters, requests
-from rwriter.testing import THROWAWAY, PostgresServer
+from rwriter.testing import THROWAWAY, PostgresServer, TestDbEngines
 from tests.integration.helpers import (
     in_state,
     insert_request,
@@ -46,7 +47,7 @@ class StatementLog:
             lines = log.read().splitlines()
             self._seen = log.tell()
         mine = [line.split("LOG:", 1)[1] for line in lines if line.startswith(f"{APPLICATION}|LOG:")]
-        return [line.split(": ", 1)[1].split()[0].rstrip(";") for line in mine]
+        return [(line.split(": ", 1)[1].split() or [""])[0].rstrip(";") for line in mine]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,26 @@ async def test_a_batch_of_any_size_is_one_statement_in_one_transaction(
 
     await counted.persist_completed([record(request_id=begun.request_id), done, *(record() for _ in range(size))])
 
-    assert statements.new() == ["BEGIN", "WITH", "COMMIT"]
+    assert statements.new() == ["WITH"]
+
+
+async def test_engines_not_said_to_be_direct_have_a_transaction_begun_around_the_statement(
+    counted: RequestStore, counted_url: str, schema: str | None, statements: StatementLog
+) -> None:
+    url, connect_args = connect_arguments(counted_url)
+    connect_args |= {"server_settings": {"application_name": APPLICATION}}
+    engine = in_schema(create_async_engine(url, connect_args=connect_args), schema)
+    try:
+        for store in (RequestStore(engine), RequestStore(DbEngines(engine)), RequestStore(TestDbEngines(engine))):
+            await store.persist_completed([record()])
+            statements.new()
+            await store.persist_completed([record()])
+            assert statements.new() == ["BEGIN", "WITH", "COMMIT"]
+        direct = RequestStore(DbEngines(engine, direct=True))
+        await direct.persist_completed([record()])
+        assert statements.new() == ["WITH"]
+    finally:
+        await engine.dispose()
 
 
 async def test_an_empty_batch_asks_nothing_of_the_server(counted: RequestStore, statements: StatementLog) -> None:
@@ -109,7 +129,7 @@ async def test_create_realtime_is_one_transaction(counted: RequestStore, stateme
 
 async def test_get_request_is_one_statement(counted: RequestStore, statements: StatementLog) -> None:
     await counted.get_request(new_request_id())
-    assert statements.new() == ["BEGIN", "SELECT", "ROLLBACK"]
+    assert statements.new() == ["SELECT"]
 
 
 async def test_a_batch_with_a_row_the_database_refuses_is_not_stored_at_all(

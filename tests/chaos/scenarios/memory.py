@@ -24,6 +24,9 @@ BODY = 50_000
 CHANNEL = 4 * MIB
 SMALL = {"channel_bytes": CHANNEL, "batch_size": 20}
 
+UNHEARD = 2 * 20
+"""Records of two flushes: what can be stored without the writer knowing when the line is cut."""
+
 GROWTH = 96 * MIB
 """Bytes a service may grow by. The buffer, its batches encoded for the database and for the spool, and what an
 allocator keeps are well within it; the records of a scenario, if they were kept, are not."""
@@ -67,7 +70,8 @@ async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float 
             report = await service.terminate()
     note = f"{grown // MIB:+} MiB; {report.stats.dropped} dropped and counted"
     outcome = await tally("outage at full input, no spool: memory", service.told, url, note=note)
-    assert outcome.lost == report.stats.dropped
+    # what was on its way when the line was cut may be stored, and its answer was not heard
+    assert report.stats.dropped - UNHEARD <= outcome.lost <= report.stats.dropped
     assert grown < GROWTH, note
     return outcome
 
