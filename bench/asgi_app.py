@@ -90,7 +90,10 @@ class Captured(Gateway):
 
     async def live(self, receive: Receive, send: Send) -> None:
         """Keep a writer while the server lives."""
-        async with self._database.engine(3) as engine, RequestsWriter(engine, **self._options) as self._writer:
+        async with (
+            self._database.engines(3) as engines,
+            RequestsWriter(engines, **self._options) as self._writer,
+        ):
             self._middleware = CaptureMiddleware(super().answer, self._writer, attribute=lambda *_: "bench")
             await super().live(receive, send)
             await self._middleware.aclose()

@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Dialect
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.database import Database
 from bench.report import summary
 from bench.traffic import Bodies, records
-from rwriter import CompletedRequest, RequestStore, RequestsWriter
+from rwriter import CompletedRequest, DbEngines, RequestStore, RequestsWriter
 from rwriter._statements import PERSIST_COMPLETED
 from rwriter.store import _arrays
 
@@ -62,13 +61,13 @@ async def _seconds(database: Database, way: Way, bodies: Sequence[Bodies], batch
 
 @contextlib.asynccontextmanager
 async def _opened(database: Database, batch: int) -> AsyncIterator[dict[str, Way]]:
-    async with database.engine(1) as raw, database.engine(1) as engine, raw.connect() as held:
+    async with database.engine(1) as raw, database.engines(1) as engines, raw.connect() as held:
         driver = (await held.get_raw_connection()).driver_connection
-        async with RequestsWriter(engine, batch_size=batch, flush_concurrency=1) as writer:
+        async with RequestsWriter(engines, batch_size=batch, flush_concurrency=1) as writer:
             yield {
                 RAW: await _raw(driver, raw.dialect, in_transaction=False),
                 TRANSACTION: await _raw(driver, raw.dialect, in_transaction=True),
-                STORE: _persist(engine),
+                STORE: _persist(engines),
                 WRITER: _send(writer),
             }
 
@@ -94,8 +93,8 @@ async def _raw(driver: Driver, dialect: Dialect, *, in_transaction: bool) -> Way
     return way
 
 
-def _persist(engine: AsyncEngine) -> Way:
-    store = RequestStore(engine)
+def _persist(engines: DbEngines) -> Way:
+    store = RequestStore(engines)
 
     def way(batches: Batches) -> Timed:
         async def persist() -> None:

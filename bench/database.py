@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from rwriter import migrate
+from rwriter import DbEngines, migrate
 from rwriter.engines import connect_arguments
 from rwriter.schema import request_templates, requests
 from rwriter.testing import PostgresServer
@@ -30,13 +31,26 @@ _SETTINGS: Final = (
 
 
 @contextlib.contextmanager
-def server(url: str | None) -> Iterator[str]:
-    """``url``, or that of an embedded server with PostgreSQL's own default settings, gone afterwards."""
+def server(url: str | None, bin_dir: Path | None = None) -> Iterator[str]:
+    """``url``, or that of a server with PostgreSQL's own default settings, gone afterwards.
+
+    ``bin_dir``: where its programs are; the embedded ones where it is ``None``.
+    """
     if url is not None:
         yield url
         return
-    with PostgresServer() as embedded:
-        yield embedded.url()
+    with PostgresServer(bin_dir) as own:
+        yield own.url()
+
+
+ProcessorTimes = Mapping[int, float]
+
+
+def used(before: ProcessorTimes | None, after: ProcessorTimes | None) -> float | None:
+    """Seconds of processor time between the two."""
+    if before is None or after is None:
+        return None
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +77,24 @@ class Database:
         return make_url(self._url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     @contextlib.asynccontextmanager
-    async def engine(self, connections: int) -> AsyncIterator[AsyncEngine]:
-        """An engine that holds up to ``connections``; the same settings for every peer."""
-        engine = self._engine(connections)
+    async def engine(
+        self, connections: int, *, arguments: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[AsyncEngine]:
+        """An engine that holds up to ``connections``; the same settings for every peer.
+
+        ``arguments``: of the driver's, beside those.
+        """
+        engine = self._engine(connections, arguments)
         try:
             yield engine
         finally:
             await engine.dispose()
+
+    @contextlib.asynccontextmanager
+    async def engines(self, connections: int) -> AsyncIterator[DbEngines]:
+        """The same for the library, told what ``DbEngines.from_url`` knows: that there is no pooler."""
+        async with self.engine(connections) as engine:
+            yield DbEngines(engine, direct=True)
 
     @contextlib.asynccontextmanager
     async def drivers(self, connections: int) -> AsyncIterator[list[Any]]:
@@ -111,6 +136,13 @@ class Database:
             position = "pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
             return int((await connection.exec_driver_sql(f"SELECT {position}")).scalar_one())
 
+    async def processor_times(self) -> ProcessorTimes | None:
+        """Seconds of processor time so far, by process of the server; ``None`` for one that is not on this machine."""
+        async with self.control() as connection:
+            pids = (await connection.exec_driver_sql("SELECT pid FROM pg_stat_activity")).scalars().all()
+        times = {pid: _processor_time(pid) for pid in pids}
+        return {pid: seconds for pid, seconds in times.items() if seconds is not None} or None
+
     async def verify(self, expected: int, *, owner: str | None = None) -> Stored:
         """Raise ``AssertionError`` unless ``expected`` finished rows are there, each with its template.
 
@@ -139,11 +171,24 @@ class Database:
             shown = [await connection.exec_driver_sql(f"SHOW {name}") for name in _SETTINGS]
             return {name: result.scalar_one() for name, result in zip(_SETTINGS, shown, strict=True)}
 
-    def _engine(self, connections: int) -> AsyncEngine:
+    def _engine(self, connections: int, more: Mapping[str, Any] | None = None) -> AsyncEngine:
         url, arguments = connect_arguments(self._url)
+        arguments |= more or {}
         arguments["server_settings"] = arguments.get("server_settings", {}) | {"search_path": self.schema}
         return create_async_engine(url, connect_args=arguments, pool_size=connections, max_overflow=0)
 
     async def _execute(self, statement: str) -> None:
         async with self.control() as connection:
             await connection.exec_driver_sql(statement)
+
+
+def _processor_time(pid: int) -> float | None:
+    process = Path(f"/proc/{pid}")
+    try:
+        # where the server is another machine's, its pids are strangers here, or nobody
+        if not (process / "comm").read_text().startswith("postgres"):
+            return None
+        # in nanoseconds, where times in /proc/<pid>/stat are in hundredths of a second
+        return int((process / "schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        return None

@@ -66,7 +66,10 @@ async def _round(database: Database, kind: str, bodies: Sequence[Bodies], waits:
     await database.empty()
     fresh = records(bodies)
     with tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
-        async with database.engine(3) as engine, RequestsWriter(engine, **_options(kind, folder)) as writer:
+        async with (
+            database.engines(3) as engines,
+            RequestsWriter(engines, **_options(kind, folder)) as writer,
+        ):
             began = time.perf_counter()
             left = iter(fresh)
             await asyncio.gather(*(_handler(writer, left, waits) for _ in range(HANDLERS)))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Final
 
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bench.database import Database
+from bench.tables import without_indexes
 
 LARGE_OWNER: Final = "tenant-0"
 """A sixth of all rows; the others have fewer and fewer, down to a few thousand."""
@@ -66,27 +62,8 @@ async def fill(database: Database, rows: int) -> None:
     values = {"rows": rows, "rare": max(1, rows // 200), "rare_model": RARE_MODEL, "large": LARGE_OWNER}
     async with database.control() as connection:
         await connection.exec_driver_sql("SELECT setseed(0.5)")
-        async with _without_indexes(connection):
+        async with without_indexes(connection, database.schema):
             for statement in _FILL.format(**values).split(";"):
                 await connection.exec_driver_sql(statement)
         await connection.exec_driver_sql("VACUUM ANALYZE requests, request_templates")
     await database.checkpoint()
-
-
-@contextlib.asynccontextmanager
-async def _without_indexes(connection: AsyncConnection) -> AsyncIterator[None]:
-    """Made afterwards they take a fraction of the time; primary keys stay, their rows come in order."""
-    query = (
-        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema()"
-        " AND tablename = 'requests' AND indexname NOT LIKE '%%_pkey'"
-    )
-    indexes = (await connection.exec_driver_sql(query)).all()
-    with contextlib.suppress(DBAPIError):  # for superusers: the foreign key is right by construction
-        await connection.exec_driver_sql("SET session_replication_role = replica")
-    for index in indexes:
-        await connection.exec_driver_sql(f"DROP INDEX {index.indexname}")
-    yield
-    for index in indexes:
-        await connection.exec_driver_sql(index.indexdef)
-    with contextlib.suppress(DBAPIError):
-        await connection.exec_driver_sql("RESET session_replication_role")

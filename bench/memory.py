@@ -73,8 +73,8 @@ def _in_a_process(url: str, kind: str) -> dict[str, Any]:
 
 async def _measure(url: str, kind: str) -> dict[str, Any]:
     database, tail = Database(url), KINDS[kind]
-    async with database.tables(), database.engine(DEFAULT_CONCURRENCY) as engine:
-        async with RequestsWriter(engine, drain_timeout=DEADLINE) as writer:
+    async with database.tables(), database.engines(DEFAULT_CONCURRENCY) as engines:
+        async with RequestsWriter(engines, drain_timeout=DEADLINE) as writer:
             _fill(writer, tail, WARM_UP)
             await writer.flush(DEADLINE)
             async with _locked(database) as blocked:

@@ -48,22 +48,24 @@ def open_peer(name: str, database: Database, setting: Setting) -> Opened:
 async def writer(database: Database, setting: Setting) -> AsyncIterator[Peer]:
     """``RequestsWriter`` with its default options, but for what ``setting`` varies; from first send to last commit."""
     async with (
-        database.engine(setting.flushes) as engine,
-        RequestsWriter(engine, batch_size=setting.batch, flush_concurrency=setting.flushes) as open_writer,
+        database.engines(setting.flushes) as engines,
+        RequestsWriter(engines, batch_size=setting.batch, flush_concurrency=setting.flushes) as open_writer,
     ):
+        yield Peer(axes.WRITER, setting.flushes, lambda records: sent(open_writer, records, setting.batch))
 
-        def work(records: Sequence[CompletedRequest]) -> Work:
-            async def send_all() -> None:
-                for index, record in enumerate(records, 1):
-                    await open_writer.send(record)
-                    if index % setting.batch == 0:
-                        # send() only suspends when the buffer is full; a service's handlers come and go in between
-                        await asyncio.sleep(0)
-                await open_writer.flush()
 
-            return send_all
+def sent(open_writer: RequestsWriter, records: Sequence[CompletedRequest], batch: int) -> Work:
+    """From the first ``send`` to the last commit."""
 
-        yield Peer(axes.WRITER, setting.flushes, work)
+    async def send_all() -> None:
+        for index, record in enumerate(records, 1):
+            await open_writer.send(record)
+            if index % batch == 0:
+                # send() only suspends when the buffer is full; a service's handlers come and go in between
+                await asyncio.sleep(0)
+        await open_writer.flush()
+
+    return send_all
 
 
 def _batched(name: str, store: Callable[[Any], Store]) -> Callable[[Database, Setting], Opened]:

@@ -67,13 +67,13 @@ def _options() -> argparse.Namespace:
 
 async def _measure(url: str, *, rows: int, calls: int) -> dict[str, Any]:
     database = Database(url)
-    async with database.tables(), database.engine(1) as engine:
+    async with database.tables(), database.engines(1) as engines:
         started = time.perf_counter()
         await fill(database, rows)
         seconds = round(time.perf_counter() - started, 1)
         print(f"{rows:,} rows with their templates, made in {seconds:g} s\nmilliseconds: p50, p99, max (calls)")
-        store, found = RequestStore(engine), {}
-        for name, goal, call in await _kinds(store, engine, database, rows):
+        store, found = RequestStore(engines), {}
+        for name, goal, call in await _kinds(store, engines.read, database, rows):
             figures = await _timed(call, calls) | {"goal_p99_ms": goal}
             _print(name, figures)
             found[name] = figures

@@ -76,7 +76,7 @@ async def _turn(database: Database, bodies: Sequence[Bodies], *, backlog: int) -
     with tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
         spool = await _filled(Path(folder), bodies, backlog)
         # a connection for each flush, and one for the replay
-        async with database.engine(3) as engine, RequestsWriter(engine, spool=spool) as writer:
+        async with database.engines(3) as engines, RequestsWriter(engines, spool=spool) as writer:
             await _begun(writer, backlog)
             replayed, began = writer.stats.replayed, time.perf_counter()
             for record in fresh:

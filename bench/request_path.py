@@ -58,7 +58,10 @@ async def _measure(url: str, *, flushes: int, rounds: int) -> dict[str, Any]:
     database, traffic = Database(url), Traffic()
     bodies = traffic.bodies(flushes * BATCH)
     async with database.tables():
-        async with database.engine(1) as engine, RequestsWriter(engine, batch_size=BATCH, flush_concurrency=1) as one:
+        async with (
+            database.engines(1) as engines,
+            RequestsWriter(engines, batch_size=BATCH, flush_concurrency=1) as one,
+        ):
             handed = await front_door.measure(one, bodies[: 50 * BATCH])
             await database.empty()
             lag = await loop_lag.measure(one, bodies, batch=BATCH)

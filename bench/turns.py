@@ -8,11 +8,11 @@ import gc
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from bench import tables
 from bench.axes import THREE_OWN, Axis, Path, Setting
-from bench.database import SCHEMA, Database, Stored
+from bench.database import SCHEMA, Database, Stored, used
 from bench.peers import Peer, missing, open_peer
 from bench.traffic import Bodies, Traffic, records
 from rwriter import CompletedRequest, new_request_id
@@ -20,16 +20,22 @@ from rwriter import CompletedRequest, new_request_id
 WARM_UP: Final = 0.2
 """Of the records of a turn: connections are opened and statements prepared before anything counts."""
 
+T = TypeVar("T")
+
 Key = tuple[str, str]
 """Label of the point, name of the peer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What a turn took. ``cpu_us``: processor time of this process a record; ``wal_bytes``: WAL written a record."""
+    """What a turn took. ``cpu_us``: processor time of this process a record; ``wal_bytes``: WAL written a record.
+
+    ``server_us``: the server's processor time a record, where the server runs on this machine.
+    """
 
     rate: float
     cpu_us: float
+    server_us: float | None
     wal_bytes: float
     records: int
     connections: int
@@ -84,8 +90,8 @@ async def measure(axis: Axis, grounds: Grounds, *, rounds: int, count: int) -> R
     async with contextlib.AsyncExitStack() as stack:
         cases = await _open(axis, grounds, stack, count)
         for case in cases:
-            await _turn(case, case.bodies[: max(20, int(len(case.bodies) * WARM_UP))])
-        return [{case.key: await _turn(case, case.bodies) for case in _rotated(cases, n)} for n in range(rounds)]
+            await turn(case, case.bodies[: max(20, int(len(case.bodies) * WARM_UP))])
+        return [{case.key: await turn(case, case.bodies) for case in rotated(cases, n)} for n in range(rounds)]
 
 
 async def _open(axis: Axis, grounds: Grounds, stack: contextlib.AsyncExitStack, count: int) -> list[Case]:
@@ -102,7 +108,8 @@ async def _open(axis: Axis, grounds: Grounds, stack: contextlib.AsyncExitStack, 
     return cases
 
 
-async def _turn(case: Case, bodies: Sequence[Bodies]) -> Figure:
+async def turn(case: Case, bodies: Sequence[Bodies]) -> Figure:
+    """One turn on empty tables: ``bodies`` stored and timed, the rows counted."""
     database, setting = case.database, case.setting
     owner = f"bench-{uuid.uuid4()}"
     await (database.checkpoint() if setting.filled else database.empty())
@@ -110,20 +117,24 @@ async def _turn(case: Case, bodies: Sequence[Bodies]) -> Figure:
     given = records(bodies, new_id=new_id, owner=owner)
     await tables.begin(database, _begun(given, setting.path))
     work, wal = case.peer.work(given), await database.wal_position()
+    server = await database.processor_times()
     gc.collect()
     cpu, started = time.process_time(), time.perf_counter()
     await work()
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     number, wal = len(given), await database.wal_position() - wal
+    spent = used(server, await database.processor_times())
     stored = await database.verify(number, owner=owner)
-    return Figure(number / seconds, cpu / number * 1e6, wal / number, number, case.peer.connections, stored)
+    server_us = None if spent is None else spent / number * 1e6
+    return Figure(number / seconds, cpu / number * 1e6, server_us, wal / number, number, case.peer.connections, stored)
 
 
 def _begun(given: Sequence[CompletedRequest], path: Path) -> Sequence[CompletedRequest]:
     return {Path.INSERT: given[:0], Path.UPDATE: given, Path.MIXED: given[::2]}[path]
 
 
-def _rotated(cases: Sequence[Case], number: int) -> list[Case]:
+def rotated(cases: Sequence[T], number: int) -> list[T]:
+    """The order of round ``number``."""
     # a step of one would leave every peer behind the same one in all rounds but one
     by = number * 3 % len(cases)
     turned = [*cases[by:], *cases[:by]]
