@@ -49,8 +49,9 @@ class DbEngines:
     ``aclose()``, or leaving ``async with``, disposes them.
 
     ``direct=True`` says that no pooler in transaction mode is between these engines and PostgreSQL: a flush is then one
-    statement that commits by itself, in one round trip instead of three. Such a pooler may send the two halves of a
-    prepared statement to two servers, unless a transaction holds them together. ``from_url`` knows.
+    statement that commits by itself, in one round trip instead of three. Such a pooler promises to keep together what
+    is in a transaction; that it keeps preparing and executing together too, as asyncpg does not end its request in
+    between, is not relied upon. ``from_url`` knows.
     """
 
     def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None, *, direct: bool = False) -> None:

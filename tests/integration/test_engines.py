@@ -234,6 +234,12 @@ async def test_the_server_is_told_who_connects(rwriter_database: str, query: str
         assert await run_sql(engines.write, "SHOW application_name") == [(name,)]
 
 
+def test_only_engines_with_no_pooler_in_between_are_direct() -> None:
+    url = "postgresql://gateway@db/gateway"
+    assert DbEngines.from_url(url).direct
+    assert not DbEngines.from_url(url, pgbouncer=True).direct
+
+
 async def test_commits_wait_for_the_disk_unless_told_not_to(rwriter_database: str) -> None:
     for waits, setting in ((True, "on"), (False, "off")):
         async with DbEngines.from_url(rwriter_database, synchronous_commit=waits) as engines:
