@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, RequestStore
-from rwriter._failures import Kind, failure_of
+from rwriter._failures import Kind, failure_of, sqlstate_of
 from rwriter.engines import connect_arguments, schema_of
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
@@ -254,6 +255,14 @@ async def test_the_read_engine_of_a_test_provider_refuses_writes_and_the_write_e
 ) -> None:
     assert await run_sql(engines.read, "SHOW transaction_read_only") == [("on",)]
     assert await run_sql(engines.write, "SHOW transaction_read_only") == [("off",)]
+
+
+async def test_the_store_reads_in_read_only_transactions_of_a_test_provider(rwriter_engines: TestDbEngines) -> None:
+    store = RequestStore(rwriter_engines)
+    async with store._connections.query(consistent=False) as connection:
+        with pytest.raises(DBAPIError) as refused:
+            await connection.execute(text("CREATE TABLE scratch ()"))
+    assert sqlstate_of(refused.value) == "25006"
 
 
 async def test_an_error_of_the_database_shows_no_body_and_no_prompt(rwriter_database: str) -> None:
