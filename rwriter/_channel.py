@@ -125,8 +125,7 @@ class Channel:
                 f"{self.max_bytes} bytes; await send(), or raise channel_capacity or channel_bytes"
             )
             raise ChannelFull(msg)
-        self._used += 1
-        self._used_bytes += size
+        self._reserve(size)
         return self.accept(record, size)
 
     async def send(self, record: CompletedRequest) -> Entry:

@@ -114,7 +114,7 @@ class RequestStore:
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Which of ``ids`` have a finished row of this library's kind. Asked of the primary."""
-        async with self._connections.write.connect() as connection:
+        async with self._connections.query(consistent=True) as connection:
             return set((await connection.execute(_statements.SELECT_FINISHED_IDS, {"ids": list(ids)})).scalars())
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
