@@ -37,7 +37,7 @@ types: $(READY)
 imports: $(READY)
 	$(BIN)/lint-imports
 
-# Everything but the faults below, on the embedded PostgreSQL 18; tests/migration holds the drift check. Coverage starts
+# Everything but the faults below, on the embedded PostgreSQL 18; tests/migrate holds the drift check. Coverage starts
 # before pytest does, as pytest itself imports the plugin.
 suite: $(READY)
 	rm -f .coverage .coverage.*
@@ -52,7 +52,7 @@ faults: $(READY)
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY)
 	@if [ -x $(PG15)/initdb ]; then \
-	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/integration tests/migration; \
+	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/store tests/writer tests/engines tests/migrate tests/cli tests/testing/test_testing_kit.py; \
 	else \
 	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
 	  if [ -n "$$CI" ]; then exit 1; fi; \

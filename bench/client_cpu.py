@@ -14,8 +14,8 @@ from bench.database import Database
 from bench.report import summary
 from bench.traffic import Bodies, records
 from rwriter import CompletedRequest, DbEngines, RequestStore, RequestsWriter
-from rwriter._statements import PERSIST_COMPLETED
-from rwriter.store import _arrays
+from rwriter.store._statements import PERSIST_COMPLETED
+from rwriter.store._store import _arrays
 
 RAW: Final = "asyncpg"
 TRANSACTION: Final = "asyncpg, begin and commit"

@@ -23,7 +23,7 @@ from bench.many_rows import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, 
 from bench.report import machine
 from rwriter import RequestFilter, RequestPage, RequestStore
 from rwriter.schema import requests
-from rwriter.store import _count
+from rwriter.store._store import _count
 
 ROWS: Final = 2_000_000
 PAGE: Final = 50

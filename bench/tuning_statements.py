@@ -14,10 +14,10 @@ from sqlalchemy import make_url
 from bench.batches import Store
 from bench.peer_asyncpg import Driver
 from rwriter import CompletedRequest
-from rwriter._statements import PERSIST_COMPLETED
 from rwriter.engines import DRIVER
 from rwriter.records import utf8_size
-from rwriter.store import _arrays
+from rwriter.store._statements import PERSIST_COMPLETED
+from rwriter.store._store import _arrays
 
 Arrays = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Write ``rwriter/demo_traffic.jsonl``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
+"""Write ``rwriter/demo/traffic.jsonl``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
 
 Every run writes the same bytes: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
 ``python -m examples.make_traffic [FILE]``, with any Python from 3.11 on. The prose is in ``traffic_texts.json``.
@@ -23,7 +23,7 @@ from examples import traffic_wire as wire
 from examples.traffic_wire import CHAT, EMBEDDINGS, EPOCH_MS, RESPONSES, Exchange
 
 HERE: Final = Path(__file__).parent
-TARGET: Final = HERE.parent / "rwriter" / "demo_traffic.jsonl"
+TARGET: Final = HERE.parent / "rwriter" / "demo" / "traffic.jsonl"
 SEED: Final = 20_260_105
 BIG_BODY: Final = 1 << 20
 REALTIME, DUPLICATES = 60, 24

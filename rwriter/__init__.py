@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rwriter._listing import RequestFilter
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
     ChannelFull,
@@ -24,8 +23,9 @@ from rwriter.errors import (
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
 from rwriter.spool import Spool
 from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
-from rwriter.telemetry import WriterStats
+from rwriter.store._listing import RequestFilter
 from rwriter.writer import RequestsWriter
+from rwriter.writer._telemetry import WriterStats
 
 __all__ = (
     "ChannelFull",

@@ -18,8 +18,8 @@ from sqlalchemy import URL
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
-from rwriter.telemetry import WriterStats
 from rwriter.writer import RequestsWriter
+from rwriter.writer._telemetry import WriterStats
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from blockbuster import blockbuster_ctx
 
 from rwriter.pytest_plugin import Databases
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.support.fixtures"]
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwriter.asgi.attribution import api_key_of, attribute_from_state
-from rwriter.asgi.capture import CaptureMiddleware, CaptureStats
+from rwriter.asgi._attribution import api_key_of, attribute_from_state
+from rwriter.asgi._capture.middleware import CaptureMiddleware, CaptureStats
 
 if TYPE_CHECKING:
-    from rwriter.asgi.responses import responses_app
+    from rwriter.asgi._reader.app import responses_app
 
 __all__ = ("CaptureMiddleware", "CaptureStats", "api_key_of", "attribute_from_state", "responses_app")
 
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> Any:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     try:
-        from rwriter.asgi.responses import responses_app  # noqa: PLC0415 -- a service may want the middleware alone
+        from rwriter.asgi._reader.app import responses_app  # noqa: PLC0415 -- a service may want the middleware alone
     except ModuleNotFoundError as exc:
         msg = f"responses_app needs {str(exc.name).partition('.')[0]}: pip install 'rwriter[asgi]'"
         raise ModuleNotFoundError(msg, name=exc.name) from exc

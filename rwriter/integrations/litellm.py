@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter._failures import describe
+from rwriter._database_errors import describe
 from rwriter.integrations._litellm_event import completed, endpoint_of, is_async, owner_of
 from rwriter.records import CompletedRequest
 from rwriter.threaded import ThreadedWriter

@@ -11,7 +11,7 @@ from rwriter import RequestDetail, RequestFilter, RequestStore, RequestsWriter
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._types import ASGIApp
 from rwriter.testing import TestDbEngines
-from tests.asgi.client import owners
+from tests.support.asgi_client import owners
 
 Capture = Callable[..., CaptureMiddleware]
 

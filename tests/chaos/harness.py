@@ -16,7 +16,7 @@ import msgspec
 from rwriter import WriterStats
 from tests.chaos.ledger import spooled_ids
 from tests.chaos.service import Orders, Report
-from tests.driving import eventually
+from tests.support.driving import eventually
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE: Final = 120.0

@@ -12,7 +12,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from rwriter._spoolfile import FILE_NAME
+from rwriter.spool._file import FILE_NAME
 
 PATIENCE: Final = 60.0
 

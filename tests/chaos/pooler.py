@@ -13,7 +13,7 @@ from subprocess import DEVNULL, Popen
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tests.integration.helpers import need
+from tests.support.rows import need
 
 PATIENCE: Final = 60.0
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from tests.chaos.harness import PATIENCE, ROOT
-from tests.driving import eventually
+from tests.support.driving import eventually
 
 UVICORN: Final = ("uvicorn", "tests.chaos.web_app:app", "--host", "127.0.0.1", "--workers", "2", "--port")
 GUNICORN: Final = (

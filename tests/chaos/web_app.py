@@ -13,7 +13,7 @@ from typing import Any
 
 from rwriter import DbEngines, RequestsWriter, RwriterError, Spool
 from rwriter.threaded import ThreadedWriter
-from tests.factory import record
+from tests.support.factory import record
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -18,8 +18,9 @@ import msgspec
 import pytest
 from sqlalchemy import make_url, text
 
-from rwriter import DbEngines, demo
-from rwriter._traffic import TRAFFIC, Pair, load_traffic
+from rwriter import DbEngines
+from rwriter.demo import _run as demo
+from rwriter.demo._traffic import TRAFFIC, Pair, load_traffic
 from rwriter.testing import PostgresServer
 
 ROOT = Path(__file__).parents[2]

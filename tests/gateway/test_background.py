@@ -13,8 +13,8 @@ from examples.gateway.app import make_app, models_at
 from examples.gateway.model_server import KEY
 from examples.gateway.serving import Serving
 from rwriter import RequestStore
-from tests.driving import eventually
 from tests.gateway.watching import Keys, Watched, body_of, done, listed, owner_of, row_of, stored
+from tests.support.driving import eventually
 
 RUNNING = {"queued", "in_progress"}
 

@@ -15,7 +15,7 @@ from rwriter import RequestStore
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
 from tests.gateway.watching import Keys, body_of, done, listed, owner_of, row_of, rows_of, stored
-from tests.integration.helpers import rows
+from tests.support.rows import rows
 
 MESSAGES: Any = [{"role": "user", "content": "what now"}]
 

@@ -26,7 +26,7 @@ from tests.gateway.watching import (
     seen_in_response,
     stored,
 )
-from tests.integration.helpers import template_of
+from tests.support.rows import template_of
 
 QUESTION = "Wer hört mit? 🙂"
 

@@ -16,7 +16,7 @@ from rwriter import RequestStore
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
 from tests.gateway.watching import Keys, Watched, body_of, owner_of, row_of, rows_of, stored
-from tests.integration.helpers import one, template_of
+from tests.support.rows import one, template_of
 
 PROBES: Final = [
     ("GET", "/v1/responses/{}"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from examples.gateway import model_server
 from rwriter import RequestDetail, RequestFilter, RequestStore
-from tests.driving import eventually
+from tests.support.driving import eventually
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -18,8 +18,8 @@ from tests.chaos.harness import Service
 from tests.chaos.ledger import Outcome, ask, tally, tell
 from tests.chaos.service import Orders
 from tests.chaos.standby import primary_and_standby, promote, several_hosts
-from tests.driving import eventually
-from tests.factory import record
+from tests.support.driving import eventually
+from tests.support.factory import record
 
 PATIENCE = 60.0
 # a commit that waits for a standby in the middle of its promotion is waited for no longer than this

@@ -17,7 +17,7 @@ from tests.chaos.ledger import Outcome, ask, tally
 from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
-from tests.integration.helpers import new_request
+from tests.support.rows import new_request
 
 MIB = 1024 * 1024
 BODY = 50_000

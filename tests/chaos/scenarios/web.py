@@ -8,7 +8,7 @@ from tests.chaos.ground import Ground
 from tests.chaos.harness import PATIENCE
 from tests.chaos.ledger import Outcome, tally
 from tests.chaos.web import GUNICORN, UVICORN, WebServer
-from tests.driving import eventually
+from tests.support.driving import eventually
 
 CLIENTS = 8
 

@@ -1,0 +1,1 @@
+"""What passes between a client and the app becomes a record. Knows nothing of the reader."""

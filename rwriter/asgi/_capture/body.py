@@ -1,0 +1,117 @@
+"""A body as it passes, bounded, and the text that is stored of it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+HEAD_BYTES: Final = 64 * 1024
+"""Bytes kept of a body that is larger than the limit."""
+
+
+class Body:
+    """Collects a body of any size in at most ``max_bytes``; past them only its head stays."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.size = 0
+        self.kept = 0
+        self._max_bytes: Final = max_bytes
+        self._parts: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Add the next piece."""
+        fitted = not self.overflowed
+        self.size += len(data)
+        if not fitted:
+            return
+        self._parts.append(data)
+        if self.overflowed:
+            self._parts = [b"".join(self._parts)[: min(HEAD_BYTES, self._max_bytes)]]
+        self.kept = min(self.size, self._max_bytes) if not self.overflowed else len(self._parts[0])
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the body is larger than the limit."""
+        return self.size > self._max_bytes
+
+    def raw(self) -> bytes:
+        """What is kept of it, as it came."""
+        return b"".join(self._parts)
+
+    def text(self, content_encoding: str | None = None) -> str:
+        """What is stored of it: the text itself, or an envelope that says why it is not.
+
+        ``{"rwriter": {"envelope": "truncated", "size", "head"}}`` for a body over the limit, before or after decoding;
+        ``{"rwriter": {"envelope": "base64", "size", "data"}}`` for bytes that are not UTF-8. ``size`` is the bytes
+        that came, ``content_encoding`` stands beside it when there was one.
+        """
+        raw = self.raw()
+        try:
+            data, whole = self._decoded(raw, content_encoding)
+        except UndecodableBody:
+            if not self.overflowed:
+                return self._base64(raw, content_encoding)
+            data, whole = raw, False
+        if not whole:
+            head = data[:HEAD_BYTES].decode(errors="ignore")
+            return self._envelope("truncated", content_encoding, head=head)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return self._base64(data, None)
+
+    def _decoded(self, raw: bytes, content_encoding: str | None) -> tuple[bytes, bool]:
+        """The bytes without their codings, and whether that is all of them."""
+        chain = decoders(content_encoding)
+        if not chain:
+            return raw, not self.overflowed
+        parts: list[bytes] = []
+        size = 0
+        for piece in decode(chain, raw):
+            parts.append(piece)
+            size += len(piece)
+            if size > self._max_bytes:
+                break
+        if raw and not parts:
+            raise UndecodableBody(str(content_encoding))
+        return b"".join(parts), size <= self._max_bytes and not self.overflowed
+
+    def _base64(self, data: bytes, content_encoding: str | None) -> str:
+        return self._envelope("base64", content_encoding, data=base64.b64encode(data).decode())
+
+    def _envelope(self, kind: str, content_encoding: str | None, **content: str) -> str:
+        coding = {} if content_encoding is None else {"content_encoding": content_encoding}
+        return to_json({"rwriter": {"envelope": kind, "size": self.size, **coding, **content}})
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+def peek(text: str, fields: type[T]) -> T:
+    """The fields of a JSON object that ``fields`` names, whatever else it holds; its defaults where it is none."""
+    try:
+        return msgspec.json.decode(text, type=fields)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return fields()
+
+
+def with_error(text: str, error: dict[str, Any]) -> str:
+    """What is stored of an answer that did not end well: what had come of it, and an ``error`` beside it."""
+    if not text:
+        return to_json({"error": error})
+    try:
+        part = msgspec.json.decode(text)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        part = None
+    if isinstance(part, dict):
+        # an error frame's own words are kept where there are any
+        return to_json(part if part.get("error") else part | {"error": error})
+    return to_json({"error": error, "partial": text})

@@ -1,0 +1,174 @@
+"""``CaptureMiddleware``: every model call that passes through an ASGI app becomes a record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from rwriter.asgi._attribution import Attribute, Attribution
+from rwriter.asgi._capture.background import Background, wants_background
+from rwriter.asgi._capture.call import DISCONNECTED, ID_STATE, Call
+from rwriter.asgi._capture.recorder import CaptureStats, Recorder, Redact, Zdr
+from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from rwriter.records import new_request_id
+from rwriter.writer import RequestsWriter
+from rwriter.writer._options import MIB
+
+__all__ = ("TRACKED_PATHS", "CaptureMiddleware", "CaptureStats")
+
+TRACKED_PATHS: Final = ("/responses", "/chat/completions", "/completions", "/embeddings", "/messages")
+"""How the paths of model calls end."""
+BACKGROUND_PATH: Final = "/responses"
+
+RECORD_GRACE: Final = 5.0
+"""Seconds that records have to reach the writer at shutdown, once the drain deadline has stopped their calls."""
+
+
+class CaptureMiddleware:
+    """Records ``POST`` requests to model endpoints through ``writer``; the client never waits for the database.
+
+    Plain ASGI: ``app.add_middleware(CaptureMiddleware, writer=writer, attribute=attribute)`` or
+    ``CaptureMiddleware(app, writer, attribute=attribute)``. The writer may be opened later, in the lifespan. Each
+    tracked request gets a UUIDv7: the app finds it in ``scope["state"]["rwriter_request_id"]``, the client in the
+    response header ``x-rwriter-id`` (``resp_<uuid>``).
+
+    ============================ =============== ==============================================================
+    option                       default         meaning
+    ============================ =============== ==============================================================
+    ``attribute``                required        ``attribute(api_key, scope) -> created_by | None``, async or not, or
+                                                 ``attribute_from_state()``; called after the client has its answer
+    ``paths``                    model endpoints how tracked paths end
+    ``max_body_bytes``           8 MiB           of a larger body the size and the head are stored
+    ``zdr``                      ``None``        ``zdr(scope, created_by) -> bool``: store neither body nor error text
+    ``redact``                   ``None``        ``redact(record) -> record``, before anything leaves the request
+    ``attribution_ttl``          300 s           how long an owner is remembered; 0 asks every time
+    ``attribution_negative_ttl`` 10 s            how long an unknown key is
+    ``attribution_timeout``      300 s           how long ``attribute`` is asked again while it raises
+    ``max_pending_bytes``        64 MiB          bodies of ended calls waiting for their owner or the writer; past it
+                                                 calls are dropped, counted as ``overloaded``
+    ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
+    ``begin_timeout``            10 s            how long a background client waits for its row before 503
+    ``background_timeout``       3600 s          how long a background response may run
+    ``background_limit``         1,000           how many run at once; past it 503
+    ``drain_timeout``            30 s            how long shutdown waits for background responses and records
+    ============================ =============== ==============================================================
+
+    It drains when the server's lifespan ends, before the app's own shutdown closes the writer; a service without a
+    lifespan calls ``aclose()``. Raises ``ValueError`` or ``TypeError`` naming the option that cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the options of the table above, keyword-only
+        self,
+        app: ASGIApp,
+        writer: RequestsWriter,
+        *,
+        attribute: Attribute,
+        paths: Sequence[str] = TRACKED_PATHS,
+        max_body_bytes: int = 8 * MIB,
+        zdr: Zdr | None = None,
+        redact: Redact | None = None,
+        attribution_ttl: float = 300.0,
+        attribution_negative_ttl: float = 10.0,
+        attribution_timeout: float = 300.0,
+        max_pending_bytes: int = 64 * MIB,
+        background: bool = True,
+        begin_timeout: float = 10.0,
+        background_timeout: float = 3600.0,
+        background_limit: int = 1_000,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        if isinstance(paths, str):
+            msg = f"paths must be a list of endings, not the one string {paths!r}"
+            raise TypeError(msg)
+        for option, value in (
+            ("max_body_bytes", max_body_bytes),
+            ("attribution_timeout", attribution_timeout),
+            ("max_pending_bytes", max_pending_bytes),
+            ("begin_timeout", begin_timeout),
+            ("background_timeout", background_timeout),
+            ("background_limit", background_limit),
+        ):
+            if not value > 0:
+                msg = f"{option} must be positive, not {value!r}"
+                raise ValueError(msg)
+        if not drain_timeout >= 0:
+            msg = f"drain_timeout must not be negative, it is {drain_timeout!r}"
+            raise ValueError(msg)
+        self._app: Final = app
+        self._paths: Final = tuple(path.rstrip("/") for path in paths)
+        self._max_body_bytes: Final = max_body_bytes
+        self._drain_timeout: Final = drain_timeout
+        self._recorder: Final = Recorder(
+            writer,
+            Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl),
+            zdr=zdr,
+            redact=redact,
+            attribution_timeout=attribution_timeout,
+            max_pending_bytes=max_pending_bytes,
+        )
+        self._background: Background | None = None
+        if background:
+            self._background = Background(
+                writer,
+                self._recorder,
+                begin_timeout=begin_timeout,
+                timeout=background_timeout,
+                limit=background_limit,
+            )
+
+    @property
+    def stats(self) -> CaptureStats:
+        """The account, exact at this instant."""
+        return self._recorder.stats
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI interface."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, self._draining(receive), send)
+        elif scope["type"] == "http" and scope["method"] == "POST" and self._tracks(scope["path"]):
+            await self._capture(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Wait up to ``timeout`` seconds (default ``drain_timeout``) for what runs in the background, then stop it.
+
+        Afterwards every call has its record in the writer, or is counted as dropped. The writer stays open.
+        """
+        deadline = asyncio.get_running_loop().time() + (self._drain_timeout if timeout is None else timeout)
+        if self._background is not None:
+            await self._background.drain(deadline)
+        await self._recorder.drain(deadline + RECORD_GRACE)
+
+    # -- inside
+
+    def _tracks(self, path: str) -> bool:
+        return path.rstrip("/").endswith(self._paths)
+
+    async def _capture(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_request_id()
+        # the server's own dict: what the app puts beside it is for `attribute` to read afterwards
+        scope.setdefault("state", {})[ID_STATE] = request_id
+        self._recorder.begun()
+        call = Call(scope, request_id, max_body_bytes=self._max_body_bytes, done=self._recorder.ended)
+        if self._background is not None and scope["path"].rstrip("/").endswith(BACKGROUND_PATH):
+            try:
+                whole = await call.read_ahead(receive)
+            except BaseException:
+                call.end(DISCONNECTED)
+                raise
+            if whole and wants_background(text := call.request_text()):
+                await self._background.begin(self._app, call, text, send)
+                return
+        await call.run(self._app, receive, send)
+
+    def _draining(self, receive: Receive) -> Receive:
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                # before the app hears of it: its shutdown closes the writer
+                await self.aclose()
+            return message
+
+        return receiving

@@ -1,0 +1,1 @@
+"""Streams folded to the objects that the official clients would have."""

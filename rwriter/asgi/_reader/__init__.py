@@ -1,0 +1,1 @@
+"""The routes that read recorded responses back. Knows nothing of the capture."""

@@ -1,0 +1,176 @@
+"""The reader routes: what was captured, read back the way the official clients ask for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from rwriter.asgi import _json
+from rwriter.asgi._attribution import Attribute, Attribution
+from rwriter.asgi._reader.openapi import document
+from rwriter.asgi._reader.problems import Problem, database_or_503, not_found, unauthenticated, unavailable
+from rwriter.asgi._reader.query import starting_after_in, stream_in
+from rwriter.asgi._reader.reader import Reader
+from rwriter.store import RequestStore
+from rwriter.writer import RequestsWriter
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+log = logging.getLogger("rwriter")
+
+
+def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
+    store: RequestStore,
+    *,
+    writer: RequestsWriter | None = None,
+    attribute: Attribute,
+    prefix: str = "/v1",
+    attribution_ttl: float = 300.0,
+    settle_timeout: float = 5.0,
+    stream_timeout: float = 300.0,
+) -> Starlette:
+    """Make an app that reads back what was captured. Mount it at "/", after the service's own routes.
+
+    ======================================== ==========================================================================
+    ``GET {prefix}/responses/{id}``          the Response object; ``?stream=true`` its events, ``starting_after`` one
+    ``DELETE {prefix}/responses/{id}``       ``{"id", "object": "response", "deleted": true}``
+    ``POST {prefix}/responses/{id}/cancel``  cancels a background response
+    ``GET .../responses/{id}/input_items``   what it was given: ``limit``, ``order``, ``after``
+    ``GET {prefix}/responses``               the owner's, newest first: ``limit``, ``after``, ``model``, ``status``
+    ``GET {prefix}/chat/completions/{id}``   the chat completion as it was answered (404 for one that failed)
+    ``GET /openapi.json``                    these routes, for tools; the only one that asks for no key
+    ======================================== ==========================================================================
+
+    ``attribute`` says whose a key is, as for ``CaptureMiddleware``, and is remembered for ``attribution_ttl`` seconds.
+    401 comes before anything is looked at, then 404 for a bad, an unknown and a foreign id alike. With the ``writer``
+    a response is found before it is stored, a background response of this process is stopped when it is cancelled, and
+    a deletion waits up to ``settle_timeout`` seconds for a record that is still on its way (then 503). A stream waits
+    up to ``stream_timeout`` seconds for its response to finish. 503 with Retry-After while the database is away.
+
+    Raises ``ValueError`` naming an option that cannot be used.
+    """
+    if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+        msg = f"prefix must begin with / and not end with it, or be empty, not {prefix!r}"
+        raise ValueError(msg)
+    for option, value in (("settle_timeout", settle_timeout), ("stream_timeout", stream_timeout)):
+        if not value >= 0:
+            msg = f"{option} must not be negative, it is {value!r}"
+            raise ValueError(msg)
+    reader = Reader(store, writer, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
+    return _Routes(reader, Attribution(attribute, ttl=attribution_ttl), prefix).app()
+
+
+class _Routes:
+    def __init__(self, reader: Reader, attribution: Attribution, prefix: str) -> None:
+        self._reader: Final = reader
+        self._attribution: Final = attribution
+        self._prefix: Final = prefix
+        self._document: Final = _json.dumps(document(prefix))
+
+    def app(self) -> Starlette:
+        # :path, as an id may hold an encoded slash, and must be a 404 like any other
+        one = self._prefix + "/responses/{id:path}"
+        routes = [
+            Route(one + "/input_items", _answering(self._input_items), methods=["GET"]),
+            Route(one + "/cancel", _answering(self._cancel), methods=["POST"]),
+            Route(one, _answering(self._retrieve), methods=["GET"]),
+            Route(one, _answering(self._delete), methods=["DELETE"]),
+            Route(self._prefix + "/responses", _answering(self._list), methods=["GET"]),
+            Route(self._prefix + "/chat/completions/{id:path}", _answering(self._chat_completion), methods=["GET"]),
+            Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
+        ]
+        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        # or the service's own routes, asked with another method, would answer with a redirect to one of these
+        app.router.redirect_slashes = False
+        return app
+
+    async def _retrieve(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        streamed, after = stream_in(request.query_params), starting_after_in(request.query_params)
+        asked = _id_in(request)
+        if not streamed:
+            return _json_response(await self._reader.response(asked, owner))
+        events = self._reader.replay(await self._reader.find(asked, owner), asked, after)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def _delete(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        return _json_response(await self._reader.delete(_id_in(request), owner))
+
+    async def _cancel(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        return _json_response(await self._reader.cancel(_id_in(request), owner))
+
+    async def _input_items(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        return _json_response(await self._reader.input_items(_id_in(request), owner, request.query_params))
+
+    async def _list(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        query = request.query_params
+        return _json_response(await self._reader.listing(owner, query, query.getlist("model")))
+
+    async def _chat_completion(self, request: Request) -> Response:
+        owner = await self._owner(request)
+        return _json_response(await self._reader.chat_completion(_id_in(request), owner))
+
+    async def _openapi(self, request: Request) -> Response:  # noqa: ARG002 -- the signature of an endpoint
+        return Response(self._document, media_type="application/json")
+
+    async def _owner(self, request: Request) -> str:
+        try:
+            owner = await self._attribution.owner(request.scope)
+        except Exception as exc:  # the service's own code: whatever it raises, it could not tell
+            log.warning("attribute raised %s", type(exc).__name__)
+            raise unavailable("cannot tell whose API key this is, try again later") from exc
+        if owner is None:
+            raise unauthenticated()
+        return owner
+
+    async def _no_route(self, request: Request, exc: Exception) -> Response:
+        status = exc.status_code if isinstance(exc, HTTPException) else HTTPStatus.NOT_FOUND
+        if status != HTTPStatus.NOT_FOUND:
+            problem = Problem(status, str(getattr(exc, "detail", "")), code="invalid_request")
+            return _problem_response(problem, dict(getattr(exc, "headers", None) or {}))
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", "")).removeprefix(self._prefix)
+        try:
+            # an id with a line break in it matches no route, and is asked for its key like any other
+            if path.startswith(("/responses/", "/chat/completions/")):
+                await self._owner(request)
+        except Problem as problem:
+            return _problem_response(problem)
+        return _problem_response(not_found())
+
+
+def _answering(endpoint: _Endpoint) -> _Endpoint:
+    """``endpoint``, with its problems said in JSON."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            with database_or_503():
+                return await endpoint(request)
+        except Problem as problem:
+            return _problem_response(problem)
+
+    return answer
+
+
+def _id_in(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _json_response(content: Any) -> Response:
+    return Response(_json.dumps(content), media_type="application/json", headers={"cache-control": "no-store"})
+
+
+def _problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    extra = problem.headers | (headers or {})
+    return Response(_json.dumps(problem.body), problem.status, media_type="application/json", headers=extra)

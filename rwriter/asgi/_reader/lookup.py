@@ -1,0 +1,87 @@
+"""Read your writes: a response just returned is found at once, wherever its record is on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from rwriter._database_errors import describe
+from rwriter.asgi._ids import request_id_of
+from rwriter.asgi._in_flight import running
+from rwriter.records import NAME_LIMIT, CompletedRequest
+from rwriter.schema import ACTIVE_STATES
+from rwriter.spool import Spool
+from rwriter.store import RequestDetail, RequestStore, detail_of
+from rwriter.writer import RequestsWriter
+
+log = logging.getLogger("rwriter")
+
+SEND_TIMEOUT: Final = 2.0
+"""Seconds to wait for a record whose owner is still being looked up."""
+
+
+class Lookup:
+    """Finds an owner's request in the writer's buffer, else its spool, else the replica, else the primary."""
+
+    def __init__(self, store: RequestStore, writer: RequestsWriter | None = None) -> None:
+        self._store: Final = store
+        self._writer: Final = writer
+
+    async def find(self, response_id: str, owner: str) -> RequestDetail | None:
+        """The request known as ``resp_<uuid>``, or under the id its upstream gave it.
+
+        ``None`` for a bad, an unknown and a foreign id alike. Raises what the database raises.
+        """
+        if not 0 < len(response_id) <= NAME_LIMIT:
+            return None
+        request_id = request_id_of(response_id)
+        # of a call that has ended neither owner nor upstream's id need be known: a miss waits for those on their way
+        before = set() if self._writer is None else running(self._writer).on_the_way()
+        found = await self._find(response_id, request_id, owner)
+        if found is None and before:
+            await asyncio.wait(before, timeout=SEND_TIMEOUT)
+            found = await self._find(response_id, request_id, owner)
+        return found
+
+    async def _find(self, response_id: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
+        if request_id is not None:
+            found = await self._by_id(request_id)
+            if found is not None and found.created_by == owner:
+                return found
+        # an upstream that is a gateway of this kind gives ids of the same form
+        return await self._by_custom_id(response_id, owner)
+
+    async def _by_id(self, request_id: uuid.UUID) -> RequestDetail | None:
+        if self._writer is not None:
+            record = self._writer.get(request_id) or await self._spooled(lambda spool: spool.get(request_id))
+            if record is not None:
+                return detail_of(record)
+        return await self._stored(lambda consistent: self._store.get_request(request_id, consistent=consistent))
+
+    async def _by_custom_id(self, custom_id: str, owner: str) -> RequestDetail | None:
+        if self._writer is not None:
+            record = self._writer.find(custom_id, owner)
+            record = record or await self._spooled(lambda spool: spool.find(custom_id, owner))
+            if record is not None:
+                return detail_of(record)
+        return await self._stored(lambda consistent: self._store.find_request(custom_id, owner, consistent=consistent))
+
+    async def _spooled(self, search: Callable[[Spool], Awaitable[CompletedRequest | None]]) -> CompletedRequest | None:
+        spool = None if self._writer is None else self._writer.spool
+        if spool is None:
+            return None
+        try:
+            return await search(spool)
+        except Exception as exc:  # noqa: BLE001 -- not open, or a broken disk: the database may know
+            log.warning("cannot look into the spool: %s", describe(exc))
+            return None
+
+    async def _stored(self, search: Callable[[bool], Awaitable[RequestDetail | None]]) -> RequestDetail | None:
+        found = await search(False)  # noqa: FBT003 -- consistent
+        if self._store.has_replica and (found is None or found.status in ACTIVE_STATES):
+            # the replica may not have heard of it yet, or not of its end
+            return await search(True)  # noqa: FBT003 -- consistent
+        return found

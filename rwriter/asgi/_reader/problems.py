@@ -1,0 +1,80 @@
+"""What the reader routes answer when they cannot: one shape, that of the official clients' errors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+
+import asyncpg
+from sqlalchemy.exc import SQLAlchemyError
+
+from rwriter._database_errors import describe
+from rwriter.asgi._render.response import error_type
+from rwriter.errors import RwriterError
+
+RETRY_AFTER: Final = 5
+"""Seconds a client is asked to wait before it tries again."""
+
+# the driver's own classes too: SQLAlchemy does not wrap what fails while a connection is made
+AWAY: Final = (
+    SQLAlchemyError,
+    OSError,
+    TimeoutError,
+    RwriterError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What the store and the writer raise when the database is away."""
+
+_WRONG_METHOD: Final = 405
+
+log = logging.getLogger("rwriter")
+
+
+class Problem(Exception):
+    """An answer other than the one that was asked for."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        kind = "invalid_request_error" if status == _WRONG_METHOD else error_type(status)
+        self.body: Final[dict[str, Any]] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What HTTP says beside the body."""
+        extra = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER)}}
+        return extra.get(self.status, {})
+
+
+def unauthenticated() -> Problem:
+    """No API key, or one that nobody owns."""
+    return Problem(401, "missing or unknown API key", code="invalid_api_key")
+
+
+def not_found() -> Problem:
+    """The same for a bad, an unknown and a foreign id, to the byte: the message must not repeat the id."""
+    return Problem(404, "nothing was found under this id", code="not_found")
+
+
+def invalid(param: str, message: str) -> Problem:
+    """A query parameter that cannot be used."""
+    return Problem(400, f"{param} {message}", code="invalid_value", param=param)
+
+
+def unavailable(message: str) -> Problem:
+    """What was asked cannot be done now, and may be later."""
+    return Problem(503, message, code="unavailable")
+
+
+@contextlib.contextmanager
+def database_or_503() -> Iterator[None]:
+    """Turn what the database raises when it is away into a ``Problem``."""
+    try:
+        yield
+    except AWAY as exc:
+        log.warning("a reader route cannot use the database: %s", describe(exc))
+        raise unavailable("the database is away, try again later") from exc

@@ -1,0 +1,1 @@
+"""Stored rows as the JSON that the official clients read."""

@@ -1,0 +1,215 @@
+"""A row as its owner reads it back: a Response object, a chat completion, a line of the listing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from rwriter.asgi import _json
+from rwriter.asgi._ids import response_id
+from rwriter.asgi._render.output import kind_of, output_of
+from rwriter.asgi._render.params import echo, required
+from rwriter.asgi._render.usage import usage_of
+from rwriter.schema import ACTIVE_STATES
+from rwriter.store import RequestDetail, RequestSummary
+
+EXTENSION: Final = "rwriter"
+"""The field of a Response that holds what a Response has no words for: ``{"endpoint", "body"}``."""
+
+STATUS: Final = {
+    "pending": "queued",
+    "claimed": "queued",
+    "processing": "in_progress",
+    "completed": "completed",
+    "failed": "failed",
+    "canceled": "cancelled",
+}
+"""A row's state in the words of a Response."""
+
+_ENDINGS: Final = ("incomplete", "failed", "cancelled")
+"""Statuses that an answered call's own object knows better than the row."""
+
+_ERROR_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_credits",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    499: "client_disconnected",
+}
+
+
+def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[str, Any]:
+    """The Response object of a request of any API, under the id it was asked by (default ``resp_<uuid>``).
+
+    A stored Response is given back whole, with id, status, background and error as they truly are. Other answers
+    become output items; what has none (embeddings, texts that are no JSON) is under ``rwriter.body``. Never raises for
+    what a body may hold.
+    """
+    request, body = _json.loads_object(detail.body), _json.loads(detail.response_body)
+    kind = kind_of(body, detail.path)
+    truth = {
+        "id": asked_id or response_id(detail.id),
+        "object": "response",
+        "background": _background(detail, request, body),
+    }
+    if kind == "response":
+        return truth | _stored_response(detail, request, body) | truth
+    return truth | _rendered_response(detail, request, body, kind)
+
+
+def chat_completion(detail: RequestDetail, asked_id: str) -> dict[str, Any] | None:
+    """The chat completion as it was answered, or ``None`` when the request ended in none (or not yet)."""
+    if detail.status != "completed" or not detail.path.endswith("/chat/completions"):
+        return None
+    body = _json.loads(detail.response_body)
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return None
+    return body | {"id": asked_id}
+
+
+def summary(row: RequestSummary) -> dict[str, Any]:
+    """A line of the listing: a Response without its content. Times are Unix seconds.
+
+    ``status`` is what the row says: an ``incomplete`` response counts as ``completed``, one that was cancelled while it
+    ran as ``failed`` with ``response_status`` 499.
+    """
+    return {
+        "id": response_id(row.id),
+        "object": "response",
+        "created_at": seconds(row.created_at),
+        "completed_at": seconds(row.completed_at),
+        "status": STATUS[row.status],
+        "model": row.model,
+        "endpoint": row.path,
+        "response_status": row.response_status,
+        "service_tier": row.service_tier,
+        "duration_ms": row.duration_ms,
+    }
+
+
+def page_of(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """One page of a list, as the official clients follow it."""
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": items[0]["id"] if items else None,
+        "last_id": items[-1]["id"] if items else None,
+        "has_more": has_more,
+    }
+
+
+def is_background(detail: RequestDetail) -> bool:
+    """Whether the client asked for a background response."""
+    return _background(detail, _json.loads_object(detail.body), _json.loads(detail.response_body))
+
+
+def seconds(moment: datetime | None) -> int | None:
+    """Unix seconds."""
+    return None if moment is None else int(moment.timestamp())
+
+
+def error_type(status: int | None) -> str:
+    """The ``type`` of an error by its HTTP status."""
+    return _ERROR_TYPES.get(status or 500, "server_error")
+
+
+def _background(detail: RequestDetail, request: dict[str, Any], body: Any) -> bool:
+    if request and EXTENSION not in request:
+        return request.get("background") is True
+    # the request was not kept (zero retention, too large): only a background response has a row while it runs
+    stored = body.get("background") if isinstance(body, dict) else None
+    return stored is True or detail.status in ACTIVE_STATES
+
+
+def _stored_response(detail: RequestDetail, request: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    status = _status_of(detail, body)
+    output = body.get("output")
+    rendered = {
+        **_skeleton(detail),
+        **required(request),
+        **body,
+        "status": status,
+        "output": output if isinstance(output, list) else [],
+    }
+    if status == "cancelled":
+        rendered["error"] = None
+    elif detail.status == "failed":
+        rendered["error"] = _error_of(detail, body)
+    return rendered
+
+
+def _rendered_response(detail: RequestDetail, request: dict[str, Any], body: Any, kind: str) -> dict[str, Any]:
+    output = output_of(body, kind, detail.id, whole=detail.status == "completed")
+    status = _status_of(detail, body if isinstance(body, dict) else {})
+    if status == "completed" and output.cut is not None:
+        status = "incomplete"
+    fields = body if isinstance(body, dict) else {}
+    rendered = {
+        **_skeleton(detail),
+        **echo(request),
+        "status": status,
+        "completed_at": seconds(detail.completed_at) if status == "completed" else None,
+        "error": _error_of(detail, fields) if status == "failed" else None,
+        "incomplete_details": {"reason": output.cut} if status == "incomplete" else None,
+        "output": output.items,
+        "usage": usage_of(fields),
+    }
+    if kind == "other" and detail.response_body and status in ("completed", "incomplete"):
+        rendered[EXTENSION] = {"endpoint": detail.path, "body": detail.response_body if body is None else body}
+    return rendered
+
+
+def _skeleton(detail: RequestDetail) -> dict[str, Any]:
+    return {
+        "created_at": seconds(detail.created_at),
+        "model": detail.model,
+        "error": None,
+        "incomplete_details": None,
+    }
+
+
+def _status_of(detail: RequestDetail, body: dict[str, Any]) -> str:
+    if detail.status == "failed":
+        return "cancelled" if _is_cancelled(body) else "failed"
+    own = body.get("status") if body.get("object") == "response" else None
+    return own if detail.status == "completed" and own in _ENDINGS else STATUS[detail.status]
+
+
+def _is_cancelled(body: dict[str, Any]) -> bool:
+    error = body.get("error")
+    return isinstance(error, dict) and error.get("type") == "cancelled"
+
+
+def _error_of(detail: RequestDetail, body: dict[str, Any]) -> dict[str, Any]:
+    stored = body.get("error")
+    error = stored if isinstance(stored, dict) else {}
+    kind = error_type(detail.response_status)
+    return {
+        "code": _first_text(error.get("code"), error.get("type"), _failure_of(detail)) or _default_code(kind),
+        "type": kind,
+        "message": _first_text(error.get("message"), stored, body.get("message")) or _message_of(detail, body),
+    }
+
+
+def _default_code(kind: str) -> str:
+    return "rate_limit_exceeded" if kind == "rate_limit_error" else kind
+
+
+def _failure_of(detail: RequestDetail) -> str | None:
+    """What the library itself wrote of a failure without an answer, such as ``Abandoned``."""
+    kind = _json.loads_object(detail.error).get("type") if detail.response_body is None else None
+    return kind if isinstance(kind, str) else None
+
+
+def _message_of(detail: RequestDetail, body: dict[str, Any]) -> str:
+    if detail.response_body and EXTENSION not in body:
+        return detail.response_body
+    if detail.response_body is None and _failure_of(detail) == "Abandoned":
+        return "the process that ran this request ended before the request did"
+    return f"the request failed with status {detail.response_status or 500}"
+
+
+def _first_text(*candidates: Any) -> str | None:
+    return next((text for text in candidates if isinstance(text, str) and text), None)

@@ -1,0 +1,7 @@
+"""``python -m rwriter.cli``."""
+
+from __future__ import annotations
+
+from rwriter.cli import main
+
+main()

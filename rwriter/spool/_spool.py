@@ -1,0 +1,273 @@
+"""``Spool``: the disk end of an outage. Rows survive the process; whoever shares the folder replays them once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from rwriter.errors import RwriterError
+from rwriter.records import CompletedRequest
+from rwriter.spool._file import Row, SpoolFile
+
+T = TypeVar("T")
+
+log = logging.getLogger("rwriter")
+
+GIB: Final = 1024 * 1024 * 1024
+
+_SYNCHRONOUS: Final = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+
+
+class SpooledRecord(msgspec.Struct, frozen=True):
+    """A record in the spool. ``seq`` is its number there, ``spooled_at`` Unix seconds."""
+
+    seq: int
+    record: CompletedRequest
+    spooled_at: float
+
+
+class SpoolItem(msgspec.Struct, frozen=True):
+    """What a listing says of a record.
+
+    ``size`` is bytes, ``spooled_at`` Unix seconds; ``in_hand``: a living process is delivering it; ``reason``: why it
+    was set aside, ``None`` if it was not.
+    """
+
+    seq: int
+    request_id: uuid.UUID
+    size: int
+    spooled_at: float
+    in_hand: bool
+    reason: str | None
+
+
+class Spool:
+    """A folder on disk that takes what the database cannot take now. Bounded by bytes; files are for the owner alone.
+
+    ``max_bytes`` bounds the file (default 1 GiB). ``fsync`` says what survives: ``"full"`` a power cut right after a
+    write, ``"normal"`` a power cut but for the last writes, ``"off"`` a killed process only. All three survive
+    ``kill -9``. The folder may be shared by the processes of one host, not by hosts over a network file system.
+
+    The constructor does no I/O. One ``Spool`` serves one writer of one process.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        max_bytes: int = GIB,
+        fsync: Literal["full", "normal", "off"] = "full",
+    ) -> None:
+        if max_bytes < 1:
+            msg = f"max_bytes must be at least 1, not {max_bytes!r}"
+            raise ValueError(msg)
+        if fsync not in _SYNCHRONOUS:
+            msg = f"fsync must be one of {', '.join(_SYNCHRONOUS)}, not {fsync!r}"
+            raise ValueError(msg)
+        self.directory: Final = Path(directory)
+        self._max_bytes: Final = max_bytes
+        self._synchronous: Final = _SYNCHRONOUS[fsync]
+        self._thread: ThreadPoolExecutor | None = None
+        self._file: SpoolFile | None = None
+        self._pid = 0
+        # records waiting for the next group commit
+        self._waiting: list[tuple[CompletedRequest, asyncio.Future[int]]] = []
+        # numbers of journaled records whose sender was cancelled meanwhile
+        self._abandoned: list[int] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open the folder, making it if need be. Raises ``RwriterError`` where that cannot be done."""
+        if self._thread is not None:
+            return
+        self._pid = os.getpid()
+        # SQLite wants one thread, and its waits for the disk are not the event loop's
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rwriter-spool")
+        try:
+            opening = self._thread.submit(
+                SpoolFile, self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous
+            )
+            self._file = await asyncio.wrap_future(opening)
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            self._thread = None
+            raise
+
+    async def aclose(self) -> None:
+        """Give back what is in hand and close the file. Idempotent."""
+        if self._thread is None:
+            return
+        await self._abandoned_removed()
+        thread, self._thread = self._thread, None
+        file, self._file = self._file, None
+        if file is not None:
+            await asyncio.wrap_future(thread.submit(file.close))
+        thread.shutdown(wait=False)
+
+    async def put(self, records: Sequence[CompletedRequest]) -> None:
+        """Keep ``records`` for anyone to replay. Raises ``SpoolFull``, or what the disk raised, and keeps none."""
+        rows = [_row(record) for record in records]
+        await self._on_thread(lambda file: file.put(rows, keep=False))
+
+    async def journal(self, record: CompletedRequest) -> int:
+        """Keep ``record`` in this process's own hands and return its number, once it is on disk.
+
+        Records journaled at the same time share one commit.
+        """
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        self._start_committing()
+        try:
+            # shielded, as the number of a row nobody wants any more must be known to take it out again
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            done.add_done_callback(self._abandon)
+            raise
+
+    async def claim(self, limit: int, max_bytes: int) -> list[SpooledRecord]:
+        """The oldest records nobody has in hand, for this process to replay; ``release`` or ``remove`` them.
+
+        Rows that cannot be read are set aside with the reason and not returned.
+        """
+        while rows := await self._on_thread(lambda file: file.claim(limit, max_bytes)):
+            good, bad = _decode(rows)
+            for row, reason in bad:
+                await self._on_thread(lambda file, row=row, reason=reason: file.set_aside([row.seq], reason))  # type: ignore[misc]
+            if good:
+                return good
+        return []
+
+    async def release(self, seqs: Iterable[int]) -> None:
+        """Give records back for anyone to replay."""
+        numbers = list(seqs)
+        await self._on_thread(lambda file: file.release(numbers))
+
+    async def remove(self, seqs: Iterable[int]) -> None:
+        """Forget records: they are in the database."""
+        numbers = list(seqs)
+        await self._on_thread(lambda file: file.remove(numbers))
+
+    async def set_aside(self, seqs: Iterable[int], reason: str) -> None:
+        """Move records that nothing will take to where they are kept and never replayed."""
+        numbers = list(seqs)
+        await self._on_thread(lambda file: file.set_aside(numbers, reason))
+
+    async def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
+        """A record in the spool by its request's id."""
+        payload = await self._on_thread(lambda file: file.find(request_id.bytes))
+        return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
+
+    async def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
+        """The latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
+        for payload in await self._on_thread(lambda file: file.find_custom(custom_id)):
+            record = msgspec.msgpack.decode(payload, type=CompletedRequest)
+            if record.created_by == created_by:
+                return record
+        return None
+
+    async def listing(self, limit: int = 1_000) -> list[SpoolItem]:
+        """The oldest ``limit`` records in the spool, those set aside among them."""
+        rows = await self._on_thread(lambda file: file.listing(limit))
+        return [SpoolItem(row.seq, uuid.UUID(bytes=row.request_id), *row[2:]) for row in rows]
+
+    async def show(self, seq: int) -> CompletedRequest | None:
+        """One record by its number, set aside or not. Raises ``RwriterError`` for one that cannot be read."""
+        payload = await self._on_thread(lambda file: file.payload(seq))
+        if payload is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(payload, type=CompletedRequest)
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            msg = f"record {seq} of the spool cannot be read: {type(exc).__name__}"
+            raise RwriterError(msg) from exc
+
+    async def purge(self, before: float, *, set_aside_only: bool = False) -> int:
+        """Forget records spooled before ``before`` (Unix seconds) that no process has in hand. How many."""
+        return await self._on_thread(lambda file: file.purge(before, set_aside_only=set_aside_only))
+
+    async def restore(self) -> int:
+        """Let records that were set aside be replayed once more. How many."""
+        return await self._on_thread(lambda file: file.restore())
+
+    async def count(self) -> int:
+        """Records in the spool, in whosever hands."""
+        return await self._on_thread(lambda file: file.count())
+
+    # -- inside
+
+    def _start_committing(self) -> None:
+        if self._committing is None or self._committing.done():
+            self._committing = asyncio.create_task(self._commit_groups(), name="rwriter-spool-commit")
+
+    def _abandon(self, done: asyncio.Future[int]) -> None:
+        # its send was cancelled, so it was not accepted: in this process's hands it would stay for ever
+        if not done.cancelled() and done.exception() is None:
+            self._abandoned.append(done.result())
+            self._start_committing()
+
+    async def _abandoned_removed(self) -> None:
+        # given back with the rest, they would be replayed, though nobody was told that they were accepted
+        while self._committing is not None and not self._committing.done():
+            await asyncio.wait({self._committing})
+            await asyncio.sleep(0)  # what the last commit numbered is abandoned in the next step of the loop
+
+    async def _remove_abandoned(self) -> None:
+        seqs, self._abandoned = self._abandoned, []
+        try:
+            await self.remove(seqs)
+        except Exception as exc:  # noqa: BLE001 -- the file does it before the next claim
+            log.warning("cannot remove abandoned records from the spool: %s", type(exc).__name__)
+
+    async def _commit_groups(self) -> None:
+        while self._waiting or self._abandoned:
+            if self._abandoned:
+                await self._remove_abandoned()
+            group, self._waiting = self._waiting, []
+            if not group:
+                continue
+            rows = [_row(record) for record, _ in group]
+            try:
+                seqs = await self._on_thread(lambda file, rows=rows: file.put(rows, keep=True))  # type: ignore[misc]
+            except Exception as exc:  # noqa: BLE001 -- told to every record of the group
+                for _, done in group:
+                    if not done.done():
+                        done.set_exception(exc)
+                continue
+            for (_, done), seq in zip(group, seqs, strict=True):
+                if not done.done():
+                    done.set_result(seq)
+
+    async def _on_thread(self, work: Callable[[SpoolFile], T]) -> T:
+        if self._thread is None or self._file is None:
+            msg = f"the spool in {self.directory} is not open"
+            raise RwriterError(msg)
+        if self._pid != os.getpid():
+            msg = "the spool was opened before a fork: make the Spool and the writer in the child"
+            raise RwriterError(msg)
+        # shielded: what was begun is done, though nobody waits for it any more, and before the file is closed
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, self._file)))
+
+
+def _row(record: CompletedRequest) -> tuple[bytes, str | None, bytes]:
+    return record.request_id.bytes, record.custom_id, msgspec.msgpack.encode(record)
+
+
+def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, str]]]:
+    good: list[SpooledRecord] = []
+    bad: list[tuple[Row, str]] = []
+    for row in rows:
+        try:
+            record = msgspec.msgpack.decode(row.payload, type=CompletedRequest)
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            bad.append((row, f"unreadable: {type(exc).__name__}"))
+        else:
+            good.append(SpooledRecord(row.seq, record, row.spooled_at))
+    return good, bad

@@ -1,0 +1,20 @@
+"""The SQL of the library: each statement stands beside the code that fills it, and ``RequestStore`` is their face."""
+
+from __future__ import annotations
+
+from rwriter.store._dead_letters import DeadLetter, DeadLetters
+from rwriter.store._listing import RequestFilter
+from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
+from rwriter.store._store import RequestStore
+
+__all__ = (
+    "DeadLetter",
+    "DeadLetters",
+    "PersistResult",
+    "RequestDetail",
+    "RequestFilter",
+    "RequestPage",
+    "RequestStore",
+    "RequestSummary",
+    "detail_of",
+)

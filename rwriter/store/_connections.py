@@ -1,0 +1,70 @@
+"""Connections as the store needs them: for a transaction, and for one statement that is a transaction by itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from rwriter._database_errors import sqlstate_of
+from rwriter.engines import EngineProvider, as_provider, in_schema
+
+_READ_ONLY = "25006"
+
+
+class Connections:
+    """A provider's engines, their tables looked up in ``schema``.
+
+    One statement alone needs no BEGIN and no COMMIT, which are two more round trips. It goes without them where the
+    provider is ``direct``; see ``DbEngines``.
+    """
+
+    def __init__(self, engines: EngineProvider | AsyncEngine, schema: str | None) -> None:
+        provider = as_provider(engines)
+        self.write: Final = in_schema(provider.write, schema)
+        self.read: Final = in_schema(provider.read, schema)
+        direct = getattr(provider, "direct", False)
+        self._alone: Final = {engine: _autocommit(engine) for engine in (self.write, self.read) if direct}
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """For statements that happen together or not at all."""
+        async with _writing(self.write) as connection, connection.begin():
+            yield connection
+
+    def statement(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+        """For one statement that writes."""
+        alone = self._alone.get(self.write)
+        return self.transaction() if alone is None else _writing(alone)
+
+    def query(self, *, consistent: bool) -> AsyncConnection:
+        """For one that reads; ``consistent`` asks the primary."""
+        engine = self.reader(consistent=consistent)
+        return self._alone.get(engine, engine).connect()
+
+    def reader(self, *, consistent: bool) -> AsyncEngine:
+        """Where transactions that read are begun."""
+        return self.write if consistent else self.read
+
+
+@contextlib.asynccontextmanager
+async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with engine.connect() as connection:
+        try:
+            yield connection
+        except DBAPIError as exc:
+            if sqlstate_of(exc) == _READ_ONLY:
+                # a primary that became a standby: the connection is sound and useless, and the pool cannot know
+                await connection.invalidate()
+            raise
+
+
+def _autocommit(engine: AsyncEngine) -> AsyncEngine:
+    if engine.get_execution_options().get("postgresql_readonly", False):
+        # what makes a transaction read-only is said when it begins
+        return engine
+    # made once: an engine with other options takes longer to make than its statement to run
+    return engine.execution_options(isolation_level="AUTOCOMMIT")

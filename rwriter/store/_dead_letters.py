@@ -1,0 +1,112 @@
+"""Dead letters: the records the database refused, kept complete until somebody mends the cause and replays them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from sqlalchemy import delete, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter._database_errors import Kind, failure_of
+from rwriter.engines import EngineProvider, as_provider, in_schema
+from rwriter.records import CompletedRequest
+from rwriter.schema import dead_letters
+from rwriter.store._store import RequestStore
+
+CHUNK: Final = 100
+"""Letters ``replay`` reads at a time."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listing says of a letter. ``size`` is bytes; ``error`` the database's words, which may quote the row."""
+
+    id: uuid.UUID
+    request_id: uuid.UUID
+    created_by: str
+    sqlstate: str | None
+    error: str
+    size: int
+    created_at: datetime
+
+
+_SUMMARY = select(
+    dead_letters.c.id,
+    dead_letters.c.request_id,
+    dead_letters.c.created_by,
+    dead_letters.c.sqlstate,
+    dead_letters.c.error,
+    func.octet_length(dead_letters.c.payload).label("size"),
+    dead_letters.c.created_at,
+)
+
+
+class DeadLetters:
+    """The table ``dead_letters``, for operators."""
+
+    def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
+        self._engine: Final = in_schema(as_provider(engines).write, schema)
+        self._store: Final = RequestStore(engines, schema=schema)
+
+    async def listing(self, limit: int = 1_000) -> list[DeadLetter]:
+        """The oldest ``limit`` letters."""
+        query = _SUMMARY.order_by(dead_letters.c.created_at, dead_letters.c.id).limit(limit)
+        async with self._engine.connect() as connection:
+            return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def show(self, letter_id: uuid.UUID) -> CompletedRequest | None:
+        """The record in one letter."""
+        query = select(dead_letters.c.payload).where(dead_letters.c.id == letter_id)
+        async with self._engine.connect() as connection:
+            payload = (await connection.execute(query)).scalar_one_or_none()
+        return None if payload is None else _decode(payload)
+
+    async def replay(self, letter_id: uuid.UUID | None = None) -> tuple[int, int]:
+        """Store the record of one letter, or of all; how many are stored now, and how many are still refused.
+
+        A letter is removed after its record's commit, so that a replay cut short is simply repeated. Raises what the
+        database raises when it is not the record's fault.
+        """
+        stored = refused = 0
+        after: uuid.UUID | None = None
+        while True:
+            letters = await self._chunk(letter_id, after)
+            for identity, payload in letters:
+                if await self._store_again(identity, payload):
+                    stored += 1
+                else:
+                    refused += 1
+                after = identity
+            if letter_id is not None or len(letters) < CHUNK:
+                return stored, refused
+
+    async def purge(self, before: datetime) -> int:
+        """Forget letters written before ``before``. How many."""
+        async with self._engine.begin() as connection:
+            return (await connection.execute(delete(dead_letters).where(dead_letters.c.created_at < before))).rowcount
+
+    async def _chunk(self, letter_id: uuid.UUID | None, after: uuid.UUID | None) -> list[tuple[uuid.UUID, bytes]]:
+        query = select(dead_letters.c.id, dead_letters.c.payload).order_by(dead_letters.c.id).limit(CHUNK)
+        if letter_id is not None:
+            query = query.where(dead_letters.c.id == letter_id)
+        elif after is not None:
+            query = query.where(dead_letters.c.id > after)
+        async with self._engine.connect() as connection:
+            return [(row.id, row.payload) for row in await connection.execute(query)]
+
+    async def _store_again(self, letter_id: uuid.UUID, payload: bytes) -> bool:
+        try:
+            await self._store.persist_completed([_decode(payload)])
+        except Exception as exc:
+            if failure_of(exc) is not Kind.DATA:
+                raise
+            return False
+        async with self._engine.begin() as connection:
+            await connection.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))
+        return True
+
+
+def _decode(payload: bytes) -> CompletedRequest:
+    return msgspec.msgpack.decode(payload, type=CompletedRequest)

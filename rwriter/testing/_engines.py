@@ -1,0 +1,34 @@
+"""The engine swap for a service's tests."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter.engines import in_schema
+
+
+class TestDbEngines:
+    """A provider over one test engine, whose ``read`` opens only read-only transactions.
+
+    A write routed to the reader fails in the test (SQLSTATE 25006) instead of in production, where ``read`` is a
+    replica. The engine stays its owner's: it is never disposed here. ``direct`` as in ``DbEngines``.
+    """
+
+    __test__ = False  # the name begins with Test: pytest, this is no test case
+
+    def __init__(self, engine: AsyncEngine, *, schema: str | None = None, direct: bool = False) -> None:
+        self.direct: Final = direct
+        self._write = in_schema(engine, schema)
+        self._read = self._write.execution_options(postgresql_readonly=True)
+
+    @property
+    def write(self) -> AsyncEngine:
+        """The engine itself."""
+        return self._write
+
+    @property
+    def read(self) -> AsyncEngine:
+        """The engine, in read-only transactions."""
+        return self._read

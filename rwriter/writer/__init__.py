@@ -1,0 +1,8 @@
+"""From ``send()`` to the fate of a record: the writer, its buffer, its flushes and the replay of the spool."""
+
+from __future__ import annotations
+
+from rwriter.writer._telemetry import WriterStats
+from rwriter.writer._writer import RequestsWriter
+
+__all__ = ("RequestsWriter", "WriterStats")

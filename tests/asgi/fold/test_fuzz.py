@@ -1,0 +1,102 @@
+"""No bytes make a fold raise, and what it gives can always be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.folding import NAMES, event, events_of, fold, stream
+
+LIMIT = 2_000
+
+
+def words(node: Any) -> Iterator[str]:
+    """Every key in ``node``."""
+    if isinstance(node, dict):
+        yield from node
+    for one in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from words(one)
+
+
+EVENTS = [one for name in NAMES for one in events_of(name)]
+_WORDS = sorted({word for one in EVENTS for word in words(one)} | {"error", "item_id", "message"})
+_TYPES = sorted({one["type"] for one in EVENTS if "type" in one} | {"response.failed", "error", "text_delta"})
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1, 3),
+    st.integers(min_value=2**70),
+    st.floats(allow_nan=False),
+    st.text(max_size=5),
+    st.sampled_from(_TYPES),
+    st.sampled_from(["chat.completion.chunk", "text_completion", "{", "{}", "400", "[DONE]"]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS), inner, max_size=5),
+    max_leaves=12,
+)
+objects = st.dictionaries(st.sampled_from(_WORDS), values, max_size=6)
+typed = st.builds(lambda made, kind: {**made, "type": kind}, objects, st.sampled_from(_TYPES))
+chunks = st.builds(lambda made, choices: {**made, "choices": choices}, objects, st.lists(objects, max_size=3))
+frames = st.builds(event, typed | chunks | values, st.sampled_from(["", *_TYPES]))
+
+
+def sound(pieces: list[bytes], limit: int = LIMIT) -> None:
+    made = fold(pieces, limit)
+    result = made.result()
+    text = msgspec.json.encode(result.body)
+    assert made.ended == (result.complete or result.error is not None)
+    assert result.error is None or 400 <= result.error.status <= 599
+    if result.error is None:
+        assert len(text) <= limit + 200
+    assert made.result() == result
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    sound(pieces)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(frames, max_size=8))
+def test_any_objects_in_any_order(pieces: list[bytes]) -> None:
+    sound(pieces)
+    sound(pieces, 100_000)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(NAMES), st.lists(st.tuples(st.integers(0, 8000), st.binary(max_size=3)), max_size=8))
+def test_recorded_streams_with_bytes_changed(name: str, changes: list[tuple[int, bytes]]) -> None:
+    data = stream(name)
+    for at, other in changes:
+        data = data[:at] + other + data[at + len(other) :]
+    sound([data], 100_000)
+
+
+def nested(depth: int, begin: bytes = b"[", end: bytes = b"]") -> bytes:
+    return begin * depth + end * depth
+
+
+def test_nesting_of_any_depth() -> None:
+    for depth in (10, 100, 500, 800, 900, 950, 980, 1100, 100_000):
+        wide = b'{"choices":[{"index":0,"delta":{"content":"a","x":' + nested(depth) + b"}}]}"
+        deep = b'{"choices":[{"index":0,"delta":{"content":"a","x":' + nested(depth, b'{"x":', b"}")[:-depth]
+        deep += b"1" + b"}" * depth + b"}}]}"
+        made = fold([event(wide), event(deep), event(wide), event(b"[DONE]")])
+        assert made.result().complete
+
+
+def depth_first(node: Any) -> int:
+    return 1 + max(map(depth_first, node), default=0) if isinstance(node, list) else 0
+
+
+def test_nesting_that_can_be_read_is_kept() -> None:
+    made = fold([event(b'{"choices":[],"x":' + nested(100) + b"}")]).result()
+    assert made.body is not None
+    assert depth_first(made.body["x"]) == 100

@@ -1,0 +1,139 @@
+"""from_url(pgbouncer=True) behind a real PgBouncer in transaction mode: every transaction may get another session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter import DbEngines, PersistResult, RequestFilter, RequestStore
+from rwriter.schema import requests
+from rwriter.testing._postgres import _account
+from tests.support.rows import need, new_request, record, rows, template_ids
+
+SERVER_CONNECTIONS = 4
+CONFIG = """
+[databases]
+* = host={host} port={port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {pool_size}
+max_client_conn = 500
+"""
+
+
+class Pooler:
+    """Where the pooler listens, and where it keeps its log."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+
+    def url(self, url: str) -> str:
+        """``url`` through the pooler."""
+        return make_url(url).set(host="127.0.0.1", port=self.port).render_as_string(hide_password=False)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+
+@pytest.fixture(scope="module")
+def pooler(rwriter_postgres: str) -> Iterator[Pooler]:
+    program = need("pgbouncer")
+    server = make_url(rwriter_postgres)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-")))
+    config = made.folder / "pgbouncer.ini"
+    config.write_text(CONFIG.format(host=server.host, port=server.port, listen_port=port, pool_size=SERVER_CONNECTIONS))
+    # PgBouncer refuses to be root, as PostgreSQL does
+    account = _account()
+    made.folder.chmod(0o755)
+    as_account = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    with (made.folder / "log").open("w") as log:
+        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **as_account)  # type: ignore[call-overload]
+    try:
+        deadline = time.monotonic() + 30
+        while not made.answers():
+            assert process.poll() is None, (made.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield made
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(made.folder)
+
+
+@pytest.fixture
+def pooled(pooler: Pooler, database: str, schema: str | None) -> DbEngines:
+    return DbEngines.from_url(pooler.url(database), schema=schema, pgbouncer=True)
+
+
+async def test_many_writers_share_few_sessions(pooled: DbEngines, engine: AsyncEngine) -> None:
+    store = RequestStore(pooled)
+    tasks, calls, size = 40, 5, 10
+
+    async def writer() -> int:
+        return sum([(await store.persist_completed([record() for _ in range(size)])).inserted for _ in range(calls)])
+
+    assert sum(await asyncio.gather(*(writer() for _ in range(tasks)))) == tasks * calls * size
+    assert len(await rows(engine, requests)) == len(await template_ids(engine)) == tasks * calls * size
+    async with engine.connect() as connection:
+        query = text("SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()")
+        assert (await connection.execute(query)).scalar_one() <= SERVER_CONNECTIONS
+
+
+async def test_every_call_of_the_store_works_beside_the_others(pooled: DbEngines, engine: AsyncEngine) -> None:
+    store = RequestStore(pooled)
+
+    async def life_of_a_request() -> None:
+        new, given = new_request(), record(custom_id="chatcmpl-1")
+        await store.create_realtime(new)
+        finished = await store.persist_completed([record(request_id=new.request_id), given])
+        assert finished == PersistResult(inserted=1, updated=1, skipped=0)
+        assert await store.finished_ids([given.request_id]) == {given.request_id}
+        assert await store.get_request(given.request_id) is not None
+        page = await store.list_requests(RequestFilter(models=["gpt-5", "x"], active_first=True))
+        assert page.data
+        assert await store.fail_stale(timedelta(hours=1)) == 0
+        assert await store.delete_request(new.request_id)
+
+    await asyncio.gather(*(life_of_a_request() for _ in range(20)))
+    await store.check_schema()
+    assert len(await rows(engine, requests)) == len(await template_ids(engine)) == 20
+
+
+async def test_no_prepared_statement_is_left_in_the_servers_sessions(pooled: DbEngines) -> None:
+    store = RequestStore(pooled)
+    for _ in range(20):
+        await store.persist_completed([record()])
+        await store.list_requests()
+    # one after the other, the calls had one session: what each of them left behind would be there still
+    async with pooled.write.connect() as connection:
+        left = (await connection.execute(text("SELECT count(*) FROM pg_prepared_statements"))).scalar_one()
+    assert left <= 2
+
+
+async def test_a_large_batch_passes_through_the_pooler(pooled: DbEngines, engine: AsyncEngine) -> None:
+    batch = [record(response_body="ä" * 100_000) for _ in range(50)]
+    assert (await RequestStore(pooled).persist_completed(batch)).inserted == 50
+    assert {row["response_size"] for row in await rows(engine, requests)} == {200_000}

@@ -1,0 +1,97 @@
+"""Bodies come back byte for byte: arbitrary text, large text, and sizes in UTF-8 bytes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter import RequestStore
+from rwriter.schema import request_templates, requests
+from tests.support.rows import new_request, one, record, rows, template_of
+
+# every code point that Python has, NUL and lone surrogates among them
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+OFTEN = settings(
+    max_examples=50,
+    deadline=None,
+    # the database is shared by the examples; each makes a row of its own
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def repaired(text: str) -> str:
+    """What of ``text`` PostgreSQL can hold, written another way than the library does: a pair of surrogates is one."""
+    paired = text.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace")
+    return "".join("\ufffd" if character == "\0" else character for character in paired)
+
+
+@OFTEN
+@given(bodies=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=20))
+@example(bodies=[("\0", "\ud800"), ("\udc00\ud83d", "\ud83d\ude00")])
+@example(bodies=[('\\u0000"', "{NULL,\"a\",'b'}\\"), ("\r\n\u2028\ufeff", " \t "), ("NULL", "null")])
+async def test_any_text_comes_back_as_given_but_for_what_cannot_be_stored(
+    store: RequestStore, engine: AsyncEngine, bodies: list[tuple[str, str]]
+) -> None:
+    batch = [record(request_body=asked, response_body=answered, status_code=422) for asked, answered in bodies]
+    await store.persist_completed(batch)
+
+    stored = {row["id"]: row for row in await rows(engine, requests, *(each.request_id for each in batch))}
+    templates = {row["id"]: row for row in await rows(engine, request_templates)}
+    for given_record, (asked, answered) in zip(batch, bodies, strict=True):
+        row = stored[given_record.request_id]
+        template = templates[row["template_id"]]
+        assert (row["response_body"], template["body"]) == (repaired(answered), repaired(asked))
+        assert row["response_size"] == len(row["response_body"].encode())
+        assert template["body_byte_size"] == len(template["body"].encode())
+        envelope = {"type": "NonRetriableHttpStatus", "details": {"status": 422, "body": row["response_body"]}}
+        assert row["error"] == json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
+
+
+@OFTEN
+@given(names=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=20))
+async def test_any_name_can_be_stored(store: RequestStore, engine: AsyncEngine, names: list[tuple[str, str]]) -> None:
+    batch = [
+        record(model=name, endpoint=name, custom_id=name[:512], created_by=f"x{owner}"[:512]) for name, owner in names
+    ]
+    await store.persist_completed(batch)
+
+    found = {row["id"]: row for row in await rows(engine, requests, *(each.request_id for each in batch))}
+    paths = {row["id"]: row["path"] for row in await rows(engine, request_templates)}
+    for stored in batch:
+        row = found[stored.request_id]
+        assert [row[name] for name in ("model", "custom_id", "created_by")] == [
+            stored.model, stored.custom_id, stored.created_by,
+        ]  # fmt: skip
+        assert paths[row["template_id"]] == stored.endpoint
+
+
+@OFTEN
+@given(body=ANY_TEXT)
+async def test_any_body_of_a_begun_request_comes_back(store: RequestStore, engine: AsyncEngine, body: str) -> None:
+    new = new_request(body=body)
+    await store.create_realtime(new)
+    template = await template_of(engine, new.request_id)
+    assert (template["body"], template["body_byte_size"]) == (repaired(body), len(repaired(body).encode()))
+
+
+@pytest.mark.parametrize("megabytes", [1, 20])
+async def test_large_bodies_come_back_whole(store: RequestStore, engine: AsyncEngine, megabytes: int) -> None:
+    # 4 bytes, 2 bytes and an escape in every unit: sizes in characters, bytes and JSON all differ
+    unit = 'ä🎉"\n'
+    body = unit * (megabytes * 1_000_000 // len(unit.encode()))
+    stored = record(request_body=body, response_body=body, status_code=500)
+
+    await store.persist_completed([stored])
+
+    row, template = await one(engine, requests), await one(engine, request_templates)
+    # compared outside of assert: a difference of 20 MB would take pytest minutes to print
+    same = (row["response_body"] == body, template["body"] == body, json.loads(row["error"])["details"]["body"] == body)
+    assert same == (True, True, True)
+    assert row["response_size"] == template["body_byte_size"] == megabytes * 1_000_000
+    detail = await store.get_request(stored.request_id)
+    assert detail is not None
+    assert (detail.body == body, detail.response_body == body) == (True, True)

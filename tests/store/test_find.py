@@ -1,0 +1,63 @@
+"""Finding a request under the id its upstream gave it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from rwriter import RequestStore
+from rwriter.store import detail_of
+from rwriter.testing import TestDbEngines
+from tests.support.rows import STARTED, in_state, insert_request, new_request, record
+
+
+async def test_an_owner_finds_a_request_under_its_clients_id(store: RequestStore) -> None:
+    stored = record(custom_id="chatcmpl-1")
+    await store.persist_completed([stored, record(custom_id="chatcmpl-2"), record()])
+    found = await store.find_request("chatcmpl-1", "tenant-a")
+    assert found == await store.get_request(stored.request_id)
+    assert found is not None
+
+
+@pytest.mark.parametrize(
+    ("custom_id", "owner"), [("chatcmpl-1", "tenant-b"), ("chatcmpl-9", "tenant-a"), ("", "tenant-a")]
+)
+async def test_nobody_finds_anothers_or_none(store: RequestStore, custom_id: str, owner: str) -> None:
+    await store.persist_completed([record(custom_id="chatcmpl-1")])
+    assert await store.find_request(custom_id, owner) is None
+
+
+async def test_of_several_with_one_client_id_the_latest_is_found_each_within_its_owner(store: RequestStore) -> None:
+    latest = record(custom_id="x", started_at=STARTED + timedelta(hours=1))
+    others = [
+        record(custom_id="x", created_by="tenant-b", started_at=STARTED + timedelta(hours=2)),
+        record(custom_id="x"),
+    ]
+    await store.persist_completed([latest, *others])
+    found = await store.find_request("x", "tenant-a")
+    assert found is not None
+    assert found.id == latest.request_id
+
+
+async def test_a_batchs_row_is_not_found(store: RequestStore, engine: AsyncEngine) -> None:
+    batch = new_request().request_id
+    await insert_request(engine, batch_id=batch, custom_id="line-1", **in_state("completed"))
+    assert await store.find_request("line-1", "tenant-a") is None
+
+
+async def test_ids_that_no_text_column_can_hold_are_just_unknown(store: RequestStore) -> None:
+    assert await store.find_request("a\0b\ud800", "ten\0ant") is None
+
+
+async def test_a_record_shows_the_row_it_will_be(store: RequestStore) -> None:
+    for pending in (record(), record(status_code=429, response_body='{"error":{}}', created_by="ü")):
+        expected = detail_of(pending)
+        await store.persist_completed([pending])
+        assert await store.get_request(pending.request_id) == expected
+
+
+async def test_only_a_second_engine_is_a_replica(engine: AsyncEngine, rwriter_engines: TestDbEngines) -> None:
+    assert not RequestStore(engine).has_replica
+    assert not RequestStore(rwriter_engines).has_replica

@@ -1,0 +1,62 @@
+"""A store on a database of its own, once in the default schema and once in a schema with an awkward name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rwriter import RequestStore
+from rwriter.engines import connect_arguments
+from rwriter.pytest_plugin import Databases
+from rwriter.store import _store as store_module
+from rwriter.testing import TestDbEngines
+
+AWKWARD_SCHEMA = "tenant a-Ü"
+
+
+@pytest.fixture(autouse=True)
+def _patient_count() -> Iterator[None]:
+    """Totals are exact however busy the machine is, but where a test is about their haste."""
+    # not the fixture of that name: made here for every test, it would undo a test's own patches after all its fixtures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "COUNT_TIMEOUT_MS", 60_000)
+        yield
+
+
+@pytest.fixture(params=[None, AWKWARD_SCHEMA], ids=["default_schema", "named_schema"])
+def schema(request: pytest.FixtureRequest) -> str | None:
+    """The schema the tables are in; ``None`` is the first of the search_path."""
+    name: str | None = request.param
+    return name
+
+
+@pytest.fixture
+def database(_rwriter_databases: Databases, schema: str | None) -> Iterator[str]:
+    """URL of a database migrated to head in ``schema``, for this test alone."""
+    name = _rwriter_databases.create(_rwriter_databases.template(schema))
+    yield _rwriter_databases.url(name)
+    _rwriter_databases.drop(name)
+
+
+@pytest.fixture
+def engines(database: str, schema: str | None) -> TestDbEngines:
+    """The engine swap on ``database``: its ``read`` refuses writes."""
+    url, connect_args = connect_arguments(database)
+    # no pool: its connections would belong to the event loop of one test, and need it to close
+    engine = create_async_engine(url, connect_args=connect_args, poolclass=NullPool)
+    return TestDbEngines(engine, schema=schema, direct=True)
+
+
+@pytest.fixture
+def engine(engines: TestDbEngines) -> AsyncEngine:
+    """Where tests look at rows, with SQL of their own."""
+    return engines.write
+
+
+@pytest.fixture
+def store(engines: TestDbEngines) -> RequestStore:
+    """The store under test."""
+    return RequestStore(engines)

@@ -1,0 +1,98 @@
+"""A service with the OpenTelemetry SDK: ``python -m tests.support.observed URL`` prints all that it exports, as JSON.
+
+A program of its own, since providers can be set only once in a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import sys
+from typing import Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
+from rwriter.engines import connect_arguments
+from tests.support.factory import record
+
+NOBODY = "postgresql+asyncpg://u@127.0.0.1:1/d"
+"""Nothing listens there."""
+
+
+def secret(**changes: Any) -> CompletedRequest:
+    """A record whose bodies and key can be searched for in what is exported."""
+    return record(**({"request_body": "MARKER q", "response_body": "MARKER a", "api_key": "sk-MARKER"} | changes))
+
+
+async def send(writer: RequestsWriter, *records: CompletedRequest) -> None:
+    """Send ``records`` and wait until each has its fate."""
+    answers = await asyncio.gather(*(writer.send(one, wait="committed") for one in records), return_exceptions=True)
+    for answer in answers:
+        if answer is not None and not isinstance(answer, RecordNotStored):
+            raise answer
+
+
+async def store(url: str) -> dict[str, Any]:
+    """Records that end as rows, as skipped and as dead; the account and what was exported of it."""
+    async with DbEngines.from_url(url) as engines, RequestsWriter(engines, name="stored") as writer:
+        first = [secret() for _ in range(5)]
+        await send(writer, *first)
+        await send(writer, first[0], first[1])
+        await send(writer, secret(response_body="MARKER\0"), secret(model="refused"), secret(model="\ud800\0"))
+        return {"accepted": writer.stats.accepted}
+
+
+async def drop() -> dict[str, Any]:
+    """Records that no database takes."""
+    engine = create_async_engine(NOBODY, poolclass=NullPool)
+    async with RequestsWriter(engine, name="dropped", max_retries=1, retry_base_delay=0) as writer:
+        await send(writer, secret(), secret(), secret())
+        return {"accepted": writer.stats.accepted}
+
+
+async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
+    """Records still in the buffer while the gauges are read."""
+    parsed, arguments = connect_arguments(url)
+    engine = create_async_engine(parsed, connect_args=arguments, poolclass=NullPool)
+    async with RequestsWriter(engine, name="waiting", linger=600) as writer:
+        pending = [secret(), secret()]
+        for one in pending:
+            await writer.send(one)
+        await asyncio.sleep(0)
+        gauges = json.loads(reader.get_metrics_data().to_json())  # type: ignore[union-attr]
+        return {
+            "gauges": gauges,
+            "pending_bytes": sum(one.text_bytes for one in pending),
+            "age_soon_after": writer.stats.oldest_age,
+        }
+
+
+async def main(url: str) -> None:
+    """Run the three and print what came of them."""
+    # after the import of rwriter, as most services do
+    spans, reader, lines = InMemorySpanExporter(), InMemoryMetricReader(), io.StringIO()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+    metrics.set_meter_provider(MeterProvider([reader]))
+    logging.basicConfig(stream=lines)
+    logging.getLogger("rwriter").setLevel(logging.DEBUG)
+    seen = {"stored": await store(url), "dropped": await drop(), "waiting": await wait(url, reader)}
+    seen["metrics"] = json.loads(reader.get_metrics_data().to_json())  # type: ignore[union-attr]
+    seen["spans"] = {"all": [json.loads(span.to_json()) for span in spans.get_finished_spans()]}
+    seen["logs"] = {"all": lines.getvalue()}
+    sys.stdout.write(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

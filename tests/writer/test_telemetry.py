@@ -1,0 +1,136 @@
+"""What a service with the OpenTelemetry SDK sees of a writer, and what nobody may see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rwriter.engines import connect_arguments
+from rwriter.pytest_plugin import Databases
+
+INSTRUMENTS = {
+    "rwriter.records": "{record}",
+    "rwriter.repaired": "{text}",
+    "rwriter.flush.size": "{record}",
+    "rwriter.flush.duration": "s",
+    "rwriter.retries": "{attempt}",
+    "rwriter.channel.depth": "{record}",
+    "rwriter.channel.bytes": "By",
+    "rwriter.oldest_age": "s",
+}
+ROOT = Path(__file__).parents[2]
+
+
+async def refuse_one_model(url: str) -> None:
+    parsed, arguments = connect_arguments(url)
+    engine = create_async_engine(parsed, connect_args=arguments, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE requests ADD CHECK (model <> 'refused')"))
+
+
+@pytest.fixture(scope="module")
+def exported(_rwriter_databases: Databases) -> Iterator[dict[str, Any]]:
+    """All that ``tests.support.observed`` exported."""
+    name = _rwriter_databases.create(_rwriter_databases.template())
+    url = _rwriter_databases.url(name)
+    asyncio.run(refuse_one_model(url))
+    command = [sys.executable, "-W", "error", "-m", "tests.support.observed", url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    yield json.loads(done.stdout)
+    _rwriter_databases.drop(name)
+
+
+def instruments(collected: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics by name."""
+    scopes = [scope for resource in collected["resource_metrics"] for scope in resource["scope_metrics"]]
+    assert [scope["scope"]["name"] for scope in scopes] == ["rwriter"]
+    return {metric["name"]: metric for metric in scopes[0]["metrics"]}
+
+
+def points(collected: dict[str, Any], name: str, writer: str) -> dict[str | None, dict[str, Any]]:
+    """The data points of one writer, by outcome."""
+    found = instruments(collected)[name]["data"]["data_points"]
+    return {p["attributes"].get("outcome"): p for p in found if p["attributes"].get("writer") == writer}
+
+
+def values(collected: dict[str, Any], name: str, writer: str) -> dict[str | None, float]:
+    """The values of one writer, by outcome."""
+    return {outcome: point["value"] for outcome, point in points(collected, name, writer).items()}
+
+
+def spans_of(exported: dict[str, Any], writer: str) -> list[dict[str, Any]]:
+    """The spans of one writer."""
+    return [span for span in exported["spans"]["all"] if span["attributes"]["rwriter.writer"] == writer]
+
+
+def test_every_instrument_is_exported_with_its_unit(exported: dict[str, Any]) -> None:
+    units = {name: metric["unit"] for name, metric in instruments(exported["metrics"]).items()}
+    # the gauges of a writer that is gone are gone too
+    units |= {name: metric["unit"] for name, metric in instruments(exported["waiting"]["gauges"]).items()}
+    assert units.items() >= INSTRUMENTS.items()
+    for metric in instruments(exported["metrics"]).values():
+        assert metric["description"]
+
+
+def test_records_are_counted_by_outcome_and_each_once(exported: dict[str, Any]) -> None:
+    stored = values(exported["metrics"], "rwriter.records", "stored")
+    assert stored == {"persisted": 7, "skipped": 2, "dead": 1}
+    assert sum(stored.values()) == exported["stored"]["accepted"]
+    assert values(exported["metrics"], "rwriter.records", "dropped") == {"dropped": 3}
+
+
+def test_retries_are_counted_by_what_followed(exported: dict[str, Any]) -> None:
+    retries = values(exported["metrics"], "rwriter.retries", "dropped")
+    assert set(retries) == {"retried", "exhausted"}
+    assert min(retries.values()) >= 1
+    assert points(exported["metrics"], "rwriter.retries", "stored") == {}
+
+
+@pytest.mark.parametrize("writer", ["stored", "dropped"])
+def test_each_flush_has_a_span_a_size_and_a_duration(exported: dict[str, Any], writer: str) -> None:
+    spans = spans_of(exported, writer)
+    size = points(exported["metrics"], "rwriter.flush.size", writer)[None]
+    duration = points(exported["metrics"], "rwriter.flush.duration", writer)[None]
+    assert {span["name"] for span in spans} == {"rwriter.flush"}
+    assert len(spans) == size["count"] == duration["count"] >= 1
+    sizes = [span["attributes"]["rwriter.flush.size"] for span in spans]
+    assert sum(sizes) == size["sum"] == exported[writer]["accepted"]
+    assert 0 < duration["sum"] < 60
+
+
+def test_a_span_says_that_a_flush_failed_and_why_but_records_no_exception(exported: dict[str, Any]) -> None:
+    stored, dropped = spans_of(exported, "stored"), spans_of(exported, "dropped")
+    failed = [span["status"] for span in stored if span["status"]["status_code"] == "ERROR"]
+    assert failed == [{"status_code": "ERROR", "description": "CheckViolationError (SQLSTATE 23514)"}]
+    for span in dropped:
+        assert span["status"] == {"status_code": "ERROR", "description": "ConnectionRefusedError"}
+    assert [span["events"] for span in (*stored, *dropped)] == [[] for _ in (*stored, *dropped)]
+
+
+def test_the_gauges_show_what_is_in_the_buffer(exported: dict[str, Any]) -> None:
+    gauges = exported["waiting"]["gauges"]
+    assert values(gauges, "rwriter.channel.depth", "waiting") == {None: 2}
+    assert values(gauges, "rwriter.channel.bytes", "waiting") == {None: exported["waiting"]["pending_bytes"]}
+    assert 0 < values(gauges, "rwriter.oldest_age", "waiting")[None] <= exported["waiting"]["age_soon_after"]
+
+
+def test_repaired_texts_are_counted_once_each(exported: dict[str, Any]) -> None:
+    (repaired,) = instruments(exported["metrics"])["rwriter.repaired"]["data"]["data_points"]
+    assert repaired["value"] == 2
+
+
+def test_no_body_and_no_key_is_in_anything_exported_or_logged(exported: dict[str, Any]) -> None:
+    assert "CheckViolationError (SQLSTATE 23514)" in exported["logs"]["all"]
+    assert "MARKER" not in json.dumps(exported)
+    assert "sha256:" not in json.dumps(exported)
