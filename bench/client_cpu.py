@@ -14,8 +14,7 @@ from bench.database import Database
 from bench.report import summary
 from bench.traffic import Bodies, records
 from rwriter import CompletedRequest, DbEngines, RequestStore, RequestsWriter
-from rwriter.store._statements import PERSIST_COMPLETED
-from rwriter.store._store import _arrays
+from rwriter.store._persist import arrays_of, statement
 
 RAW: Final = "asyncpg"
 TRANSACTION: Final = "asyncpg, begin and commit"
@@ -73,7 +72,7 @@ async def _opened(database: Database, batch: int) -> AsyncIterator[dict[str, Way
 
 
 async def _raw(driver: Driver, dialect: Dialect, *, in_transaction: bool) -> Way:
-    compiled = PERSIST_COMPLETED.compile(dialect=dialect)
+    compiled = statement().compile(dialect=dialect)
     names = compiled.positiontup or ()
     prepared = await driver.prepare(str(compiled))
     # preparing alone leaves the server in the middle of a request, its locks on the tables held
@@ -81,7 +80,7 @@ async def _raw(driver: Driver, dialect: Dialect, *, in_transaction: bool) -> Way
 
     def way(batches: Batches) -> Timed:
         # in id order, as records are made here
-        arrays = [[given[name] for name in names] for given in map(_arrays, batches)]
+        arrays = [[given[name] for name in names] for given in map(arrays_of, batches)]
 
         async def execute() -> None:
             for each in arrays:

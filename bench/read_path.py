@@ -23,7 +23,7 @@ from bench.many_rows import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, 
 from bench.report import machine
 from rwriter import RequestFilter, RequestPage, RequestStore
 from rwriter.schema import requests
-from rwriter.store._store import _count
+from rwriter.store._listing import count
 
 ROWS: Final = 2_000_000
 PAGE: Final = 50
@@ -160,7 +160,7 @@ def _totals(engine: AsyncEngine) -> list[tuple[str, float | None, Call]]:
         "of one owner, large": RequestFilter(created_by=LARGE_OWNER),
         "of all owners": RequestFilter(),
     }
-    return [(f"total_count {name}", None, partial(_count, engine, each)) for name, each in asked.items()]
+    return [(f"total_count {name}", None, partial(count, engine, each)) for name, each in asked.items()]
 
 
 def _page(store: RequestStore, **asked: Any) -> Call:

@@ -16,8 +16,7 @@ from bench.peer_asyncpg import Driver
 from rwriter import CompletedRequest
 from rwriter.engines import DRIVER
 from rwriter.records import utf8_size
-from rwriter.store._statements import PERSIST_COMPLETED
-from rwriter.store._store import _arrays
+from rwriter.store._persist import arrays_of, statement
 
 Arrays = dict[str, Any]
 
@@ -57,7 +56,7 @@ class Statement:
         sql = self._sql(types)
 
         async def store(batch: Sequence[CompletedRequest]) -> None:
-            given = self.arrays(_arrays(batch))
+            given = self.arrays(arrays_of(batch))
             async with driver.transaction():
                 await driver.fetchrow(sql, *[given[name] for name in types])
 
@@ -69,9 +68,7 @@ class Statement:
         columns = dict(zip(arrays, arrays, strict=True)) | self.columns
         source = ", ".join(f"{made.format(**parameters)} AS {name}" for name, made in columns.items())
         unnest = f"unnest({', '.join(arrays.values())}) AS source ({', '.join(arrays)})"
-        _, up, rest = str(PERSIST_COMPLETED.compile(dialect=make_url(f"{DRIVER}://").get_dialect()())).partition(
-            "up AS"
-        )
+        _, up, rest = str(statement().compile(dialect=make_url(f"{DRIVER}://").get_dialect()())).partition("up AS")
         for old, new in self.replaced.items():
             rest = _replaced(rest, old, new)
         return f"WITH v AS (SELECT {source} FROM {unnest}), {up}{rest}"

@@ -20,13 +20,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import URL, Column, Connection, MetaData, String, Table, inspect, select
+from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import schema as tables
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.errors import RwriterError
-from rwriter.store import RequestStore
+from rwriter.store import RequestStore, current_revision
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
@@ -84,8 +84,8 @@ def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
 
 async def current(target: Target = None, *, schema: str | None = None) -> str | None:
     """The revision the database is at, or ``None`` where rwriter's migrations never ran."""
-    async with _engine(target, schema) as (engine, name), engine.connect() as connection:
-        return await connection.run_sync(_revision, name)
+    async with _engine(target, schema) as (engine, _):
+        return await current_revision(engine)
 
 
 async def check(target: Target = None, *, schema: str | None = None) -> None:
@@ -179,16 +179,6 @@ def _url_from_environment() -> str:
         msg = f"no database given: set {URL_VARIABLE}=postgresql://user:password@host:5432/database"
         raise RwriterError(msg)
     return url
-
-
-def _revision(connection: Connection, schema: str | None) -> str | None:
-    found: list[str] = []
-    # a service that lists our versions in its own version_locations records them in its own table
-    for name in (tables.VERSION_TABLE, "alembic_version"):
-        if inspect(connection).has_table(name, schema=schema):
-            table = Table(name, MetaData(), Column("version_num", String), schema=schema)
-            found += connection.scalars(select(table.c.version_num))
-    return max((revision for revision in found if revision.startswith("rwriter_")), default=None)
 
 
 def _drift(connection: Connection, schema: str | None) -> list[str]:

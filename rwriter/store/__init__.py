@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rwriter.store._cursor import cursor_after
 from rwriter.store._dead_letters import DeadLetter, DeadLetters
 from rwriter.store._listing import RequestFilter
 from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
+from rwriter.store._revision import current_revision
 from rwriter.store._store import RequestStore
 
 __all__ = (
@@ -16,5 +18,7 @@ __all__ = (
     "RequestPage",
     "RequestStore",
     "RequestSummary",
+    "current_revision",
+    "cursor_after",
     "detail_of",
 )

@@ -18,7 +18,7 @@ _READ_ONLY = "25006"
 class Connections:
     """A provider's engines, their tables looked up in ``schema``.
 
-    One statement alone needs no BEGIN and no COMMIT, which are two more round trips. It goes without them where the
+    A single statement needs no BEGIN and no COMMIT, which are two more round trips. It is sent without them where the
     provider is ``direct``; see ``DbEngines``.
     """
 
@@ -27,26 +27,26 @@ class Connections:
         self.write: Final = in_schema(provider.write, schema)
         self.read: Final = in_schema(provider.read, schema)
         direct = getattr(provider, "direct", False)
-        self._alone: Final = {engine: _autocommit(engine) for engine in (self.write, self.read) if direct}
+        self._autocommit: Final = {engine: _autocommit(engine) for engine in (self.write, self.read) if direct}
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """For statements that happen together or not at all."""
+        """Open a connection for statements that happen together or not at all."""
         async with _writing(self.write) as connection, connection.begin():
             yield connection
 
-    def statement(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
-        """For one statement that writes."""
-        alone = self._alone.get(self.write)
-        return self.transaction() if alone is None else _writing(alone)
+    def autocommit(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
+        """Open a connection for one statement that writes and commits by itself."""
+        engine = self._autocommit.get(self.write)
+        return self.transaction() if engine is None else _writing(engine)
 
     def query(self, *, consistent: bool) -> AsyncConnection:
-        """For one that reads; ``consistent`` asks the primary."""
+        """Open a connection for one statement that reads; ``consistent`` asks the primary."""
         engine = self.reader(consistent=consistent)
-        return self._alone.get(engine, engine).connect()
+        return self._autocommit.get(engine, engine).connect()
 
     def reader(self, *, consistent: bool) -> AsyncEngine:
-        """Where transactions that read are begun."""
+        """Return the engine for transactions that read."""
         return self.write if consistent else self.read
 
 

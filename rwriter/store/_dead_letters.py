@@ -1,27 +1,30 @@
-"""Dead letters: the records the database refused, kept complete until somebody mends the cause and replays them."""
+"""The table ``dead_letters``: refused records, complete, until somebody mends the cause and replays them."""
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from sqlalchemy import delete, func, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._database_errors import Kind, failure_of
-from rwriter.engines import EngineProvider, as_provider, in_schema
-from rwriter.records import CompletedRequest
+from rwriter.engines import EngineProvider
+from rwriter.records import CompletedRequest, repair
 from rwriter.schema import dead_letters
-from rwriter.store._store import RequestStore
+from rwriter.store._connections import Connections
+from rwriter.store._persist import Persist
 
 CHUNK: Final = 100
 """Letters ``replay`` reads at a time."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """What a listing says of a letter. ``size`` is bytes; ``error`` the database's words, which may quote the row."""
+    """A refused record in a listing. ``size`` is bytes; ``error`` is the database's text, which may quote the row."""
 
     id: uuid.UUID
     request_id: uuid.UUID
@@ -43,28 +46,47 @@ _SUMMARY = select(
 )
 
 
+_INSERT: Final = pg_insert(dead_letters).on_conflict_do_nothing(index_elements=[dead_letters.c.id])
+
+
+async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
+    """Insert a refused record beside the reason. See ``RequestStore.bury``."""
+    payload = msgspec.msgpack.encode(record)
+    letter = {
+        "id": uuid.uuid5(record.request_id, hashlib.sha256(payload).hexdigest()),
+        "request_id": record.request_id,
+        "created_by": record.created_by,
+        "sqlstate": sqlstate,
+        "error": repair(error),
+        "payload": payload,
+    }
+    async with connections.transaction() as connection:
+        await connection.execute(_INSERT, letter)
+
+
 class DeadLetters:
-    """The table ``dead_letters``, for operators."""
+    """Lists, shows, replays and purges dead letters, for operators."""
 
     def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
-        self._engine: Final = in_schema(as_provider(engines).write, schema)
-        self._store: Final = RequestStore(engines, schema=schema)
+        connections = Connections(engines, schema)
+        self._engine: Final = connections.write
+        self._persist: Final = Persist(connections)
 
     async def listing(self, limit: int = 1_000) -> list[DeadLetter]:
-        """The oldest ``limit`` letters."""
+        """Return the oldest ``limit`` letters."""
         query = _SUMMARY.order_by(dead_letters.c.created_at, dead_letters.c.id).limit(limit)
         async with self._engine.connect() as connection:
             return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
 
     async def show(self, letter_id: uuid.UUID) -> CompletedRequest | None:
-        """The record in one letter."""
+        """Return the record in one letter, or ``None`` where there is no such letter."""
         query = select(dead_letters.c.payload).where(dead_letters.c.id == letter_id)
         async with self._engine.connect() as connection:
             payload = (await connection.execute(query)).scalar_one_or_none()
         return None if payload is None else _decode(payload)
 
     async def replay(self, letter_id: uuid.UUID | None = None) -> tuple[int, int]:
-        """Store the record of one letter, or of all; how many are stored now, and how many are still refused.
+        """Store the record of one letter, or of all. Returns how many are stored now, and how many are still refused.
 
         A letter is removed after its record's commit, so that a replay cut short is simply repeated. Raises what the
         database raises when it is not the record's fault.
@@ -83,7 +105,7 @@ class DeadLetters:
                 return stored, refused
 
     async def purge(self, before: datetime) -> int:
-        """Forget letters written before ``before``. How many."""
+        """Delete letters written before ``before`` and return how many."""
         async with self._engine.begin() as connection:
             return (await connection.execute(delete(dead_letters).where(dead_letters.c.created_at < before))).rowcount
 
@@ -98,7 +120,7 @@ class DeadLetters:
 
     async def _store_again(self, letter_id: uuid.UUID, payload: bytes) -> bool:
         try:
-            await self._store.persist_completed([_decode(payload)])
+            await self._persist([_decode(payload)])
         except Exception as exc:
             if failure_of(exc) is not Kind.DATA:
                 raise

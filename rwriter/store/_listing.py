@@ -1,13 +1,10 @@
-"""The listing's SQL: filters, newest-first order and the keyset cursor. ``store.py`` is the only caller."""
+"""Pages of requests: filters, newest-first order, a keyset cursor, and how many rows match."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
-import uuid
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -16,7 +13,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
-    DateTime,
     Executable,
     Integer,
     Text,
@@ -27,25 +23,36 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     tuple_,
     union_all,
 )
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
-from rwriter.errors import InvalidCursor
+from rwriter._database_errors import sqlstate_of
 from rwriter.records import repair
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
-from rwriter.store._statements import SUMMARY_COLUMNS, constant, in_states, visible
+from rwriter.store._connections import Connections
+from rwriter.store._cursor import Position, decode_cursor, encode_cursor
+from rwriter.store._predicates import AWARE, constant, in_states, visible
+from rwriter.store._results import SUMMARY_COLUMNS, RequestSummary, summary_of, with_utc_times
 
 MAX_LIMIT: Final = 1_000
 SHAPES: Final = 64
 """Statements of each kind that are kept: up to 160 kB each, and a service asks in a handful of ways."""
 
+COUNT_TIMEOUT_MS: Final = 100
+"""Milliseconds for an exact total, before the planner's estimate is taken."""
+
+_QUERY_CANCELED: Final = "57014"
+
 
 class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``list_requests`` is asked for. Every filter that is not ``None`` must hold.
+    """Selects rows for ``list_requests``. Every filter that is not ``None`` must hold.
 
     ``status`` is one of the six states; ``models`` and ``service_tiers`` match any of their items, an empty list
     matches nothing; ``created_after`` and ``created_before`` are inclusive and timezone-aware. The order is newest
@@ -90,54 +97,72 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
             decode_cursor(self.cursor)
 
 
-class Position(NamedTuple):
-    """The last row of a page: whether it was listed among the active ones, and its sort key."""
+async def page(
+    connections: Connections, filter_: RequestFilter, *, consistent: bool
+) -> tuple[list[RequestSummary], str | None]:
+    """Return one page and the cursor of the next. See ``RequestStore.list_page``."""
+    async with connections.query(consistent=consistent) as connection:
+        result = await connection.execute(*page_query(filter_))
+        # not as mappings: looking their names up takes as long as the query
+        names = tuple(result.keys())
+        rows = [with_utc_times(zip(names, row, strict=True)) for row in result]
+    active = [bool(row.pop("is_active")) for row in rows]
+    data = [summary_of(row) for row in rows[: filter_.limit]]
+    if len(rows) <= filter_.limit:
+        return data, None
+    return data, encode_cursor(Position(active[len(data) - 1], data[-1].created_at, data[-1].id))
 
-    active: bool
-    created_at: datetime
-    id: uuid.UUID
 
-
-def encode_cursor(position: Position) -> str:
-    """An opaque, URL-safe cursor for the page after ``position``."""
-    return base64.urlsafe_b64encode(msgspec.msgpack.encode(position)).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> Position:
-    """The position in a cursor; raises ``InvalidCursor``."""
+async def count(engine: AsyncEngine, filter_: RequestFilter) -> tuple[int, bool]:
+    """Return how many rows match, and True where that is the planner's estimate: counting took too long."""
+    number: int | None = None
     try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        position = msgspec.msgpack.decode(raw, type=Position)
-        # forged near the ends of time it cannot be said in UTC
-        return position._replace(created_at=position.created_at.astimezone(UTC))
-    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError) as exc:
-        msg = "cursor is not one that list_requests returned; start again without it"
-        raise InvalidCursor(msg) from exc
+        # a transaction of its own: the timeout bounds whatever comes after it too, be it the end of a savepoint
+        async with engine.connect() as connection:
+            await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
+            number = (await connection.execute(*count_query(filter_))).scalar_one()
+    except DBAPIError as exc:
+        if sqlstate_of(exc) != _QUERY_CANCELED:
+            raise
+    if number is not None:
+        return number, False
+    async with engine.connect() as connection:
+        return await _estimate(connection, *matching_query(filter_)), True
 
 
-def page_query(asked: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
-    """The rows of one page and one more, each with ``path`` and ``is_active``: a statement and its parameters."""
-    position = decode_cursor(asked.cursor) if asked.cursor is not None else None
-    rows = asked.limit + 1
-    reach = rows + asked.offset
-    parameters = _values(asked) | {"rows": rows, "offset": asked.offset, "reach": reach}
+async def _estimate(connection: AsyncConnection, query: Select[Any], parameters: Mapping[str, Any]) -> int:
+    plan = (await connection.execute(Explain(query), parameters)).scalar_one()
+    parsed = msgspec.json.decode(plan) if isinstance(plan, str) else plan
+    return int(parsed[0]["Plan"]["Plan Rows"])
+
+
+def page_query(filter_: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
+    """Return the statement and the parameters for one page and one row more, each with ``path`` and ``is_active``."""
+    position = decode_cursor(filter_.cursor) if filter_.cursor is not None else None
+    rows = filter_.limit + 1
+    scanned = rows + filter_.offset
+    parameters = _values(filter_) | {"rows": rows, "offset": filter_.offset, "scanned": scanned}
     if position is not None:
         parameters |= {"after_created_at": position.created_at, "after_id": position.id}
-    return _page(_shape(asked), _legs(asked, position), 1 << (reach - 1).bit_length()), parameters
+    row_cap = 1 << (scanned - 1).bit_length()
+    return _page(_shape(filter_), _index_scans(filter_, position), row_cap), parameters
 
 
-def count_query(asked: RequestFilter) -> tuple[Select[int], dict[str, Any]]:
-    """How many rows match, cursor and limit aside."""
-    return _count(_shape(asked)), _values(asked)
+def count_query(filter_: RequestFilter) -> tuple[Select[int], dict[str, Any]]:
+    """Return the statement that counts the matching rows, cursor and limit aside."""
+    return _count(_shape(filter_)), _values(filter_)
 
 
-def matching_query(asked: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
-    """The same rows as ``count_query`` counts, for the planner to estimate."""
-    return select(requests.c.id).where(*_conditions(_shape(asked))), _values(asked)
+def matching_query(filter_: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
+    """Return a statement for the rows that ``count_query`` counts, for the planner to estimate."""
+    return select(requests.c.id).where(*_conditions(_shape(filter_))), _values(filter_)
 
 
 class _Shape(NamedTuple):
-    """What of a filter is written in its statements. The rest are parameters, named as the fields are."""
+    """The parts of a filter that change the SQL text: the key of its cached statement.
+
+    Everything else is a bind parameter, named as the field is.
+    """
 
     created_by: bool
     status: str | None
@@ -149,37 +174,37 @@ class _Shape(NamedTuple):
     no_tier: bool
 
 
-class _Leg(NamedTuple):
-    """One run through an index: of all rows, of those in flight or of the finished ones; after the cursor or not."""
+class _IndexScan(NamedTuple):
+    """One scan of an index: of all rows, of those in flight or of the finished ones; after the cursor or not."""
 
     states: tuple[str, ...] = ()
     after: bool = False
 
 
-def _shape(asked: RequestFilter) -> _Shape:
-    models, tiers = asked.models, asked.service_tiers
+def _shape(filter_: RequestFilter) -> _Shape:
+    models, tiers = filter_.models, filter_.service_tiers
     return _Shape(
-        created_by=asked.created_by is not None,
-        status=asked.status,
+        created_by=filter_.created_by is not None,
+        status=filter_.status,
         models=None if models is None else min(len(models), 2),
-        created_after=asked.created_after is not None,
-        created_before=asked.created_before is not None,
+        created_after=filter_.created_after is not None,
+        created_before=filter_.created_before is not None,
         service_tiers=None if tiers is None else min(sum(tier is not None for tier in tiers), 2),
         no_tier=tiers is not None and None in tiers,
     )
 
 
-def _values(asked: RequestFilter) -> dict[str, Any]:
+def _values(filter_: RequestFilter) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    if asked.created_by is not None:
-        values["created_by"] = repair(asked.created_by)
-    if models := [repair(model) for model in asked.models or ()]:
+    if filter_.created_by is not None:
+        values["created_by"] = repair(filter_.created_by)
+    if models := [repair(model) for model in filter_.models or ()]:
         values["models"] = _one_or_all(models)
-    if asked.created_after is not None:
-        values["created_after"] = asked.created_after
-    if asked.created_before is not None:
-        values["created_before"] = asked.created_before
-    if tiers := [repair(tier) for tier in asked.service_tiers or () if tier is not None]:
+    if filter_.created_after is not None:
+        values["created_after"] = filter_.created_after
+    if filter_.created_before is not None:
+        values["created_before"] = filter_.created_before
+    if tiers := [repair(tier) for tier in filter_.service_tiers or () if tier is not None]:
         values["service_tiers"] = _one_or_all(tiers)
     return values
 
@@ -188,20 +213,19 @@ def _one_or_all(items: list[str]) -> str | list[str]:
     return items[0] if len(items) == 1 else items
 
 
-def _legs(asked: RequestFilter, position: Position | None) -> tuple[_Leg, ...]:
-    if not asked.active_first:
-        return (_Leg(after=position is not None),)
+def _index_scans(filter_: RequestFilter, position: Position | None) -> tuple[_IndexScan, ...]:
+    if not filter_.active_first:
+        return (_IndexScan(after=position is not None),)
     if position is not None and not position.active:
-        return (_Leg(FINISHED_STATES, after=True),)
+        return (_IndexScan(FINISHED_STATES, after=True),)
     # Two index scans, one for the few rows in flight and one for the rest, instead of a sort of the whole table.
-    return _Leg(ACTIVE_STATES, after=position is not None), _Leg(FINISHED_STATES)
+    return _IndexScan(ACTIVE_STATES, after=position is not None), _IndexScan(FINISHED_STATES)
 
 
 _TEXTS: Final = ARRAY(Text(), dimensions=1)
-_AWARE: Final = DateTime(timezone=True)
 _ROWS: Final = bindparam("rows", type_=BigInteger())
 _OFFSET: Final = bindparam("offset", type_=BigInteger())
-_REACH: Final = bindparam("reach", type_=BigInteger())
+_SCANNED: Final = bindparam("scanned", type_=BigInteger())
 
 
 def _conditions(shape: _Shape) -> list[ColumnElement[bool]]:
@@ -213,9 +237,9 @@ def _conditions(shape: _Shape) -> list[ColumnElement[bool]]:
     if shape.models is not None:
         conditions.append(_among(requests.c.model, "models", shape.models))
     if shape.created_after:
-        conditions.append(requests.c.created_at >= bindparam("created_after", type_=_AWARE))
+        conditions.append(requests.c.created_at >= bindparam("created_after", type_=AWARE))
     if shape.created_before:
-        conditions.append(requests.c.created_at <= bindparam("created_before", type_=_AWARE))
+        conditions.append(requests.c.created_at <= bindparam("created_before", type_=AWARE))
     if shape.service_tiers is not None:
         named = _among(requests.c.service_tier, "service_tiers", shape.service_tiers)
         conditions.append(or_(named, requests.c.service_tier.is_(None)) if shape.no_tier else named)
@@ -238,9 +262,9 @@ def _count(shape: _Shape) -> Select[int]:
 
 
 @functools.lru_cache(maxsize=SHAPES)
-def _page(shape: _Shape, legs: tuple[_Leg, ...], most: int) -> Select[Any]:
-    runs = union_all(*(_run(shape, leg, most) for leg in legs)).subquery()
-    page = select(runs).order_by(*_newest_first(runs)).limit(_ROWS).offset(_OFFSET)
+def _page(shape: _Shape, scans: tuple[_IndexScan, ...], row_cap: int) -> Select[Any]:
+    scanned = union_all(*(_scan(shape, scan, row_cap) for scan in scans)).subquery()
+    page = select(scanned).order_by(*_newest_first(scanned)).limit(_ROWS).offset(_OFFSET)
     # joined after the limit: a page needs the templates of its own rows only
     rows = page.subquery("page")
     columns = [column for column in rows.c if column.name != "template_id"]
@@ -251,22 +275,22 @@ def _page(shape: _Shape, legs: tuple[_Leg, ...], most: int) -> Select[Any]:
     )
 
 
-def _run(shape: _Shape, leg: _Leg, most: int) -> Select[Any]:
-    is_active = literal_column("1" if leg.states == ACTIVE_STATES else "0", Integer).label("is_active")
+def _scan(shape: _Shape, scan: _IndexScan, row_cap: int) -> Select[Any]:
+    is_active = literal_column("1" if scan.states == ACTIVE_STATES else "0", Integer).label("is_active")
     query = (
         select(*SUMMARY_COLUMNS, requests.c.template_id, is_active)
         .where(*_conditions(shape))
         .order_by(requests.c.created_at.desc(), requests.c.id.desc())
     )
-    if leg.states:
-        query = query.where(in_states(leg.states))
-    if leg.after:
-        key = tuple_(bindparam("after_created_at", type_=_AWARE), bindparam("after_id", type_=Uuid()))
+    if scan.states:
+        query = query.where(in_states(scan.states))
+    if scan.after:
+        key = tuple_(bindparam("after_created_at", type_=AWARE), bindparam("after_id", type_=Uuid()))
         query = query.where(tuple_(requests.c.created_at, requests.c.id) < key)
-    # Bounded twice: of a parameter alone the planner, asked for a plan that fits any value, believes that it is a tenth
-    # of the table, and sorts that. A bound in the text for every limit would be a statement for every limit.
-    bounded = query.limit(literal_column(str(most), Integer)).subquery()
-    return select(bounded).order_by(bounded.c.created_at.desc(), bounded.c.id.desc()).limit(_REACH)
+    # Two LIMITs: for a bind parameter a generic plan assumes a tenth of the table and sorts it, so the inner LIMIT is a
+    # literal, rounded up to a power of two to keep the number of statements small.
+    bounded = query.limit(literal_column(str(row_cap), Integer)).subquery()
+    return select(bounded).order_by(bounded.c.created_at.desc(), bounded.c.id.desc()).limit(_SCANNED)
 
 
 def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
@@ -274,7 +298,7 @@ def _newest_first(rows: Subquery) -> tuple[ColumnElement[Any], ...]:
 
 
 class Explain(Executable, ClauseElement):
-    """``EXPLAIN (FORMAT JSON)`` of a query: the planner's estimate where counting takes too long."""
+    """Asks for ``EXPLAIN (FORMAT JSON)`` of a query, which holds the planner's estimate of its rows."""
 
     inherit_cache = False
 

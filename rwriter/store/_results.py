@@ -1,4 +1,4 @@
-"""What the store answers with, and how rows and records become it."""
+"""The types that the store returns, and their constructors from rows and records."""
 
 from __future__ import annotations
 
@@ -10,21 +10,37 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import RowMapping
 
-from rwriter.records import CompletedRequest
-from rwriter.schema import REALTIME_TIER
+from rwriter.records import CompletedRequest, succeeded
+from rwriter.schema import REALTIME_TIER, requests
 
-OK: Final = range(200, 300)
-"""Statuses of completed requests; all others are failed."""
+SUMMARY_COLUMNS: Final = (
+    requests.c.id,
+    requests.c.batch_id,
+    requests.c.model,
+    requests.c.state.label("status"),
+    requests.c.created_at,
+    requests.c.started_at,
+    requests.c.completed_at,
+    requests.c.failed_at,
+    requests.c.response_status,
+    requests.c.service_tier,
+    requests.c.created_by,
+)
+"""The columns of a ``RequestSummary``, but for its duration and its template's path."""
 
 _TIMES: Final = ("created_at", "started_at", "completed_at", "failed_at")
 
 
 class PersistResult(msgspec.Struct, frozen=True):
-    """What ``persist_completed`` did with its records: ``inserted + updated + skipped`` is how many it was given."""
+    """The answer of ``persist_completed``: ``inserted + updated + skipped`` is the number of records it was given.
+
+    ``written`` holds the ids of the rows that it inserted or updated: each of them is one record of the call.
+    """
 
     inserted: int
     updated: int
     skipped: int
+    written: frozenset[uuid.UUID] = frozenset()
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,8 +82,8 @@ class RequestPage(msgspec.Struct, frozen=True):
 
 
 def detail_of(record: CompletedRequest) -> RequestDetail:
-    """The row that ``record`` will be, where nothing is stored under its id yet."""
-    ok = record.status_code in OK
+    """Return the row that ``record`` will be, where nothing is stored under its id yet."""
+    ok = succeeded(record.status_code)
     fields: dict[str, Any] = {
         "started_at": record.started_at,
         "completed_at": record.completed_at if ok else None,
@@ -80,7 +96,7 @@ def detail_of(record: CompletedRequest) -> RequestDetail:
         model=record.model,
         status="completed" if ok else "failed",
         created_at=record.started_at,
-        duration_ms=milliseconds(fields),
+        duration_ms=_milliseconds(fields),
         response_status=record.status_code,
         service_tier=REALTIME_TIER,
         created_by=record.created_by,
@@ -92,12 +108,13 @@ def detail_of(record: CompletedRequest) -> RequestDetail:
 
 
 def failure_envelope(status: int, body: str) -> str:
-    """What ``requests.error`` holds for a response outside 200..299, as the daemon writes it."""
+    """Return the JSON in ``requests.error`` for a response outside 200..299, as the daemon writes it."""
     details = {"status": status, "body": body}
     return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
 
 
-def aware(row: RowMapping | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def with_utc_times(row: RowMapping | Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of ``row``, each time aware."""
     # the driver reads PostgreSQL's infinities as naive datetimes, and makes infinities of Python's first and last
     fields = dict(row)
     for name in _TIMES:
@@ -107,11 +124,18 @@ def aware(row: RowMapping | Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def milliseconds(row: Mapping[str, Any]) -> float | None:
+def _milliseconds(row: Mapping[str, Any]) -> float | None:
     started: datetime | None = row["started_at"]
     ended: datetime | None = row["completed_at"] or row["failed_at"]
     return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
 
 
+def detail_of_row(row: RowMapping) -> RequestDetail:
+    """Return the detail in a row of the detail queries."""
+    fields = with_utc_times(row)
+    return RequestDetail(**fields, duration_ms=_milliseconds(fields))
+
+
 def summary_of(fields: Mapping[str, Any]) -> RequestSummary:
-    return RequestSummary(**fields, duration_ms=milliseconds(fields))
+    """Return the summary with these fields, its duration added."""
+    return RequestSummary(**fields, duration_ms=_milliseconds(fields))

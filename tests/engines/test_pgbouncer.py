@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import DbEngines, PersistResult, RequestFilter, RequestStore
+from rwriter import DbEngines, RequestFilter, RequestStore
 from rwriter.schema import requests
 from rwriter.testing._postgres import _account
-from tests.support.rows import need, new_request, record, rows, template_ids
+from tests.support.rows import Counts, need, new_request, record, rows, template_ids
 
 SERVER_CONNECTIONS = 4
 CONFIG = """
@@ -109,7 +109,7 @@ async def test_every_call_of_the_store_works_beside_the_others(pooled: DbEngines
         new, given = new_request(), record(custom_id="chatcmpl-1")
         await store.create_realtime(new)
         finished = await store.persist_completed([record(request_id=new.request_id), given])
-        assert finished == PersistResult(inserted=1, updated=1, skipped=0)
+        assert finished == Counts(inserted=1, updated=1, skipped=0)
         assert await store.finished_ids([given.request_id]) == {given.request_id}
         assert await store.get_request(given.request_id) is not None
         page = await store.list_requests(RequestFilter(models=["gpt-5", "x"], active_first=True))

@@ -16,6 +16,7 @@ from rwriter.schema import request_templates, requests
 from rwriter.testing import TcpProxy
 from tests.support.driving import eventually
 from tests.support.rows import (
+    Counts,
     in_state,
     insert_request,
     lock_waits,
@@ -118,7 +119,7 @@ async def test_a_call_that_waited_for_a_row_being_begun_finishes_that_row(
         call = asyncio.create_task(store.persist_completed([given]))
         await eventually(lambda: lock_waits(engine))
         await connection.commit()
-    assert await call == PersistResult(inserted=0, updated=1, skipped=0)
+    assert await call == Counts(inserted=0, updated=1, skipped=0)
     row = await one(engine, requests)
     assert (row["model"], row["state"], row["template_id"]) == ("begun", "completed", None)
     assert await template_ids(engine) == set()
@@ -134,7 +135,7 @@ async def test_a_call_that_waited_for_a_beginning_that_failed_inserts_its_own_ro
         call = asyncio.create_task(store.persist_completed([given]))
         await eventually(lambda: lock_waits(engine))
         await connection.rollback()
-    assert await call == PersistResult(inserted=1, updated=0, skipped=0)
+    assert await call == Counts(inserted=1, updated=0, skipped=0)
     assert await template_ids(engine) == {(await one(engine, requests))["template_id"]}
 
 
@@ -179,7 +180,7 @@ async def test_a_redelivery_after_a_lost_commit_acknowledgement_changes_nothing(
     await eventually(lambda: stored(engine, 2))
     before = await snapshot(engine)
 
-    assert await store.persist_completed(batch) == PersistResult(inserted=0, updated=0, skipped=2)
+    assert await store.persist_completed(batch) == Counts(inserted=0, updated=0, skipped=2)
 
     assert await snapshot(engine) == before
     assert len(await template_ids(engine)) == 2

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import PersistResult, RequestFilter, RequestStore, new_request_id
+from rwriter import RequestFilter, RequestStore, new_request_id
 from rwriter.schema import STATES, request_templates, requests
 from tests.support.listing import ids, walk
-from tests.support.rows import in_state, insert_request, new_request, one, quoted, record, rows, template_ids
+from tests.support.rows import Counts, in_state, insert_request, new_request, one, quoted, record, rows, template_ids
 
 INDEXED = (
     "state, created_at", "model, state", "batch_id", "batch_id, state", "daemon_id", "claimed_at", "started_at",
@@ -109,7 +109,7 @@ async def test_rows_are_inserted_with_the_daemons_defaults(
     store: RequestStore, engine: AsyncEngine, daemon: Daemon
 ) -> None:
     batch = [record(custom_id="chatcmpl-1"), record(status_code=500)]
-    assert await store.persist_completed(batch) == PersistResult(inserted=2, updated=0, skipped=0)
+    assert await store.persist_completed(batch) == Counts(inserted=2, updated=0, skipped=0)
     extra = await daemon.sql("SELECT priority, metadata, is_escalated, escalated_from, tag FROM requests")
     assert [tuple(row) for row in extra] == [(0, {}, False, None, "none")] * 2
     assert [row["state"] for row in await rows(engine, requests)] == ["completed", "failed"]
@@ -122,7 +122,7 @@ async def test_begun_rows_are_finished_and_the_daemons_columns_stay(store: Reque
     await store.create_realtime(new)
     await daemon.sql("UPDATE requests SET metadata = '{\"kept\": true}', priority = 3, tag = NULL")
     result = await store.persist_completed([record(request_id=new.request_id)])
-    assert result == PersistResult(inserted=0, updated=1, skipped=0)
+    assert result == Counts(inserted=0, updated=1, skipped=0)
     (row,) = await daemon.sql("SELECT state, metadata, priority, tag FROM requests")
     assert tuple(row) == ("completed", {"kept": True}, 3, None)
     # the daemon's trigger saw both steps
@@ -140,8 +140,8 @@ async def test_the_daemons_rows_are_skipped_and_untouched_in_every_column(
     before = await daemon.everything()
 
     result = await store.persist_completed([*(record(request_id=i) for i in theirs), record()])
-    assert result == PersistResult(inserted=1, updated=0, skipped=len(theirs))
-    assert await store.persist_completed([record(request_id=i) for i in theirs]) == PersistResult(0, 0, len(theirs))
+    assert result == Counts(inserted=1, updated=0, skipped=len(theirs))
+    assert await store.persist_completed([record(request_id=i) for i in theirs]) == Counts(0, 0, len(theirs))
     assert await store.fail_stale(timedelta(microseconds=1)) == 0
     for batched in [row["id"] for row in await rows(engine, requests) if row["batch_id"] is not None]:
         assert not await store.delete_request(batched)

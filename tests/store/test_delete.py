@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import DbEngines, PersistResult, RequestFilter, RequestStore, new_request_id
+from rwriter import DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter.schema import STATES, TOMBSTONE_OWNER, request_templates, requests
-from rwriter.store import _statements as statements
+from rwriter.store._predicates import CHUNK
 from tests.support.driving import eventually
 from tests.support.listing import template_of
 from tests.support.rows import (
+    Counts,
     in_state,
     insert_request,
     lock_waits,
@@ -29,7 +30,7 @@ from tests.support.rows import (
     template_ids,
 )
 
-SKIPPED = PersistResult(inserted=0, updated=0, skipped=1)
+SKIPPED = Counts(inserted=0, updated=0, skipped=1)
 HOUR = timedelta(hours=1)
 
 
@@ -238,7 +239,7 @@ async def test_a_row_called_stale_keeps_its_end_when_the_answer_comes_late(
 
 
 async def test_more_stale_rows_than_one_chunk_are_all_failed(store: RequestStore, engine: AsyncEngine) -> None:
-    many = 2 * statements.ID_CHUNK + 3
+    many = 2 * CHUNK + 3
     old = datetime.now(UTC) - 2 * HOUR
     stuck = in_state("processing", service_tier="priority", created_by="tenant-d", model="m", started_at=old)
     async with engine.begin() as connection:
@@ -248,7 +249,7 @@ async def test_more_stale_rows_than_one_chunk_are_all_failed(store: RequestStore
     assert {row["state"] for row in found} == {"failed"}
     # bounded transactions: no more rows in any of them than a chunk
     sizes = [sum(row["xmin"] == xmin for row in found) for xmin in {row["xmin"] for row in found}]
-    assert sorted(sizes) == [3, statements.ID_CHUNK, statements.ID_CHUNK]
+    assert sorted(sizes) == [3, CHUNK, CHUNK]
 
 
 async def test_a_stale_row_that_another_process_has_locked_is_left_to_it(

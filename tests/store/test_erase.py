@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import RequestStore, new_request_id
 from rwriter.schema import STATES, TOMBSTONE_OWNER, dead_letters, request_templates, requests
-from rwriter.store import _statements as statements
+from rwriter.store import _removal
 from tests.support.rows import in_state, insert_request, new_request, one, record, rows, template_ids
 
 OLD = datetime(2025, 1, 1, tzinfo=UTC)
@@ -101,7 +101,7 @@ async def test_a_limit_that_removes_nothing_is_refused(store: RequestStore, limi
 async def test_transactions_are_bounded(
     store: RequestStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "ID_CHUNK", 4)
+    monkeypatch.setattr(_removal, "CHUNK", 4)
     await store.persist_completed([record(**at(OLD)) for _ in range(10)])
     async with engine.begin() as connection:
         await connection.execute(insert(dead_letters), [_letter() for _ in range(5)])

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy.dialects.postgresql import asyncpg
 
 from rwriter import RequestFilter
-from rwriter.store._listing import Position, count_query, encode_cursor, page_query
+from rwriter.store._cursor import Position, encode_cursor
+from rwriter.store._listing import count_query, page_query
 
 NOON: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

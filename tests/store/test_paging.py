@@ -16,11 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import DbEngines, InvalidCursor, RequestFilter, RequestStore
 from rwriter.schema import STATES, requests
-from rwriter.store import _store as store_module
+from rwriter.store import _listing
 from tests.support.listing import INSTANTS, MODELS, OWNERS, TIERS, expected, fill, ids, walk
 from tests.support.rows import STARTED, in_state, insert_request, quoted, record, rows
 
-COUNT_TIMEOUT_MS = store_module.COUNT_TIMEOUT_MS
+COUNT_TIMEOUT_MS = _listing.COUNT_TIMEOUT_MS
 """As shipped: a fixture raises it for the tests."""
 EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -159,7 +159,7 @@ async def test_a_count_that_takes_too_long_becomes_the_planners_estimate(
             f" SELECT 'm' || n % 2, 'tenant-' || n % 4, 'canceled', now() FROM generate_series(1, {many}) n"
         )
         await connection.exec_driver_sql(f"ANALYZE {quoted(schema)}.requests")
-    monkeypatch.setattr(store_module, "COUNT_TIMEOUT_MS", 1)
+    monkeypatch.setattr(_listing, "COUNT_TIMEOUT_MS", 1)
     for asked, share in (({}, 1), ({"created_by": "tenant-1"}, 4), ({"models": ["m0", "x"]}, 2)):
         page = await store.list_requests(RequestFilter(limit=3, **asked))
         assert page.total_is_estimate
@@ -167,7 +167,7 @@ async def test_a_count_that_takes_too_long_becomes_the_planners_estimate(
         # the rows are exact all the same, and the connection is none the worse for the cancelled count
         assert len(page.data) == 3
         assert len((await store.list_requests(RequestFilter(limit=3, cursor=page.next_cursor, **asked))).data) == 3
-    monkeypatch.setattr(store_module, "COUNT_TIMEOUT_MS", 60_000)
+    monkeypatch.setattr(_listing, "COUNT_TIMEOUT_MS", 60_000)
     small = await store.list_requests(RequestFilter(created_by="nobody"))
     assert (small.total_count, small.total_is_estimate) == (0, False)
 

@@ -9,15 +9,16 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import CompletedRequest, PersistResult, RequestExists, RequestStore, new_request_id
+from rwriter import CompletedRequest, RequestExists, RequestStore, new_request_id
 from rwriter.records import fingerprint
 from rwriter.schema import NIL_DAEMON, STATES, request_templates, requests
 from tests.support.rows import (
     STARTED,
     TOOK,
+    Counts,
     in_state,
     insert_request,
     new_request,
@@ -29,9 +30,9 @@ from tests.support.rows import (
     template_of,
 )
 
-INSERTED = PersistResult(inserted=1, updated=0, skipped=0)
-UPDATED = PersistResult(inserted=0, updated=1, skipped=0)
-SKIPPED = PersistResult(inserted=0, updated=0, skipped=1)
+INSERTED = Counts(inserted=1, updated=0, skipped=0)
+UPDATED = Counts(inserted=0, updated=1, skipped=0)
+SKIPPED = Counts(inserted=0, updated=0, skipped=1)
 
 # the body holds what JSON must escape and what it must not
 AWKWARD_BODY = '{"error":"grüß dich 你好 🎉 \\"x\\" a/b <&>\\n"}\n\t\x01\x1f\x7f\u2028'
@@ -254,7 +255,7 @@ async def assert_skipped(store: RequestStore, engine: AsyncEngine, ids: list[uui
     before = await snapshot(engine)
     for status in (200, 500):
         late = [record(request_id=i, status_code=status, custom_id="late") for i in ids]
-        assert await store.persist_completed(late) == PersistResult(inserted=0, updated=0, skipped=len(ids))
+        assert await store.persist_completed(late) == Counts(inserted=0, updated=0, skipped=len(ids))
     assert await snapshot(engine) == before
 
 
@@ -273,9 +274,9 @@ async def test_a_redelivery_of_a_whole_batch_changes_nothing(store: RequestStore
     begun = new_request()
     await store.create_realtime(begun)
     batch = [record(), record(status_code=404), record(request_id=begun.request_id)]
-    assert await store.persist_completed(batch) == PersistResult(inserted=2, updated=1, skipped=0)
+    assert await store.persist_completed(batch) == Counts(inserted=2, updated=1, skipped=0)
     before = await snapshot(engine)
-    assert await store.persist_completed(batch) == PersistResult(inserted=0, updated=0, skipped=3)
+    assert await store.persist_completed(batch) == Counts(inserted=0, updated=0, skipped=3)
     assert await snapshot(engine) == before
 
 
@@ -289,7 +290,7 @@ async def test_a_mixed_batch_treats_each_record_by_its_own_row(store: RequestSto
     untouched = await rows(engine, requests, done, flex)
     template_before = await template_of(engine, begun.request_id)
 
-    assert await store.persist_completed(batch) == PersistResult(inserted=2, updated=1, skipped=3)
+    assert await store.persist_completed(batch) == Counts(inserted=2, updated=1, skipped=3)
 
     assert await rows(engine, requests, done, flex) == untouched
     states = {row["id"]: row["state"] for row in await rows(engine, requests)}
@@ -304,7 +305,7 @@ async def test_a_mixed_batch_treats_each_record_by_its_own_row(store: RequestSto
 async def test_of_an_id_given_twice_the_first_record_is_stored(store: RequestStore, engine: AsyncEngine) -> None:
     first = record(response_body="first", status_code=418)
     rest = [record(request_id=first.request_id, response_body="second"), record(request_id=first.request_id)]
-    assert await store.persist_completed([first, *rest]) == PersistResult(inserted=1, updated=0, skipped=2)
+    assert await store.persist_completed([first, *rest]) == Counts(inserted=1, updated=0, skipped=2)
     row = await one(engine, requests)
     assert (row["response_body"], row["state"]) == ("first", "failed")
     assert await template_ids(engine) == {row["template_id"]}
@@ -314,7 +315,7 @@ async def test_a_begun_id_given_twice_is_updated_once_by_the_first(store: Reques
     new = new_request()
     await store.create_realtime(new)
     twice = [record(request_id=new.request_id, response_body=body) for body in ("first", "second")]
-    assert await store.persist_completed(twice) == PersistResult(inserted=0, updated=1, skipped=1)
+    assert await store.persist_completed(twice) == Counts(inserted=0, updated=1, skipped=1)
     assert (await one(engine, requests))["response_body"] == "first"
 
 
@@ -324,7 +325,7 @@ async def test_a_batch_of_skipped_and_updated_records_makes_no_template(
     begun = await insert_request(engine, **in_state("processing", service_tier="priority"))
     done = await insert_request(engine, **in_state("completed", service_tier="priority"))
     result = await store.persist_completed([record(request_id=begun), record(request_id=done)])
-    assert result == PersistResult(inserted=0, updated=1, skipped=1)
+    assert result == Counts(inserted=0, updated=1, skipped=1)
     assert await template_ids(engine) == set()
 
 
@@ -332,7 +333,7 @@ async def test_a_batch_of_skipped_and_updated_records_makes_no_template(
 async def test_an_empty_call_stores_nothing(
     store: RequestStore, engine: AsyncEngine, empty: list[CompletedRequest]
 ) -> None:
-    assert await store.persist_completed(empty) == PersistResult(inserted=0, updated=0, skipped=0)
+    assert await store.persist_completed(empty) == Counts(inserted=0, updated=0, skipped=0)
     assert await snapshot(engine) == [[], []]
 
 
@@ -341,7 +342,7 @@ async def test_a_generator_is_stored_whole(store: RequestStore, engine: AsyncEng
         for number in range(3):
             yield record(model=f"model-{number}")
 
-    assert await store.persist_completed(generated()) == PersistResult(inserted=3, updated=0, skipped=0)
+    assert await store.persist_completed(generated()) == Counts(inserted=3, updated=0, skipped=0)
     assert [row["model"] for row in await rows(engine, requests)] == ["model-0", "model-1", "model-2"]
 
 
@@ -349,7 +350,7 @@ async def test_ids_of_every_version_are_stored(store: RequestStore, engine: Asyn
     ids = {uuid.uuid1(), uuid.uuid4(), uuid.uuid5(uuid.NAMESPACE_URL, "x"), uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)}
     assert (await store.persist_completed(record(request_id=i) for i in ids)).inserted == len(ids)
     assert {row["id"] for row in await rows(engine, requests)} == ids
-    assert all(template.version == 7 for template in await template_ids(engine))
+    assert await template_ids(engine) == ids
 
 
 async def test_create_realtime_twice_raises_and_leaves_no_orphan_template(
@@ -372,3 +373,34 @@ async def test_create_realtime_of_a_finished_id_raises_and_changes_nothing(
     with pytest.raises(RequestExists):
         await store.create_realtime(new_request(request_id=given.request_id))
     assert await snapshot(engine) == before
+
+
+async def test_written_names_the_rows_that_were_inserted_or_updated_and_no_other(store: RequestStore) -> None:
+    begun, done, fresh = new_request(), record(), record()
+    await store.create_realtime(begun)
+    await store.persist_completed([done])
+    batch = [fresh, done, record(request_id=begun.request_id), fresh]
+    result = await store.persist_completed(batch)
+    assert result == Counts(inserted=1, updated=1, skipped=2)
+    assert result.written == {fresh.request_id, begun.request_id}
+    assert (await store.persist_completed(batch)).written == frozenset()
+
+
+async def test_a_template_has_its_requests_id(store: RequestStore, engine: AsyncEngine) -> None:
+    begun, done = new_request(), record()
+    await store.create_realtime(begun)
+    await store.persist_completed([done])
+    ids = {begun.request_id, done.request_id}
+    assert await template_ids(engine) == ids
+    assert {row["template_id"] for row in await rows(engine, requests)} == ids
+
+
+async def test_a_row_begun_without_a_template_of_its_own_is_finished_without_one(
+    store: RequestStore, engine: AsyncEngine
+) -> None:
+    begun = new_request()
+    await store.create_realtime(begun)
+    async with engine.begin() as connection:
+        await connection.execute(delete(request_templates))
+    assert await store.persist_completed([record(request_id=begun.request_id)]) == Counts(0, 1, 0)
+    assert await template_ids(engine) == set()

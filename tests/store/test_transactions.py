@@ -122,9 +122,9 @@ async def test_an_empty_batch_asks_nothing_of_the_server(counted: RequestStore, 
     assert statements.new() == []
 
 
-async def test_create_realtime_is_one_transaction(counted: RequestStore, statements: StatementLog) -> None:
+async def test_create_realtime_is_one_statement(counted: RequestStore, statements: StatementLog) -> None:
     await counted.create_realtime(new_request())
-    assert statements.new() == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    assert statements.new() == ["WITH"]
 
 
 async def test_get_request_is_one_statement(counted: RequestStore, statements: StatementLog) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.pool import NullPool
 from rwriter import RequestStore
 from rwriter.engines import connect_arguments
 from rwriter.pytest_plugin import Databases
-from rwriter.store import _store as store_module
+from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
 
 AWKWARD_SCHEMA = "tenant a-Ü"
@@ -22,7 +22,7 @@ def _patient_count() -> Iterator[None]:
     """Totals are exact however busy the machine is, but where a test is about their haste."""
     # not the fixture of that name: made here for every test, it would undo a test's own patches after all its fixtures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "COUNT_TIMEOUT_MS", 60_000)
+        patch.setattr(_listing, "COUNT_TIMEOUT_MS", 60_000)
         yield
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import CompletedRequest, NewRequest, new_request_id
+from rwriter import CompletedRequest, NewRequest, PersistResult, new_request_id
 from rwriter.schema import NIL_DAEMON, request_templates, requests
 
 STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
@@ -49,6 +49,24 @@ def new_request(**changes: Any) -> NewRequest:
         "created_by": "tenant-b",
     }
     return NewRequest(**(fields | changes))
+
+
+class Counts:
+    """Equals a ``PersistResult`` with these counts that names as many written rows as it counts."""
+
+    def __init__(self, inserted: int, updated: int, skipped: int) -> None:
+        self.counts = (inserted, updated, skipped)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PersistResult):
+            return NotImplemented
+        written = self.counts[0] + self.counts[1]
+        return (other.inserted, other.updated, other.skipped) == self.counts and len(other.written) == written
+
+    __hash__ = None  # type: ignore[assignment]  # as of every class that compares by value
+
+    def __repr__(self) -> str:
+        return "Counts(inserted={}, updated={}, skipped={})".format(*self.counts)
 
 
 async def insert_request(engine: AsyncEngine, **columns: Any) -> uuid.UUID:

@@ -25,7 +25,8 @@ class HeldStore(RequestStore):
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         self.asked.set()
         await self.answer.wait()
-        return PersistResult(len(list(records)), 0, 0)
+        ids = frozenset(record.request_id for record in records)
+        return PersistResult(len(ids), 0, 0, ids)
 
 
 async def test_each_record_has_one_fate_though_half_of_a_batch_was_given_up_meanwhile() -> None:

@@ -19,8 +19,7 @@ from rwriter.asgi._render.input import input_items
 from rwriter.asgi._render.response import chat_completion, is_background, page_of, response_object, summary
 from rwriter.records import CompletedRequest
 from rwriter.schema import ACTIVE_STATES
-from rwriter.store import RequestDetail, RequestStore
-from rwriter.store._listing import Position, RequestFilter, encode_cursor
+from rwriter.store import RequestDetail, RequestFilter, RequestStore, cursor_after
 from rwriter.writer import RequestsWriter
 
 FIRST_POLL: Final = 0.1
@@ -152,7 +151,7 @@ class Reader:
         if after is None:
             return None
         row = await self.find(after, owner)
-        return encode_cursor(Position(active=False, created_at=row.created_at, id=row.id))
+        return cursor_after(row)
 
     async def _stop(self, detail: RequestDetail) -> None:
         """Cancel the task that works on it here, if there is one, and wait for its end."""

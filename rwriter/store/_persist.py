@@ -1,0 +1,209 @@
+"""Finished requests to their rows: one statement for a batch of any size."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    SmallInteger,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    column,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.sql.expression import Select
+from sqlalchemy.types import TypeEngine
+
+from rwriter.records import CompletedRequest, succeeded
+from rwriter.schema import NIL_DAEMON, REALTIME_TIER, request_templates, requests
+from rwriter.store._connections import Connections
+from rwriter.store._predicates import AWARE, among_ids, constant, in_states, of_this_library, realtime_in_flight
+from rwriter.store._results import PersistResult, failure_envelope
+
+# One array parameter for each, in this order; `arrays_of` fills them.
+_ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
+    "id": Uuid(),
+    "custom_id": Text(),
+    "model": Text(),
+    "path": Text(),
+    "api_key": Text(),
+    "created_by": Text(),
+    "request_body": Text(),
+    "status": SmallInteger(),
+    "response_body": Text(),
+    "error": Text(),
+    "started_at": AWARE,
+    "finished_at": AWARE,
+}
+
+_FINISHED_IDS: Final = select(requests.c.id).where(
+    among_ids(requests.c.id), in_states(("completed", "failed")), of_this_library()
+)
+
+
+class Persist:
+    """The upsert of finished requests, over one set of connections."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections: Final = connections
+
+    async def __call__(self, records: Sequence[CompletedRequest]) -> PersistResult:
+        """Store ``records`` and return which of them have their row. See ``RequestStore.persist_completed``."""
+        # keyed by the number, which hashes and sorts in C; in reverse, so that of an id given twice the first stays
+        unique = {record.request_id.int: record for record in reversed(records)}
+        if not unique:
+            return PersistResult(0, 0, 0, frozenset())
+        # in id order, so that two writers with the same ids wait for each other instead of deadlocking
+        arrays = arrays_of([unique[key] for key in sorted(unique)])
+        async with self._connections.autocommit() as connection:
+            sql, names = self._compiled
+            rows = (await connection.exec_driver_sql(sql, tuple(arrays[name] for name in names))).all()
+        inserted = sum(row.inserted for row in rows)
+        written = frozenset(row.id for row in rows)
+        return PersistResult(inserted, len(rows) - inserted, len(records) - len(rows), written)
+
+    async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
+        async with self._connections.query(consistent=True) as connection:
+            return set((await connection.execute(_FINISHED_IDS, {"ids": list(ids)})).scalars())
+
+    @functools.cached_property
+    def _compiled(self) -> tuple[str, tuple[str, ...]]:
+        # Compiled once: on each execution SQLAlchemy would walk the whole statement to find what it compiled before.
+        # Not in the constructor: the dialect knows its server only after the first connection.
+        engine = self._connections.write
+        tables = engine.get_execution_options().get("schema_translate_map")
+        compiled = statement().compile(
+            dialect=engine.dialect, schema_translate_map=tables, render_schema_translate=tables is not None
+        )
+        return str(compiled), tuple(compiled.positiontup or ())
+
+
+def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
+    """Return the array parameters of the statement, by name."""
+    return {
+        "id": [r.request_id for r in records],
+        "custom_id": _sparse([r.custom_id for r in records]),
+        "model": [r.model for r in records],
+        "path": [r.endpoint for r in records],
+        "api_key": [r.api_key for r in records],
+        "created_by": [r.created_by for r in records],
+        "request_body": [r.request_body for r in records],
+        "status": [r.status_code for r in records],
+        "response_body": [r.response_body for r in records],
+        "error": _sparse(
+            [None if succeeded(r.status_code) else failure_envelope(r.status_code, r.response_body) for r in records]
+        ),
+        "started_at": [r.started_at for r in records],
+        "finished_at": [r.completed_at for r in records],
+    }
+
+
+def _sparse(values: list[str | None]) -> list[str | None]:
+    """Return ``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
+    return values if any(value is not None for value in values) else []
+
+
+def statement() -> Select[uuid.UUID, bool]:
+    """Insert or complete a batch; returns a row for each request written: its id, and whether it was inserted."""
+    batch = _batch()
+    written = _upsert(batch)
+    templates = _templates(batch, written)
+    return select(written.c.id, templates.c.id.is_not(None).label("inserted")).select_from(
+        written.outerjoin(templates, templates.c.id == written.c.id)
+    )
+
+
+def _batch() -> CTE:
+    source = func.unnest(
+        *(bindparam(name, type_=ARRAY(type_, dimensions=1)) for name, type_ in _ARRAYS.items())
+    ).table_valued(*(column(name, type_) for name, type_ in _ARRAYS.items()), name="source")
+    return select(source.render_derived()).cte("v")
+
+
+def _upsert(batch: CTE) -> CTE:
+    v = batch.c
+    completed = v.status.between(literal_column("200"), literal_column("299"))
+    values = {
+        "id": v.id,
+        # a template made by this library has its request's id
+        "template_id": v.id,
+        "model": v.model,
+        "custom_id": v.custom_id,
+        "state": case((completed, constant("completed")), else_=constant("failed")),
+        "daemon_id": literal_column(f"'{NIL_DAEMON}'::uuid", Uuid()),
+        "claimed_at": v.started_at,
+        "started_at": v.started_at,
+        "completed_at": case((completed, v.finished_at)),
+        "failed_at": case((~completed, v.finished_at)),
+        "response_status": v.status,
+        "response_body": v.response_body,
+        # here rather than in an array of its own: an element costs the driver more than it costs the server
+        "response_size": func.octet_length(v.response_body),
+        "error": v.error,
+        "service_tier": constant(REALTIME_TIER),
+        "created_by": v.created_by,
+        "created_at": v.started_at,
+    }
+    # no ORDER BY: the arrays are already in id order, and a sort would copy the bodies
+    insertion = pg_insert(requests).from_select(list(values), select(*values.values()), include_defaults=False)
+    new = insertion.excluded
+    return (
+        insertion.on_conflict_do_update(
+            index_elements=[requests.c.id],
+            set_={
+                "state": new.state,
+                # the row may have been started later than the record says, by another host's clock
+                "completed_at": case(
+                    (new.completed_at.is_not(None), func.greatest(new.completed_at, requests.c.started_at))
+                ),
+                "failed_at": case((new.failed_at.is_not(None), func.greatest(new.failed_at, requests.c.started_at))),
+                "response_status": new.response_status,
+                "response_body": new.response_body,
+                "response_size": new.response_size,
+                "error": new.error,
+                "custom_id": func.coalesce(new.custom_id, requests.c.custom_id),
+            },
+            where=realtime_in_flight(),
+        )
+        .returning(requests.c.id, requests.c.template_id)
+        .cte("up")
+    )
+
+
+def _templates(batch: CTE, written: CTE) -> CTE:
+    """Insert a template for each inserted request.
+
+    A completed row comes back with the template it had: with the one of its own id, which is there (``DO NOTHING``),
+    with another's, or with none, and then the join leaves it out.
+    """
+    v = batch.c
+    values = {
+        "id": v.id,
+        "custom_id": v.custom_id,
+        "endpoint": constant(""),
+        "method": constant("POST"),
+        "path": v.path,
+        "model": v.model,
+        "api_key": v.api_key,
+        "body": v.request_body,
+        "body_byte_size": func.octet_length(v.request_body),
+    }
+    source = select(*values.values()).join_from(batch, written, written.c.template_id == v.id)
+    return (
+        pg_insert(request_templates)
+        .from_select(list(values), source, include_defaults=False)
+        .on_conflict_do_nothing(index_elements=[request_templates.c.id])
+        .returning(request_templates.c.id)
+        .cte("fresh")
+    )
