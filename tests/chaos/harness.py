@@ -17,18 +17,13 @@ from rwriter import WriterStats
 from tests.chaos.ledger import spooled_ids
 from tests.chaos.service import Orders, Report
 from tests.support.driving import eventually
+from tests.support.fates import balanced
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE: Final = 120.0
 """Seconds before a condition that has not come is a failure: the machine may be slow and shared."""
 
 _CHUNK: Final = 65_536
-
-
-def balanced(stats: WriterStats) -> bool:
-    """Whether every record accepted has exactly one fate or is pending."""
-    fates = stats.persisted + stats.skipped + stats.dead + stats.spooled + stats.dropped
-    return stats.accepted == fates + stats.pending
 
 
 class Service:

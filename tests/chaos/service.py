@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool, WriterClosed, WriterStats, new_request_id
-from tests.support.factory import record
+from tests.support.records import record
 
 REPORT_INTERVAL = 0.1
 

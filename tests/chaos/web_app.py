@@ -13,7 +13,7 @@ from typing import Any
 
 from rwriter import DbEngines, RequestsWriter, RwriterError, Spool
 from rwriter.threaded import ThreadedWriter
-from tests.support.factory import record
+from tests.support.records import record
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

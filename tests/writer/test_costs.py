@@ -23,8 +23,7 @@ from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, Re
 from rwriter.testing import TestDbEngines
 from tests.support.counting import Wire, calls_of, table_counters, wal_position
 from tests.support.driving import eventually
-from tests.support.factory import record
-from tests.support.rows import new_request
+from tests.support.records import new_request, record
 
 SIZE = 100
 TEXT = "x" * 2_000, "y" * 4_000
@@ -256,7 +255,7 @@ async def test_a_page_is_some_calls_and_a_few_for_each_row(pooled: RequestsWrite
         store = RequestStore(engines)
 
         async def calls(limit: int) -> int:
-            asked = RequestFilter(limit=limit, created_by="tester", active_first=True)
+            asked = RequestFilter(limit=limit, created_by="tenant-a", active_first=True)
             await store.list_page(asked)
             return min([await calls_of(lambda: store.list_page(asked)) for _ in range(3)])
 

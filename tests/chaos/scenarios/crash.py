@@ -8,8 +8,8 @@ import random
 from tests.chaos.ground import Ground, chance, quick
 from tests.chaos.harness import Service
 from tests.chaos.ledger import Outcome, spooled_ids, stored_ids, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 CAPACITY = 200
 

@@ -10,9 +10,9 @@ from typing import Any
 from tests.chaos.ground import Ground, quick
 from tests.chaos.harness import Service
 from tests.chaos.ledger import Outcome, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
 from tests.chaos.small_disk import small_disk
+from tests.support.faults import proxy_to
 
 MIB = 1024 * 1024
 ROOM = 2 * MIB

@@ -19,7 +19,7 @@ from tests.chaos.ledger import Outcome, ask, tally, tell
 from tests.chaos.service import Orders
 from tests.chaos.standby import primary_and_standby, promote, several_hosts
 from tests.support.driving import eventually
-from tests.support.factory import record
+from tests.support.records import record
 
 PATIENCE = 60.0
 # a commit that waits for a standby in the middle of its promotion is waited for no longer than this

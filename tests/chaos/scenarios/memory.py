@@ -14,10 +14,10 @@ from rwriter import DbEngines, RequestStore, new_request_id
 from tests.chaos.ground import Ground, quick
 from tests.chaos.harness import PATIENCE, Service, forget_peak, resident
 from tests.chaos.ledger import Outcome, ask, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
-from tests.support.rows import new_request
+from tests.support.faults import proxy_to
+from tests.support.records import new_request
 
 MIB = 1024 * 1024
 BODY = 50_000

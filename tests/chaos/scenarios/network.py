@@ -6,14 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import make_url
-
-from rwriter.testing import TcpProxy
 from tests.chaos.commit_cutter import CommitCutter, Moment
 from tests.chaos.ground import Ground, chance, quick
 from tests.chaos.ledger import Outcome, ask, tally
 from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 # long enough for a flush on a slow machine, short enough for a test
 IMPATIENT: dict[str, Any] = {"connect_timeout": 1.0, "statement_timeout": 1.0}
@@ -108,8 +106,3 @@ async def half_open_at_the_end(ground: Ground, *, drain_timeout: float = 1.0) ->
     outcome = await tally("SIGTERM on a half-open connection", service.told, url, spool, note=note)
     assert (outcome.lost, outcome.spooled, report.stats.dropped) == (0, 0, 0), outcome
     return outcome
-
-
-def proxy_to(url: str) -> TcpProxy:
-    parsed = make_url(url)
-    return TcpProxy(parsed.host or "", parsed.port or 5432)

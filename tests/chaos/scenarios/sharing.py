@@ -6,8 +6,8 @@ import asyncio
 
 from tests.chaos.ground import Ground, quick
 from tests.chaos.ledger import Outcome, spooled_ids, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 
 async def one_of_two_killed(ground: Ground, *, records: int) -> Outcome:
