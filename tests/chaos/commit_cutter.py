@@ -1,4 +1,4 @@
-"""A proxy that resets connections in the middle of a commit: the moment at which nobody can know what happened."""
+"""Reset connections in the middle of a commit, when the client cannot know what happened."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _commits(line: Line, message: Message) -> bool:
 
 
 async def _keep_the_server_waiting(line: Line) -> None:
-    """Reset the client alone: to the server it is still there, in the middle of a transaction, until the proxy ends."""
+    """Reset the client alone: to the server it is still there, in a transaction, until the proxy ends."""
     line.muted = True
     line.client[1].transport.abort()
     await asyncio.Event().wait()
