@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rwriter import CompletedRequest
-from tests.support.factory import record
+from tests.support.records import record
 
 TIMES: Final = ("started_at", "completed_at")
 VIENNA: Final = ZoneInfo("Europe/Vienna")

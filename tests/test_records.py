@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
-from tests.support.factory import record
+from tests.support.records import new_request, record
 
 Record = CompletedRequest | NewRequest
 
@@ -47,18 +47,8 @@ no_deadline = settings(deadline=None, database=None)
 
 
 def new(**changes: Any) -> NewRequest:
-    """A request that has just begun, with a fresh id."""
-    fields: dict[str, Any] = {
-        "request_id": new_request_id(),
-        "body": BODY,
-        "model": "gpt-test",
-        "endpoint": "https://upstream.example",
-        "method": "POST",
-        "path": "/v1/responses",
-        "api_key": RAW_KEY,
-        "created_by": "tester",
-    }
-    return NewRequest(**(fields | changes))
+    """Return a request that has just begun, with the body and the key that the tests look for."""
+    return new_request(**({"model": "gpt-test", "body": BODY, "api_key": RAW_KEY} | changes))
 
 
 def secret(**changes: Any) -> CompletedRequest:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeAlias
+
+Peer: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _CHUNK: Final = 65_536
 
@@ -99,25 +102,32 @@ class TcpProxy:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
         self._writers.add(upstream_writer)
         try:
-            directions = {
-                asyncio.create_task(self._forward(reader, upstream_writer)),
-                asyncio.create_task(self._forward(upstream_reader, writer)),
-            }
-            try:
-                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for direction in directions:
-                    direction.cancel()
-                await asyncio.gather(*directions, return_exceptions=True)
+            await _until_one_ends(self._directions((reader, writer), (upstream_reader, upstream_writer)))
         finally:
             self._writers.discard(upstream_writer)
             upstream_writer.transport.abort()
 
+    def _directions(self, client: Peer, server: Peer) -> Iterable[Coroutine[Any, Any, None]]:
+        return self._forward(client[0], server[1]), self._forward(server[0], client[1])
+
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
-                if self._delay:
-                    await asyncio.sleep(self._delay)
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
+                await self._pass(data, writer)
+
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if self._delay:
+            await asyncio.sleep(self._delay)
+        await self._flowing.wait()
+        writer.write(data)
+        await writer.drain()
+
+
+async def _until_one_ends(directions: Iterable[Coroutine[Any, Any, None]]) -> None:
+    tasks = {asyncio.create_task(direction) for direction in directions}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos``: every fault, longer than the suite has time for, and what became of the records.
+"""Run every fault at length, and print where the records ended: ``python -m tests.chaos``.
 
 ``--quick`` is as long as the suite; words select the faults whose names contain one of them. Exits with 1 when a
 guarantee did not hold.
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rwriter.testing import PostgresServer
+from tests.chaos.bookkeeping import Outcome
 from tests.chaos.ground import Ground, bin_dir
-from tests.chaos.ledger import Outcome
 from tests.chaos.scenarios import crash, disk, drain, failover, memory, network, outage, pooling, sharing, web
 from tests.chaos.small_disk import may_mount
 
@@ -30,7 +30,7 @@ WIDTHS: Final = (46, 9, 9, 13, 9, 7, 0)
 
 
 def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario]:
-    """Every fault by name, and how hard it hits; ``outage_seconds`` for those at full input."""
+    """Return every scenario by the name of its fault. ``outage_seconds`` is for the outages at full input."""
 
     def size(long: int, short: int) -> int:
         return short if quick else long
@@ -75,7 +75,7 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
 
 
 async def run(faults: dict[str, Scenario]) -> int:
-    """Run them one after the other, a line for each; answers how many failed."""
+    """Run ``faults`` one after the other, print a line for each, and return how many failed."""
     failed = 0
     with tempfile.TemporaryDirectory(prefix="rwriter-chaos-") as folder, PostgresServer(bin_dir()) as server:
         ground = Ground(server, Path(folder))
@@ -98,7 +98,7 @@ async def run(faults: dict[str, Scenario]) -> int:
 
 
 def show(cells: tuple[str, ...]) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     fault, *rest = cells
     numbers = (cell.rjust(width) for cell, width in zip(rest, WIDTHS[1:], strict=False))
     print("  ".join((fault.ljust(WIDTHS[0]), *numbers)), flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""A server for the faults of this folder: its own, as they kill it."""
+"""Start a server for this folder's scenarios alone, as they kill it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 @pytest.fixture
 def ground(_ground: Ground) -> Iterator[Ground]:
-    """A server with fsync on, running and without other scenarios' databases, and a scratch folder."""
+    """Yield a running server with fsync on and no databases of other scenarios, and a scratch folder."""
     yield _ground
     _ground.server.start()
     _ground.clear()

@@ -1,4 +1,4 @@
-"""What a scenario stands on: a server it may kill, databases on it, and a folder for what it writes."""
+"""Give a scenario a server that it may kill, databases on it, and a folder to write to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.chaos.service import Orders
 
 
 def bin_dir() -> str | None:
-    """The PostgreSQL to use; ``None`` for the embedded one."""
+    """Return the folder of the PostgreSQL to use; ``None`` for the embedded one."""
     return os.environ.get(BIN_DIR_VARIABLE) or None
 
 
@@ -30,34 +30,34 @@ class Ground:
         self._numbers = 0
 
     async def database(self) -> str:
-        """URL of a migrated database of its own, dropped with ``clear``."""
+        """Create a migrated database and return its URL; ``clear`` drops it."""
         name = await asyncio.to_thread(lambda: self._databases.create(self._databases.template()))
         self._made.append(name)
         return self._databases.url(name)
 
     def clear(self) -> None:
-        """Drop the databases of a scenario that is over: what is in them would make the next recovery longer."""
+        """Drop the databases of a finished scenario: their contents would make the next recovery longer."""
         while self._made:
             self._databases.drop(self._made.pop())
 
     def folder(self, name: str) -> Path:
-        """An empty folder that nobody else has."""
+        """Create an empty folder."""
         self._numbers += 1
         folder = self._folder / f"{self._numbers}-{name}"
         folder.mkdir(parents=True)
         return folder
 
     def service(self, orders: Orders) -> Service:
-        """A service, not started yet, with a log of its own."""
+        """Return a service, not started yet, with a log of its own."""
         return Service(orders, self.folder("service") / "log")
 
 
 def chance(seed: int) -> random.Random:
-    """The moments of a scenario, the same in every run."""
+    """Return a source of random moments, the same in every run."""
     return random.Random(seed)  # noqa: S311 -- moments, not secrets
 
 
 def quick(**options: Any) -> dict[str, Any]:
-    """Options of a writer that is quick to give up and quick to replay."""
+    """Return options of a writer that gives up and replays quickly."""
     chosen = {"max_retries": 1, "retry_base_delay": 0.02, "retry_max_delay": 0.2, "replay_interval": 0.2}
     return chosen | options

@@ -1,4 +1,4 @@
-"""The service as a process of its own: started, listened to, killed, or asked to end."""
+"""Run the service as a process of its own: start it, listen to it, kill it, or ask it to end."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from typing import Final, Self
 import msgspec
 
 from rwriter import WriterStats
-from tests.chaos.ledger import spooled_ids
+from tests.chaos.bookkeeping import spooled_ids
 from tests.chaos.service import Orders, Report
 from tests.support.driving import eventually
+from tests.support.fates import balanced
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE: Final = 120.0
-"""Seconds before a condition that has not come is a failure: the machine may be slow and shared."""
+"""Seconds to wait for a condition before the scenario fails: the machine may be slow and shared."""
 
 _CHUNK: Final = 65_536
-
-
-def balanced(stats: WriterStats) -> bool:
-    """Whether every record accepted has exactly one fate or is pending."""
-    fates = stats.persisted + stats.skipped + stats.dead + stats.spooled + stats.dropped
-    return stats.accepted == fates + stats.pending
 
 
 class Service:
@@ -68,13 +63,13 @@ class Service:
 
     @property
     def stats(self) -> WriterStats:
-        """Of the latest report."""
+        """Return the statistics of the latest report."""
         assert self.report is not None, "the service has not reported yet"
         return self.report.stats
 
     @property
     def refused(self) -> int:
-        """Sends that raised, by the latest report."""
+        """Return the number of sends that raised, by the latest report."""
         return 0 if self.report is None else self.report.refused
 
     # -- waiting for it
@@ -94,17 +89,17 @@ class Service:
         await self.until(lambda: self.report is not None and condition(self.report.stats), within=within)
 
     async def until_told(self, more: int) -> None:
-        """Wait until it has sent ``more`` records than now."""
+        """Wait until the service has sent ``more`` records than now."""
         target = len(self.told) + more
         await self.until(lambda: self.ready and len(self.told) >= target)
 
     async def until_stored(self, more: int) -> None:
-        """Wait until it has written ``more`` live records than now, past the spool: all is well."""
+        """Wait until the service has written ``more`` records than now directly, not by way of the spool."""
         target = self.stats.persisted + more if self.report is not None else more
         await self.until_stats(lambda stats: stats.persisted >= target)
 
     def process_lives(self) -> None:
-        """Fail, with the end of its log, if the service ended by itself, or said what cannot be."""
+        """Fail, with the end of its log, if the service ended by itself or sent an impossible report."""
         if self._listening is not None and self._listening.done():
             self._listening.result()
         if self.process.returncode is not None:
@@ -114,12 +109,12 @@ class Service:
     # -- the end of it
 
     async def kill(self) -> None:
-        """``kill -9``; what it had printed until then is still read."""
+        """``kill -9`` the service; what it had printed until then is still read."""
         self.process.kill()
         await self._ended()
 
     async def quieten(self) -> None:
-        """No more records from now on; the writer goes on with those it has."""
+        """Make the service offer no more records; its writer goes on with those it has."""
         self.process.send_signal(signal.SIGUSR1)
 
     async def delivered(self) -> None:
@@ -130,7 +125,7 @@ class Service:
             await self.until(lambda: not spooled_ids(spool))
 
     async def terminate(self) -> Report:
-        """SIGTERM, and its last report: it must exit by itself, without an error, and with its account closed."""
+        """Send SIGTERM and return the last report. The service must exit by itself, with nothing pending."""
         self.process.terminate()
         async with asyncio.timeout(PATIENCE):
             await self._ended()
@@ -169,7 +164,7 @@ class Service:
 
 
 def resident(pid: int, field: str = "VmRSS") -> int:
-    """Bytes of memory a process holds (``VmRSS``), or held at most (``VmHWM``)."""
+    """Return the bytes of memory that a process holds (``VmRSS``), or held at most (``VmHWM``)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -177,5 +172,5 @@ def resident(pid: int, field: str = "VmRSS") -> int:
 
 
 def forget_peak(pid: int) -> None:
-    """Let ``VmHWM`` begin anew."""
+    """Reset ``VmHWM`` to what the process holds now."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -47,7 +47,7 @@ class PgBouncer:
         self._process: Popen[bytes] | None = None
 
     def url(self, url: str) -> str:
-        """``url`` with the pooler's address in place of the server's."""
+        """Return ``url`` with the pooler's address in place of the server's."""
         return url.replace(f"127.0.0.1:{self._server_port}", f"127.0.0.1:{self.port}")
 
     async def __aenter__(self) -> Self:
@@ -68,7 +68,7 @@ class PgBouncer:
         self._folder.cleanup()
 
     async def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start PgBouncer, and wait until it takes connections."""
         account = _account()
         # it refuses to be root
         options: dict[str, Any] = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid}
@@ -81,7 +81,7 @@ class PgBouncer:
             await asyncio.sleep(0.02)
 
     def kill(self) -> None:
-        """``kill -9``: clients and servers find their lines cut."""
+        """``kill -9`` PgBouncer: clients and servers find their connections cut."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -21,13 +21,13 @@ from uuid import UUID
 import msgspec
 
 from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool, WriterClosed, WriterStats, new_request_id
-from tests.support.factory import record
+from tests.support.records import record
 
 REPORT_INTERVAL = 0.1
 
 
 class Orders(msgspec.Struct, kw_only=True):
-    """What the service shall do. Times are seconds, sizes bytes."""
+    """Orders to the service. Times are seconds, sizes bytes."""
 
     url: str
     spool: str | None = None
@@ -50,7 +50,7 @@ class Orders(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """The service's account of itself. ``closed_in`` is how long the drain took, in the last report alone."""
+    """The service's own statistics. ``closed_in`` is the seconds that the drain took; only the last report has it."""
 
     stats: WriterStats
     refused: int = 0
@@ -58,7 +58,7 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class HungUp(Exception):
-    """The caller went away in the middle of ``send``."""
+    """The caller's task was cancelled in the middle of ``send``."""
 
 
 class Offering:

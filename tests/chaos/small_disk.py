@@ -1,4 +1,4 @@
-"""A folder on a disk of its own that is soon full."""
+"""Mount a small file system, which is soon full."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def may_mount() -> bool:
-    """Whether this process may mount a file system: root in a container often may not."""
+    """Return True if this process may mount a file system: root in a container often may not."""
     return os.geteuid() == 0 and subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
 
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """``folder`` as a file system of ``size`` bytes, in memory."""
+    """Mount a file system of ``size`` bytes, in memory, at ``folder``."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "rwriter-chaos", str(folder)], check=True)
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""A primary with a streaming standby, to be promoted."""
+"""Start a primary with a streaming standby, and promote it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.ground import bin_dir
 
 @contextmanager
 def primary_and_standby() -> Iterator[tuple[PostgresServer, PostgresServer]]:
-    """Two servers; a commit is acknowledged when it is on both, once the first is told so."""
+    """Yield a running primary and its standby. Replication is asynchronous until the primary is told otherwise."""
     with PostgresServer(bin_dir()) as primary:
         with tempfile.TemporaryDirectory(prefix="rwriter-postgres-") as folder:
             data = Path(folder) / "data"
@@ -38,12 +38,12 @@ def primary_and_standby() -> Iterator[tuple[PostgresServer, PostgresServer]]:
 
 
 def promote(standby: PostgresServer) -> None:
-    """Make it the primary, and wait until it takes writes."""
+    """Make ``standby`` the primary, and wait until it takes writes."""
     standby._pg_ctl("promote", "-w")
 
 
 def several_hosts(url: str, *ports: int) -> str:
-    """``url`` with a host for each port, to be written to where that is possible."""
+    """Return ``url`` with one host for each port; clients connect to the first that takes writes."""
     database = make_url(url).database
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     return f"postgresql://postgres@{hosts}/{database}?target_session_attrs=read-write"

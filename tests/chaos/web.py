@@ -59,13 +59,13 @@ class WebServer:
         return self._process
 
     async def terminate(self) -> None:
-        """SIGTERM to the parent alone; it must end with its workers, by itself."""
+        """Send SIGTERM to the parent alone; it must end with its workers, by itself."""
         self.process.terminate()
         async with asyncio.timeout(PATIENCE):
             await self.process.wait()
 
     async def load(self) -> None:
-        """One client: a call after the other, until the server takes no more."""
+        """Act as one client: make a call after the other, until the server takes no more."""
         while True:
             try:
                 self.answered.append(await self.call("POST", "/"))
@@ -73,7 +73,7 @@ class WebServer:
                 return
 
     async def call(self, method: str, path: str) -> str:
-        """The body of a complete answer with status 200; ``OSError`` for anything less."""
+        """Return the body of a complete answer with status 200; raise ``OSError`` for anything less."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(f"{method} {path} HTTP/1.1\r\nHost: chaos\r\nConnection: close\r\n\r\n".encode())

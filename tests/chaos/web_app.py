@@ -1,4 +1,4 @@
-"""A service as people write them: an ASGI application with a writer in its lifespan. Run by uvicorn and by gunicorn.
+"""An ordinary service for uvicorn and gunicorn to run: an ASGI application with a writer in its lifespan.
 
 ``POST /`` is a call: it is recorded, and answered with the id of its record. ``GET /preloaded`` tries the writer that
 was opened when this module was imported, under ``gunicorn --preload`` before the fork, and answers what it said.
@@ -13,7 +13,7 @@ from typing import Any
 
 from rwriter import DbEngines, RequestsWriter, RwriterError, Spool
 from rwriter.threaded import ThreadedWriter
-from tests.support.factory import record
+from tests.support.records import record
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

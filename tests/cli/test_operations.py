@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
-from rwriter import CompletedRequest, NewRequest, RequestStore, RequestsWriter, Spool, new_request_id
+from rwriter import CompletedRequest, RequestStore, RequestsWriter, Spool
 from rwriter.cli._main import app
 from rwriter.testing import TestDbEngines
-from tests.support.factory import record
-from tests.writer.test_faults import refuse_bad_bodies
-from tests.writer.test_flow import ids, stored
+from tests.support.fates import ids, stored
+from tests.support.faults import refuse_bad_bodies
+from tests.support.records import new_request, record
 
 
 def run(*arguments: object) -> Result:
@@ -149,16 +149,7 @@ def test_dead_letters_are_purged_by_age(
 
 
 def test_reap_fails_what_is_stuck_in_processing(rwriter_database: str, rwriter_engines: TestDbEngines) -> None:
-    new = NewRequest(
-        request_id=new_request_id(),
-        body="{}",
-        model="m",
-        endpoint="",
-        method="POST",
-        path="/v1/responses",
-        api_key="",
-        created_by="tester",
-    )
+    new = new_request()
 
     async def begin() -> None:
         await RequestStore(rwriter_engines).create_realtime(new)
@@ -175,16 +166,7 @@ def test_reap_fails_what_is_stuck_in_processing(rwriter_database: str, rwriter_e
 def test_the_writer_reaps_by_itself_when_asked_to(rwriter_engines: TestDbEngines) -> None:
     async def main() -> str:
         store = RequestStore(rwriter_engines)
-        new = NewRequest(
-            request_id=new_request_id(),
-            body="{}",
-            model="m",
-            endpoint="",
-            method="POST",
-            path="/v1/responses",
-            api_key="",
-            created_by="tester",
-        )
+        new = new_request()
         await store.create_realtime(new)
         async with RequestsWriter(rwriter_engines, fail_stale_after=0.001), asyncio.timeout(30):
             while True:

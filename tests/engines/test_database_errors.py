@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from rwriter import RequestsWriter
 from rwriter._database_errors import Kind, backoff, describe, failure_of, fix_for, sqlstate_of
 from rwriter.engines import connect_arguments
-from tests.support.factory import record
+from tests.support.records import record
 
 SQLSTATES = {
     Kind.TRANSIENT: "08000 08006 08P01 25006 40001 40P01 53100 53200 53300 55P03 57014 57P01 57P03 58030 XX000 0A000",

@@ -19,7 +19,8 @@ from rwriter.engines import connect_arguments, schema_of
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually
-from tests.support.rows import need, record, rows, run_sql, sessions
+from tests.support.records import record
+from tests.support.rows import need, rows, run_sql, sessions
 
 
 @pytest.fixture

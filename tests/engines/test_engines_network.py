@@ -18,7 +18,8 @@ from rwriter._database_errors import Kind, failure_of
 from rwriter.schema import requests
 from rwriter.testing import TcpProxy
 from tests.support.driving import eventually
-from tests.support.rows import record, rows, run_sql, sessions
+from tests.support.records import record
+from tests.support.rows import rows, run_sql, sessions
 
 SHORT: Any = {"connect_timeout": 0.5, "statement_timeout": 0.5, "pool_timeout": 0.5}
 DEADLINE = 60.0

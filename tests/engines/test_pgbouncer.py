@@ -20,7 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import DbEngines, RequestFilter, RequestStore
 from rwriter.schema import requests
 from rwriter.testing._postgres import _account
-from tests.support.rows import Counts, need, new_request, record, rows, template_ids
+from tests.support.records import new_request, record
+from tests.support.rows import Counts, need, rows, template_ids
 
 SERVER_CONNECTIONS = 4
 CONFIG = """
@@ -112,7 +113,7 @@ async def test_every_call_of_the_store_works_beside_the_others(pooled: DbEngines
         assert finished == Counts(inserted=1, updated=1, skipped=0)
         assert await store.finished_ids([given.request_id]) == {given.request_id}
         assert await store.get_request(given.request_id) is not None
-        page = await store.list_requests(RequestFilter(models=["gpt-5", "x"], active_first=True))
+        page = await store.list_requests(RequestFilter(models=["gpt-test", "x"], active_first=True))
         assert page.data
         assert await store.fail_stale(timedelta(hours=1)) == 0
         assert await store.delete_request(new.request_id)

@@ -24,8 +24,8 @@ from rwriter.testing import TestDbEngines  # noqa: E402
 from rwriter.threaded import ThreadedWriter  # noqa: E402
 from tests.integrations.upstream import serving  # noqa: E402
 from tests.support.driving import eventually  # noqa: E402
+from tests.support.faults import table_locked  # noqa: E402
 from tests.support.rows import rows  # noqa: E402
-from tests.writer.test_flow import table_locked  # noqa: E402
 
 # what litellm, aiohttp and pydantic warn of in their own code
 pytestmark = [pytest.mark.filterwarnings("ignore")]

@@ -9,8 +9,8 @@ import pytest
 
 from rwriter import RequestStore, SchemaOutdated, migrate
 from rwriter.schema import HEAD_REVISION
-from tests.support.factory import record
 from tests.support.migrations import TABLES, alembic, column, engine_on, execute, revisions, tables_in
+from tests.support.records import record
 
 INI = """
 [alembic]

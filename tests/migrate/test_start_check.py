@@ -6,8 +6,8 @@ import pytest
 
 from rwriter import RequestsWriter, SchemaOutdated
 from rwriter.schema import HEAD_REVISION
-from tests.support.factory import record
 from tests.support.migrations import ODD_SCHEMA, column, engine_on, execute
+from tests.support.records import record
 
 
 async def test_an_empty_database_stops_the_writer_with_the_command_to_run(empty_database: str) -> None:

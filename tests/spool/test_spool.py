@@ -14,7 +14,7 @@ import pytest
 
 from rwriter import CompletedRequest, RwriterError, Spool, SpoolFull
 from rwriter.spool._file import FILE_NAME
-from tests.support.factory import record
+from tests.support.records import record
 
 MANY = 1_000
 
@@ -88,7 +88,7 @@ async def test_rows_in_the_hands_of_one_spool_are_not_claimed_by_another(folder:
 HOLDER = """
 import asyncio, sys
 from rwriter import Spool
-from tests.support.factory import record
+from tests.support.records import record
 
 async def main():
     spool = Spool(sys.argv[1])
@@ -203,8 +203,8 @@ async def test_records_are_found_by_id_and_by_their_clients_id_within_their_owne
     foreign = record(custom_id="chatcmpl-1", created_by="other")
     await spool.put([old, new, foreign, record()])
     assert await spool.get(old.request_id) == old
-    assert await spool.find("chatcmpl-1", "tester") == new
+    assert await spool.find("chatcmpl-1", "tenant-a") == new
     assert await spool.find("chatcmpl-1", "other") == foreign
     assert await spool.find("chatcmpl-1", "nobody") is None
-    assert await spool.find("chatcmpl-2", "tester") is None
+    assert await spool.find("chatcmpl-2", "tenant-a") is None
     await spool.aclose()

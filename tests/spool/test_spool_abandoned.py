@@ -13,7 +13,7 @@ import pytest
 from rwriter import RwriterError, Spool, SpoolFull
 from rwriter.spool._file import FILE_NAME
 from tests.support.driving import CancelAt, eventually, settle_loop
-from tests.support.factory import record
+from tests.support.records import record
 
 MOST_AWAITS = 20
 

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import RequestStore
 from rwriter.schema import request_templates, requests
-from tests.support.rows import new_request, one, record, rows, template_of
+from tests.support.records import new_request, record
+from tests.support.rows import one, rows, template_of
 
 # every code point that Python has, NUL and lone surrogates among them
 ANY_TEXT = st.text(st.characters(exclude_categories=()))

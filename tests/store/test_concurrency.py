@@ -15,15 +15,14 @@ from rwriter._database_errors import Kind, failure_of
 from rwriter.schema import request_templates, requests
 from rwriter.testing import TcpProxy
 from tests.support.driving import eventually
+from tests.support.records import new_request, record
 from tests.support.rows import (
     Counts,
     in_state,
     insert_request,
     lock_waits,
-    new_request,
     one,
     quoted,
-    record,
     rows,
     run_sql,
     snapshot,

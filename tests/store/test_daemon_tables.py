@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import RequestFilter, RequestStore, new_request_id
 from rwriter.schema import STATES, request_templates, requests
 from tests.support.listing import ids, walk
-from tests.support.rows import Counts, in_state, insert_request, new_request, one, quoted, record, rows, template_ids
+from tests.support.records import new_request, record
+from tests.support.rows import Counts, in_state, insert_request, one, quoted, rows, template_ids
 
 INDEXED = (
     "state, created_at", "model, state", "batch_id", "batch_id, state", "daemon_id", "claimed_at", "started_at",

@@ -17,18 +17,8 @@ from rwriter.schema import STATES, TOMBSTONE_OWNER, request_templates, requests
 from rwriter.store._predicates import CHUNK
 from tests.support.driving import eventually
 from tests.support.listing import template_of
-from tests.support.rows import (
-    Counts,
-    in_state,
-    insert_request,
-    lock_waits,
-    new_request,
-    one,
-    record,
-    rows,
-    snapshot,
-    template_ids,
-)
+from tests.support.records import new_request, record
+from tests.support.rows import Counts, in_state, insert_request, lock_waits, one, rows, snapshot, template_ids
 
 SKIPPED = Counts(inserted=0, updated=0, skipped=1)
 HOUR = timedelta(hours=1)

@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import RequestStore, new_request_id
 from rwriter.schema import STATES, TOMBSTONE_OWNER, dead_letters, request_templates, requests
 from rwriter.store import _removal
-from tests.support.rows import in_state, insert_request, new_request, one, record, rows, template_ids
+from tests.support.records import new_request, record
+from tests.support.rows import in_state, insert_request, one, rows, template_ids
 
 OLD = datetime(2025, 1, 1, tzinfo=UTC)
 CUT = datetime(2025, 6, 1, tzinfo=UTC)

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import RequestStore
 from rwriter.store import detail_of
 from rwriter.testing import TestDbEngines
-from tests.support.rows import STARTED, in_state, insert_request, new_request, record
+from tests.support.records import STARTED, new_request, record
+from tests.support.rows import in_state, insert_request
 
 
 async def test_an_owner_finds_a_request_under_its_clients_id(store: RequestStore) -> None:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import configure_mappers, selectinload
 from rwriter import RequestStore
 from rwriter.orm import Request, RequestTemplate
 from rwriter.schema import NIL_DAEMON, request_templates, requests
-from tests.support.rows import STARTED, TOOK, new_request, record, rows
+from tests.support.records import STARTED, TOOK, new_request, record
+from tests.support.rows import rows
 
 
 async def test_a_stored_request_and_its_template_are_read_as_objects(store: RequestStore, engine: AsyncEngine) -> None:

@@ -18,7 +18,8 @@ from rwriter import DbEngines, InvalidCursor, RequestFilter, RequestStore
 from rwriter.schema import STATES, requests
 from rwriter.store import _listing
 from tests.support.listing import INSTANTS, MODELS, OWNERS, TIERS, expected, fill, ids, walk
-from tests.support.rows import STARTED, in_state, insert_request, quoted, record, rows
+from tests.support.records import STARTED, record
+from tests.support.rows import in_state, insert_request, quoted, rows
 
 COUNT_TIMEOUT_MS = _listing.COUNT_TIMEOUT_MS
 """As shipped: a fixture raises it for the tests."""

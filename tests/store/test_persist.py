@@ -15,20 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import CompletedRequest, RequestExists, RequestStore, new_request_id
 from rwriter.records import fingerprint
 from rwriter.schema import NIL_DAEMON, STATES, request_templates, requests
-from tests.support.rows import (
-    STARTED,
-    TOOK,
-    Counts,
-    in_state,
-    insert_request,
-    new_request,
-    one,
-    record,
-    rows,
-    snapshot,
-    template_ids,
-    template_of,
-)
+from tests.support.records import STARTED, TOOK, new_request, record
+from tests.support.rows import Counts, in_state, insert_request, one, rows, snapshot, template_ids, template_of
 
 INSERTED = Counts(inserted=1, updated=0, skipped=0)
 UPDATED = Counts(inserted=0, updated=1, skipped=0)
@@ -60,7 +48,7 @@ async def test_a_new_id_becomes_a_completed_row_with_every_column_set(store: Req
         "id": given.request_id,
         "batch_id": None,
         "template_id": template["id"],
-        "model": "gpt-5",
+        "model": "gpt-test",
         "custom_id": "chatcmpl-7",
         "state": "completed",
         "retry_attempt": 0,
@@ -98,8 +86,8 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
         "endpoint": "",
         "method": "POST",
         "path": "/v1/responses",
-        "model": "gpt-5",
-        "api_key": fingerprint("sk-test-key"),
+        "model": "gpt-test",
+        "api_key": fingerprint("sk-test"),
         "body": '{"ü":1}',
         "body_byte_size": 8,
         "line_number": 0,
@@ -145,8 +133,8 @@ async def test_a_begun_row_is_finished_and_keeps_what_it_began_with(store: Reque
         "state": "completed",
         "completed_at": ended,
         "response_status": 200,
-        "response_body": '{"id":"resp_1","output":"hi"}',
-        "response_size": 29,
+        "response_body": '{"object":"response"}',
+        "response_size": 21,
     }
     assert dict(await one(engine, request_templates)) == begun_template
 

@@ -17,7 +17,7 @@ from rwriter import RequestFilter, RequestStore
 from rwriter.engines import connect_arguments
 from rwriter.pytest_plugin import Databases
 from tests.support.driving import eventually
-from tests.support.rows import new_request, record
+from tests.support.records import new_request, record
 
 ROWS, OWNERS, ACTIVE = 50_000, 20, 40
 LIMIT = 50

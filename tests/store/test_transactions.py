@@ -18,17 +18,8 @@ from rwriter.engines import connect_arguments, in_schema
 from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
 from rwriter.schema import dead_letters, requests
 from rwriter.testing import THROWAWAY, PostgresServer, TestDbEngines
-from tests.support.rows import (
-    in_state,
-    insert_request,
-    new_request,
-    one,
-    quoted,
-    record,
-    rows,
-    snapshot,
-    template_ids,
-)
+from tests.support.records import new_request, record
+from tests.support.rows import in_state, insert_request, one, quoted, rows, snapshot, template_ids
 
 APPLICATION = "counted"
 

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import RequestFilter, RequestPage, RequestStore, RequestSummary, new_request_id
 from rwriter.schema import ACTIVE_STATES, STATES, TOMBSTONE_OWNER, request_templates, requests
-from tests.support.rows import STARTED, in_state
+from tests.support.records import STARTED
+from tests.support.rows import in_state
 
 OWNERS: Final = ("tenant-a", "tenant-b", "Ünïcode 你")
 MODELS: Final = ("gpt-5", "o'Hara%_", "模型")

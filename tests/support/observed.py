@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
 from rwriter.engines import connect_arguments
-from tests.support.factory import record
+from tests.support.records import record
 
 NOBODY = "postgresql+asyncpg://u@127.0.0.1:1/d"
 """Nothing listens there."""

@@ -11,7 +11,7 @@ from openai.types.responses import Response
 from rwriter import CompletedRequest, RequestDetail
 from rwriter.asgi._render.response import response_object
 from rwriter.store import detail_of
-from tests.support.factory import record
+from tests.support.records import record
 
 STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 

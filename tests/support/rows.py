@@ -1,54 +1,19 @@
-"""Records to write, rows to read back with plain SQL, and what a test may need from the machine."""
+"""Insert rows as other programs do, and read rows back with plain SQL."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import uuid
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import CompletedRequest, NewRequest, PersistResult, new_request_id
+from rwriter import PersistResult, new_request_id
 from rwriter.schema import NIL_DAEMON, request_templates, requests
-
-STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
-TOOK: Final = timedelta(milliseconds=1234.5)
-
-
-def record(**changes: Any) -> CompletedRequest:
-    """A plain completed request with a fresh id; ``changes`` are fields of ``CompletedRequest``."""
-    fields: dict[str, Any] = {
-        "request_id": new_request_id(),
-        "status_code": 200,
-        "request_body": '{"model":"gpt-5","input":"hello"}',
-        "response_body": '{"id":"resp_1","output":"hi"}',
-        "model": "gpt-5",
-        "endpoint": "/v1/responses",
-        "api_key": "sk-test-key",
-        "created_by": "tenant-a",
-        "started_at": STARTED,
-        "completed_at": STARTED + TOOK,
-    }
-    return CompletedRequest(**(fields | changes))
-
-
-def new_request(**changes: Any) -> NewRequest:
-    """A plain request that begins now; ``changes`` are fields of ``NewRequest``."""
-    fields: dict[str, Any] = {
-        "request_id": new_request_id(),
-        "body": '{"model":"gpt-5-mini","input":"begun"}',
-        "model": "gpt-5-mini",
-        "endpoint": "https://upstream.example",
-        "method": "PUT",
-        "path": "/v1/chat/completions",
-        "api_key": "sk-another-key",
-        "created_by": "tenant-b",
-    }
-    return NewRequest(**(fields | changes))
+from tests.support.records import STARTED
 
 
 class Counts:

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import CompletedRequest, DbEngines, PersistResult, RequestStore, RequestsWriter
 from rwriter.testing import TestDbEngines
 from tests.support.driving import CancelAt, settle_loop
-from tests.support.factory import record
-from tests.writer.test_flow import balanced, ids, stored, table_locked
+from tests.support.fates import balanced, ids, stored
+from tests.support.faults import table_locked
+from tests.support.records import record
 
 pytestmark = pytest.mark.parametrize("late", [False, True], ids=["at", "late"])
 

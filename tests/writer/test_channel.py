@@ -11,7 +11,7 @@ from rwriter.records import CompletedRequest
 from rwriter.writer._channel import Channel
 from rwriter.writer._entry import Entry
 from tests.support.driving import CancelAt, settle_loop
-from tests.support.factory import record
+from tests.support.records import record
 
 
 class Clock:
@@ -415,11 +415,11 @@ async def test_a_record_is_found_under_its_clients_id_until_it_is_settled() -> N
     sent = [record(custom_id="a"), record(custom_id="a", created_by="other"), record()]
     for item in sent:
         made.send_nowait(item)
-    assert made.find("a", "tester") is sent[0]
+    assert made.find("a", "tenant-a") is sent[0]
     assert made.find("a", "other") is sent[1]
     assert made.find("a", "nobody") is None
     store(made, (await made.take(10, 1_000_000))[:1])
-    assert made.find("a", "tester") is None
+    assert made.find("a", "tenant-a") is None
     assert made.find("a", "other") is sent[1]
 
 
@@ -429,6 +429,6 @@ async def test_of_two_records_with_one_clients_id_the_latest_is_found() -> None:
     made.send_nowait(first)
     made.send_nowait(second)
     store(made, await made.take(1, 1_000_000))
-    assert made.find("a", "tester") is second
+    assert made.find("a", "tenant-a") is second
     store(made, await made.take(1, 1_000_000))
-    assert made.find("a", "tester") is None
+    assert made.find("a", "tenant-a") is None

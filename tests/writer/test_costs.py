@@ -21,10 +21,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, RequestsWriter
 from rwriter.testing import TestDbEngines
-from tests.support.counting import Wire, calls_of, table_counters, wal_position
+from tests.support.counting import calls_of, table_counters, wal_position
 from tests.support.driving import eventually
-from tests.support.factory import record
-from tests.support.rows import new_request
+from tests.support.faults import address_of
+from tests.support.records import new_request, record
+from tests.support.wire import Wire
 
 SIZE = 100
 TEXT = "x" * 2_000, "y" * 4_000
@@ -45,14 +46,14 @@ def batch(size: int = SIZE) -> list[CompletedRequest]:
 
 @pytest.fixture
 async def wire(rwriter_database: str) -> AsyncIterator[Wire]:
-    async with Wire(rwriter_database) as wire:
+    async with Wire(*address_of(rwriter_database)) as wire:
         yield wire
 
 
 @pytest.fixture
-async def writer(wire: Wire) -> AsyncIterator[RequestsWriter]:
+async def writer(wire: Wire, rwriter_database: str) -> AsyncIterator[RequestsWriter]:
     """A writer of the default options, its connections and statements warm."""
-    async with DbEngines.from_url(wire.url) as engines, RequestsWriter(engines) as writer:
+    async with DbEngines.from_url(wire.url(rwriter_database)) as engines, RequestsWriter(engines) as writer:
         for size in (1, SIZE, 10 * SIZE):
             await flushed(writer, batch(size))
         wire.reset()
@@ -257,7 +258,7 @@ async def test_a_page_is_some_calls_and_a_few_for_each_row(pooled: RequestsWrite
         store = RequestStore(engines)
 
         async def calls(limit: int) -> int:
-            asked = RequestFilter(limit=limit, created_by="tester", active_first=True)
+            asked = RequestFilter(limit=limit, created_by="tenant-a", active_first=True)
             await store.list_page(asked)
             return min([await calls_of(lambda: store.list_page(asked)) for _ in range(3)])
 

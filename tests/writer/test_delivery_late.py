@@ -12,7 +12,7 @@ from rwriter.writer._channel import Channel
 from rwriter.writer._delivery import Delivery
 from rwriter.writer._options import MIB
 from rwriter.writer._outage import Outage
-from tests.support.factory import record
+from tests.support.records import record
 
 
 class HeldStore(RequestStore):

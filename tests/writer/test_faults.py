@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from functools import partial
 
-import msgspec
 import pytest
-from sqlalchemy import make_url, select, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import (
     CompletedRequest,
@@ -24,11 +21,11 @@ from rwriter import (
     RequestsWriter,
     WriterFailed,
 )
-from rwriter.schema import dead_letters
-from rwriter.testing import TcpProxy, TestDbEngines
+from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually, settle_loop
-from tests.support.factory import record
-from tests.writer.test_flow import balanced, ids, stored, table_locked
+from tests.support.fates import balanced, ids, letters, stored
+from tests.support.faults import refuse_bad_bodies, table_locked, through_a_proxy
+from tests.support.records import record
 
 
 class CountingStore(RequestStore):
@@ -41,14 +38,6 @@ class CountingStore(RequestStore):
         return await super().persist_completed(records)
 
 
-@asynccontextmanager
-async def through_a_proxy(url: str) -> AsyncIterator[tuple[TcpProxy, AsyncEngine]]:
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    async with TcpProxy(parsed.host or "", parsed.port or 5432) as proxy:
-        engine = create_async_engine(parsed.set(host="127.0.0.1", port=proxy.port), poolclass=NullPool)
-        yield proxy, engine
-
-
 def patient(engine: AsyncEngine, **options: object) -> RequestsWriter:
     return RequestsWriter(engine, max_retries=10_000, retry_base_delay=0.001, retry_max_delay=0.01, **options)  # type: ignore[arg-type]
 
@@ -59,18 +48,6 @@ def done(writer: RequestsWriter) -> int:
 
 def progressed(writer: RequestsWriter, before: int, feeding: asyncio.Task[None]) -> bool:
     return done(writer) > before or feeding.done()
-
-
-async def refuse_bad_bodies(engines: TestDbEngines) -> None:
-    async with engines.write.begin() as connection:
-        await connection.execute(text("ALTER TABLE requests ADD CONSTRAINT no_bad CHECK (response_body <> 'bad')"))
-
-
-async def letters(engines: TestDbEngines) -> list[tuple[CompletedRequest, str, str]]:
-    query = select(dead_letters.c.payload, dead_letters.c.sqlstate, dead_letters.c.error)
-    async with engines.write.connect() as connection:
-        rows = (await connection.execute(query)).all()
-    return [(msgspec.msgpack.decode(row.payload, type=CompletedRequest), row.sqlstate, row.error) for row in rows]
 
 
 async def test_a_server_gone_for_a_while_costs_retries_and_no_record(

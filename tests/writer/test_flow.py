@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from uuid import UUID
 
 import pytest
 from sqlalchemy import ColumnElement, literal_column, select, text
@@ -15,7 +12,6 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import (
     ChannelFull,
-    CompletedRequest,
     RecordDropped,
     RecordRejected,
     RecordSkipped,
@@ -25,27 +21,14 @@ from rwriter import (
     WriterClosed,
     WriterFailed,
     WriterNotOpen,
-    WriterStats,
 )
 from rwriter.engines import EngineProvider
 from rwriter.schema import request_templates, requests
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually, settle_loop
-from tests.support.factory import record
-
-
-def balanced(stats: WriterStats) -> bool:
-    fates = stats.persisted + stats.skipped + stats.dead + stats.spooled + stats.dropped
-    return stats.accepted == fates + stats.pending
-
-
-async def stored(engines: EngineProvider) -> set[UUID]:
-    async with engines.write.connect() as connection:
-        return set((await connection.execute(select(requests.c.id))).scalars())
-
-
-def ids(records: Iterable[CompletedRequest]) -> set[UUID]:
-    return {item.request_id for item in records}
+from tests.support.fates import ids, stored
+from tests.support.faults import table_locked
+from tests.support.records import record
 
 
 async def batch_sizes(engines: EngineProvider) -> list[int]:
@@ -59,14 +42,6 @@ async def batch_sizes(engines: EngineProvider) -> list[int]:
         pairs = (await connection.execute(query)).all()
     assert all(mine == templates for mine, templates in pairs)
     return [number for _, number in sorted(Counter(mine for mine, _ in pairs).items())]
-
-
-@asynccontextmanager
-async def table_locked(engines: EngineProvider) -> AsyncIterator[None]:
-    """Every flush waits, as behind a long migration, until the block is left."""
-    async with engines.write.begin() as connection:
-        await connection.execute(text("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"))
-        yield
 
 
 async def test_what_is_sent_is_stored_when_the_block_is_left(rwriter_engines: TestDbEngines) -> None:

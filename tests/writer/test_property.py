@@ -17,8 +17,8 @@ from sqlalchemy.pool import NullPool
 from rwriter import ChannelFull, CompletedRequest, RecordDropped, RecordRejected, RequestsWriter
 from rwriter.testing import TcpProxy
 from tests.support.driving import settle_loop
-from tests.support.factory import record
-from tests.writer.test_flow import balanced
+from tests.support.fates import balanced
+from tests.support.records import record
 
 CAPACITY = 6
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from rwriter import RequestsWriter, Spool
 from rwriter.testing import TcpProxy
 from tests.support.driving import eventually
-from tests.support.factory import record
+from tests.support.records import record
 
 SILENCE: Any = {"drain_timeout": 0.05, "max_retries": 100, "check_schema": False, "batch_size": 2}
 

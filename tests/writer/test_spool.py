@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import RecordSpooled, RequestsWriter, Spool, WriterStats
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually
-from tests.support.factory import record
-from tests.writer.test_faults import letters, refuse_bad_bodies, through_a_proxy
-from tests.writer.test_flow import balanced, ids, stored, table_locked
+from tests.support.fates import balanced, ids, letters, stored
+from tests.support.faults import refuse_bad_bodies, table_locked, through_a_proxy
+from tests.support.records import record
 
 
 def spooling(engine: AsyncEngine | TestDbEngines, folder: Path, **options: object) -> RequestsWriter:
@@ -219,7 +219,7 @@ SERVICE = """
 import asyncio, sys
 from sqlalchemy.ext.asyncio import create_async_engine
 from rwriter import RequestsWriter, Spool
-from tests.support.factory import record
+from tests.support.records import record
 
 async def main():
     url, folder = sys.argv[1:]

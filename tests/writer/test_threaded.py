@@ -20,8 +20,9 @@ from rwriter import (
 )
 from rwriter.testing import TestDbEngines
 from rwriter.threaded import ThreadedWriter
-from tests.support.factory import record
-from tests.writer.test_flow import balanced, ids, stored, table_locked
+from tests.support.fates import balanced, ids, stored
+from tests.support.faults import table_locked
+from tests.support.records import record
 
 
 def test_many_threads_send_through_one_writer(rwriter_database: str, rwriter_engines: TestDbEngines) -> None:
@@ -113,7 +114,7 @@ def test_calling_it_from_its_own_thread_is_refused_instead_of_waiting_for_itself
 SCRIPT = """
 import sys
 from rwriter.threaded import ThreadedWriter
-from tests.support.factory import record
+from tests.support.records import record
 writer = ThreadedWriter(sys.argv[1]).open()
 for _ in range(500):
     writer.send(record())
@@ -133,7 +134,7 @@ def test_a_script_that_simply_ends_has_its_records_stored(
 FORKING = """
 import asyncio, os, sys
 from rwriter import DbEngines, RequestsWriter, WriterForked
-from tests.support.factory import record
+from tests.support.records import record
 
 async def child(url):
     async with DbEngines.from_url(url) as engines:
@@ -184,7 +185,7 @@ def test_a_threaded_writer_refuses_in_a_forked_child(rwriter_database: str) -> N
 import os, sys
 from rwriter import WriterForked
 from rwriter.threaded import ThreadedWriter
-from tests.support.factory import record
+from tests.support.records import record
 with ThreadedWriter(sys.argv[1]) as writer:
     pid = os.fork()
     if pid == 0:

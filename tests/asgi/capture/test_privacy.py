@@ -19,7 +19,7 @@ from rwriter.testing import TestDbEngines
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import DONE, OWNER, SSE, Exchange, begin, chunk, owners, part, read, say
 from tests.support.driving import eventually
-from tests.support.rows import new_request
+from tests.support.records import new_request
 
 
 class Kit(NamedTuple):

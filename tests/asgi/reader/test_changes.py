@@ -17,7 +17,8 @@ from rwriter.asgi._in_flight import running
 from rwriter.schema import request_templates, requests
 from tests.support.asgi_client import OWNER, owners
 from tests.support.reading import response_record
-from tests.support.rows import new_request, one, rows
+from tests.support.records import new_request
+from tests.support.rows import one, rows
 from tests.support.serving import official_client, plain_client
 
 

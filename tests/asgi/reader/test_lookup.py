@@ -16,7 +16,7 @@ from rwriter.store import detail_of
 from tests.asgi.conftest import Capture
 from tests.support.asgi_client import OWNER, Exchange, read, say
 from tests.support.driving import eventually
-from tests.support.rows import new_request, record
+from tests.support.records import new_request, record
 
 
 def ids(stored: CompletedRequest) -> list[str]:

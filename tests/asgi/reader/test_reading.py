@@ -17,7 +17,8 @@ from rwriter.asgi._types import Receive, Scope, Send
 from tests.support.asgi_client import OWNER, owners
 from tests.support.driving import eventually
 from tests.support.reading import STARTED, chat_record, response_body, response_record
-from tests.support.rows import insert_request, new_request
+from tests.support.records import new_request
+from tests.support.rows import insert_request
 from tests.support.serving import official_client, plain_client, served
 
 

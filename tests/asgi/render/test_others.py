@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from rwriter import CompletedRequest
-from tests.support.factory import record
 from tests.support.reading import rendered, strict
+from tests.support.records import record
 
 
 def _message(content: list[dict[str, Any]], **changes: Any) -> CompletedRequest:

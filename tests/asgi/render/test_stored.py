@@ -13,8 +13,8 @@ from rwriter.asgi._render.events import closing_events, frame, opening_events
 from rwriter.asgi._render.input import input_items
 from rwriter.asgi._render.response import chat_completion, response_object
 from rwriter.store import detail_of
-from tests.support.factory import record
 from tests.support.reading import chat_record, rendered, response_body, response_record, row, strict
+from tests.support.records import record
 
 
 def test_a_stored_response_comes_back_whole_under_the_id_it_was_asked_by() -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 
+from tests.chaos.bookkeeping import Outcome, spooled_ids, stored_ids, tally
 from tests.chaos.ground import Ground, chance, quick
 from tests.chaos.harness import Service
-from tests.chaos.ledger import Outcome, spooled_ids, stored_ids, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 CAPACITY = 200
 
 
 async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 1) -> Outcome:
-    """Each service is killed; the next on the same spool takes over what it left."""
+    """Kill journaling services one after the other: the next on the same spool takes over what the last one left."""
     url, spool = await ground.database(), ground.folder("spool")
     orders = Orders(url=url, spool=str(spool), journal=True, senders=8, pause=0.0, writer=quick())
     moments = chance(seed)
@@ -41,7 +41,7 @@ async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 
 
 
 async def remembering_service_killed(ground: Ground, *, rounds: int, seed: int = 2) -> Outcome:
-    """Without a journal the buffer dies with its process, and nothing else."""
+    """Kill services that have no journal: the buffer dies with its process, and nothing else is lost."""
     url = await ground.database()
     orders = Orders(url=url, senders=8, pause=0.0, writer=quick(channel_capacity=CAPACITY))
     moments = chance(seed)
@@ -58,7 +58,7 @@ async def remembering_service_killed(ground: Ground, *, rounds: int, seed: int =
 
 
 async def spooling_service_killed(ground: Ground, *, rounds: int, seed: int = 4) -> Outcome:
-    """Killed in an outage: what was in the spool is there, what was in the buffer is not."""
+    """Kill services in an outage: what was spooled is stored later, and at most the buffer is lost."""
     url, spool = await ground.database(), ground.folder("spool")
     writer = quick(channel_capacity=CAPACITY)
     moments = chance(seed)
@@ -83,7 +83,7 @@ async def spooling_service_killed(ground: Ground, *, rounds: int, seed: int = 4)
 
 
 async def callers_hanging_up(ground: Ground, *, records: int) -> Outcome:
-    """A ``send`` that is cancelled was not accepted: its record must not stay in the journal for ever."""
+    """Cancel every third ``send``: a record that was not accepted does not stay in the journal."""
     url, spool = await ground.database(), ground.folder("spool")
     orders = Orders(url=url, spool=str(spool), journal=True, hang_up_every=3, total=records, writer=quick())
     async with ground.service(orders) as service:

@@ -1,4 +1,4 @@
-"""The disk of the spool is full: by the spool's own bound, by the spool itself, or by somebody else."""
+"""The spool is full: by its own bound, because it has filled its disk, or because somebody else has."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.bookkeeping import Outcome, tally
 from tests.chaos.ground import Ground, quick
 from tests.chaos.harness import Service
-from tests.chaos.ledger import Outcome, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
 from tests.chaos.small_disk import small_disk
+from tests.support.faults import proxy_to
 
 MIB = 1024 * 1024
 ROOM = 2 * MIB
@@ -22,24 +22,24 @@ BODY = 20_000
 
 
 async def at_its_bound(ground: Ground) -> Outcome:
-    """``max_bytes`` is reached."""
+    """Fill a spool to ``max_bytes``."""
     return await _full(ground, "spool full: max_bytes", ground.folder("spool"), spool_bytes=ROOM)
 
 
 async def disk_filled_by_the_spool(ground: Ground) -> Outcome:
-    """The file system has no room for more of the spool, which must be able to shrink all the same."""
+    """Let the spool fill its file system: it can still be emptied."""
     folder = ground.folder("spool")
     with small_disk(folder, DISK):
         return await _full(ground, "spool full: its file system", folder)
 
 
 async def disk_filled_by_others(ground: Ground) -> Outcome:
-    """Every write of the spool fails, removals too, until somebody makes room."""
+    """Make every write of the spool fail, removals too, until there is room again."""
     return await _full(ground, "spool cannot write for a while", ground.folder("spool"), file_limit=ROOM)
 
 
 async def journal_full(ground: Ground) -> Outcome:
-    """A journal that takes no more refuses the record, so that ``send`` never returns for one it did not keep."""
+    """Fill a journal: ``send`` raises, so that it never returns for a record that the journal did not keep."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         writer = quick(max_retries=1_000)
@@ -61,7 +61,7 @@ async def journal_full(ground: Ground) -> Outcome:
 
 
 async def _full(ground: Ground, fault: str, spool: Path, **limits: Any) -> Outcome:
-    """What finds no room is dropped, counted and logged; what found room is replayed; the writer lives on."""
+    """Check that what finds no room is dropped, counted and logged, the rest replayed, and that the writer lives on."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
         orders = Orders(url=proxy.url(url), spool=str(spool), body_bytes=BODY, writer=quick(), **limits)

@@ -1,11 +1,11 @@
-"""SIGTERM, as a deploy sends it, while the server is slow and the buffer full."""
+"""SIGTERM, as a deploy sends it, while the table is locked and the buffer full."""
 
 from __future__ import annotations
 
 import asyncpg
 
+from tests.chaos.bookkeeping import Outcome, tally
 from tests.chaos.ground import Ground, quick
-from tests.chaos.ledger import Outcome, tally
 from tests.chaos.service import Orders
 
 GRACE = 30.0
@@ -13,7 +13,7 @@ GRACE = 30.0
 
 
 async def told_to_end(ground: Ground, *, queued: int, drain_timeout: float = 1.0) -> Outcome:
-    """What the drain cannot deliver goes to disk, and to the database at the next start."""
+    """End a service that cannot deliver: its buffer is on disk by the deadline, and stored at the next start."""
     url, spool = await ground.database(), ground.folder("spool")
     options = quick(channel_capacity=queued, drain_timeout=drain_timeout, check_schema=False)
     orders = Orders(url=url, spool=str(spool), senders=16, pause=0.0, writer=options)

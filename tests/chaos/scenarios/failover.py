@@ -1,4 +1,4 @@
-"""A primary with a streaming standby: lost and promoted, turned read-only, silent, and read from."""
+"""A standby is promoted because the primary is killed, silent or read-only; and a standby is read from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sqlalchemy import make_url
 
 from rwriter import DbEngines, RequestStore, RequestsWriter
 from rwriter.testing import PostgresServer, TcpProxy
+from tests.chaos.bookkeeping import Outcome, ask, tally, tell
 from tests.chaos.ground import Ground, quick
 from tests.chaos.harness import Service
-from tests.chaos.ledger import Outcome, ask, tally, tell
 from tests.chaos.service import Orders
 from tests.chaos.standby import primary_and_standby, promote, several_hosts
 from tests.support.driving import eventually
-from tests.support.factory import record
+from tests.support.records import record
 
 PATIENCE = 60.0
 # a commit that waits for a standby in the middle of its promotion is waited for no longer than this
@@ -27,7 +27,7 @@ IMPATIENT: dict[str, Any] = {"connect_timeout": 1.0, "statement_timeout": 2.0}
 
 
 class Pair(msgspec.Struct, kw_only=True):
-    """Two servers with one database, a line to the first of them, and a service that knows both."""
+    """Two servers with one database, a proxy before the first, and a service that has the addresses of both."""
 
     primary: PostgresServer
     standby: PostgresServer
@@ -37,7 +37,7 @@ class Pair(msgspec.Struct, kw_only=True):
     spool: Path
 
     async def taken_over(self) -> None:
-        """Promote the standby, and see the service write to it."""
+        """Promote the standby, and wait until the service writes to it."""
         await asyncio.to_thread(promote, self.standby)
         before = await self.rows()
 
@@ -55,7 +55,7 @@ class Pair(msgspec.Struct, kw_only=True):
         return self.standby.url(make_url(self.url).database or "")
 
     async def finish(self, fault: str) -> Outcome:
-        """Let the service end, and count on the server that is left."""
+        """End the service, and account for its records on the server that is left."""
         await self.service.until_told(100)
         await self.service.quieten()
         await self.service.delivered()
@@ -67,7 +67,7 @@ class Pair(msgspec.Struct, kw_only=True):
 
 
 async def primary_lost(ground: Ground) -> Outcome:
-    """``kill -9`` of the primary under load; the standby is promoted while the spool takes what comes."""
+    """``kill -9`` the primary under load: the spool takes what comes until the standby is promoted."""
     async with _under_load(ground) as pair:
         await asyncio.to_thread(pair.primary.kill)
         await pair.service.until_stats(lambda stats: stats.spooled > 100)
@@ -76,7 +76,7 @@ async def primary_lost(ground: Ground) -> Outcome:
 
 
 async def primary_silent(ground: Ground) -> Outcome:
-    """The primary's machine vanishes: its address takes no connection and refuses none."""
+    """Make the primary's address fall silent: it takes no connection and refuses none, and the next host is reached."""
     async with _under_load(ground) as pair:
         pair.line.stall()
         await pair.service.until_stats(lambda stats: stats.spooled > 100)
@@ -85,7 +85,7 @@ async def primary_silent(ground: Ground) -> Outcome:
 
 
 async def primary_read_only(ground: Ground) -> Outcome:
-    """The old primary goes on answering, and refuses to write (25006): its connections must not be kept."""
+    """Make the old primary refuse writes (25006) while it goes on answering: its connections are given up."""
     async with _under_load(ground) as pair:
         await tell(pair.primary.url(), "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
         await pair.taken_over()
@@ -108,7 +108,7 @@ async def _under_load(ground: Ground) -> AsyncIterator[Pair]:
 
 
 async def _acknowledge_together(primary: PostgresServer) -> None:
-    """A commit is acknowledged when both servers have it."""
+    """Make the primary acknowledge a commit when both servers have it."""
     await tell(primary.url(), "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
 
     async def together() -> bool:
@@ -118,7 +118,7 @@ async def _acknowledge_together(primary: PostgresServer) -> None:
 
 
 async def read_from_the_standby(ground: Ground, *, records: int) -> Outcome:
-    """Rows are written to the primary and read from the standby, but where the primary is asked for."""
+    """Pause the standby's replay: reads come from it, ``consistent=True`` reads from the primary."""
     with primary_and_standby() as (primary, standby):
         url = await Ground(primary, ground.folder("pair")).database()
         # once a transaction is acknowledged together, the new database is on both

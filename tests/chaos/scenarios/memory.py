@@ -1,4 +1,4 @@
-"""Memory of the service while its database is away, or slow for one flush: bounds in bytes, read from the kernel."""
+"""The service's memory stays within a bound, read from the kernel, while its database is away or one flush is stuck."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from uuid import UUID
 import asyncpg
 
 from rwriter import DbEngines, RequestStore, new_request_id
+from tests.chaos.bookkeeping import Outcome, ask, tally
 from tests.chaos.ground import Ground, quick
 from tests.chaos.harness import PATIENCE, Service, forget_peak, resident
-from tests.chaos.ledger import Outcome, ask, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
-from tests.support.rows import new_request
+from tests.support.faults import proxy_to
+from tests.support.records import new_request
 
 MIB = 1024 * 1024
 BODY = 50_000
@@ -25,7 +25,7 @@ CHANNEL = 4 * MIB
 SMALL = {"channel_bytes": CHANNEL, "batch_size": 20}
 
 UNHEARD = 2 * 20
-"""Records of two flushes: what can be stored without the writer knowing when the line is cut."""
+"""Records of two flushes: when the line is cut, they may be stored although the writer heard no answer."""
 
 GROWTH = 96 * MIB
 """Bytes a service may grow by. The buffer, its batches encoded for the database and for the spool, and what an
@@ -33,7 +33,7 @@ allocator keeps are well within it; the records of a scenario, if they were kept
 
 
 async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0) -> Outcome:
-    """Full input through an outage: ``volume`` bytes at least, for ``seconds`` at least."""
+    """Send ``volume`` bytes through an outage of at least ``seconds``, with a spool: they are not in memory."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         # a faster disk is more input
@@ -55,7 +55,7 @@ async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0
 
 
 async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float = 0) -> Outcome:
-    """Without a spool, and with few retries: what comes is dropped and counted, and not kept either."""
+    """Do the same without a spool and without retries: records are dropped and counted, not kept."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
         orders = _full_input(proxy.url(url), writer=quick(**SMALL, max_retries=0))
@@ -77,7 +77,7 @@ async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float 
 
 
 async def outage_with_a_full_buffer(ground: Ground) -> Outcome:
-    """Without a spool, and with many retries: the buffer fills to its bound in bytes, and the senders wait."""
+    """Outlast an outage with retries and no spool: the buffer fills to its bound in bytes, and the senders wait."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
         orders = _full_input(proxy.url(url), writer=PATIENT | SMALL)
@@ -101,7 +101,7 @@ async def outage_with_a_full_buffer(ground: Ground) -> Outcome:
 
 
 async def one_flush_stuck(ground: Ground, *, volume: int) -> Outcome:
-    """One flush waits for a row that somebody has locked; what the others store meanwhile is not kept."""
+    """Hold one flush behind a locked row while the others go on: what they store meanwhile is not kept."""
     url, identity = await ground.database(), new_request_id()
     async with DbEngines.from_url(url) as engines:
         await RequestStore(engines).create_realtime(new_request(request_id=identity))
@@ -123,7 +123,7 @@ async def one_flush_stuck(ground: Ground, *, volume: int) -> Outcome:
 
 @asynccontextmanager
 async def _locked(url: str, identity: UUID) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """The row is somebody else's until the function is called."""
+    """Lock a row, and yield the function that releases it."""
     connection = await asyncpg.connect(url)
     try:
         transaction = connection.transaction()
@@ -143,7 +143,7 @@ def _full_input(url: str, first_id: UUID | None = None, **changes: Any) -> Order
 
 
 async def _growth(service: Service, volume: int, seconds: float = 0) -> int:
-    """Bytes by which the service's peak grows while it takes ``volume`` bytes of bodies."""
+    """Return the bytes by which the service's peak grows while it takes ``volume`` bytes of bodies."""
     forget_peak(service.process.pid)
     before, accepted = resident(service.process.pid, "VmHWM"), service.stats.accepted
     until = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""The line to the database: cut in the middle of COMMIT, or silent without being closed."""
+"""The connection to the database is cut in the middle of COMMIT, or falls silent without being closed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import make_url
-
-from rwriter.testing import TcpProxy
+from tests.chaos.bookkeeping import Outcome, ask, tally
 from tests.chaos.commit_cutter import CommitCutter, Moment
 from tests.chaos.ground import Ground, chance, quick
-from tests.chaos.ledger import Outcome, ask, tally
 from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 # long enough for a flush on a slow machine, short enough for a test
 IMPATIENT: dict[str, Any] = {"connect_timeout": 1.0, "statement_timeout": 1.0}
 
 
 async def commit_cut(ground: Ground, *, cuts: int, seed: int = 3) -> Outcome:
-    """Before, with and after COMMIT; in between a transaction passes, so that retries succeed."""
+    """Reset connections before, with and after COMMIT. Others pass in between, so that retries succeed."""
     url, spool = await ground.database(), ground.folder("spool")
     async with CommitCutter("127.0.0.1", ground.server.port, _moments(cuts, seed)) as proxy:
         orders = Orders(url=proxy.url(url), spool=str(spool), writer=PATIENT | {"batch_size": 20})
@@ -46,7 +44,7 @@ def _moments(cuts: int, seed: int) -> Iterator[Moment | None]:
 
 
 async def service_vanished(ground: Ground) -> Outcome:
-    """The network forgets a connection in a transaction, and the server goes on holding its locks: for how long?
+    """Forget a connection that is in a transaction: the server gives it up after a time, and its locks with it.
 
     What was not committed is sent again, on another connection, and must wait for the first to be given up.
     """
@@ -67,7 +65,7 @@ async def service_vanished(ground: Ground) -> Outcome:
 
 
 async def half_open(ground: Ground, *, seconds: float) -> Outcome:
-    """A peer that neither answers nor closes costs time-outs; then the spool takes over, and gives back."""
+    """Let the server fall silent: flushes time out, the spool takes over, and is replayed afterwards."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         orders = Orders(url=proxy.url(url), spool=str(spool), writer=quick(flush_timeout=2.0), **IMPATIENT)
@@ -88,7 +86,7 @@ async def half_open(ground: Ground, *, seconds: float) -> Outcome:
 
 
 async def half_open_at_the_end(ground: Ground, *, drain_timeout: float = 1.0) -> Outcome:
-    """SIGTERM while nobody answers: the service ends all the same, and the next one delivers."""
+    """Send SIGTERM while the server is silent: the service ends by its deadline, and the next one delivers."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         writer = quick(flush_timeout=60.0, drain_timeout=drain_timeout, max_retries=100)
@@ -108,8 +106,3 @@ async def half_open_at_the_end(ground: Ground, *, drain_timeout: float = 1.0) ->
     outcome = await tally("SIGTERM on a half-open connection", service.told, url, spool, note=note)
     assert (outcome.lost, outcome.spooled, report.stats.dropped) == (0, 0, 0), outcome
     return outcome
-
-
-def proxy_to(url: str) -> TcpProxy:
-    parsed = make_url(url)
-    return TcpProxy(parsed.host or "", parsed.port or 5432)

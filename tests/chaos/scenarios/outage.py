@@ -1,18 +1,18 @@
-"""PostgreSQL killed, stopped and restarted under load, and a bad record in the middle of that."""
+"""PostgreSQL is killed, stopped and restarted under load, and bad records arrive meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 
+from tests.chaos.bookkeeping import Outcome, ask, tally, tell
 from tests.chaos.ground import Ground, quick
-from tests.chaos.ledger import Outcome, ask, tally, tell
 from tests.chaos.service import Orders
 
 PATIENT = {"max_retries": 10_000, "retry_base_delay": 0.02, "retry_max_delay": 0.2}
 
 
 async def server_killed(ground: Ground, *, rounds: int) -> Outcome:
-    """``kill -9`` of the server and all its backends; it recovers, and the spool holds what came meanwhile."""
+    """``kill -9`` the server and all its backends: the spool holds what comes until it has recovered."""
     url, spool = await ground.database(), ground.folder("spool")
     async with ground.service(Orders(url=url, spool=str(spool), writer=quick())) as service:
         for _ in range(rounds):
@@ -33,7 +33,7 @@ async def server_killed(ground: Ground, *, rounds: int) -> Outcome:
 
 
 async def short_stop(ground: Ground, *, seconds: float) -> Outcome:
-    """A stop that the retries outlast costs retries; the buffer, and then the senders, wait."""
+    """Stop the server for less than the retries last: the buffer fills, then senders wait, and no spool is needed."""
     url = await ground.database()
     async with ground.service(Orders(url=url, writer=PATIENT | {"channel_capacity": 500})) as service:
         await service.until_told(200)
@@ -54,7 +54,7 @@ async def short_stop(ground: Ground, *, seconds: float) -> Outcome:
 
 
 async def long_stop(ground: Ground, *, seconds: float) -> Outcome:
-    """A stop longer than all retries goes to disk, and comes back beside live traffic."""
+    """Stop the server for longer than the retries last: records go to disk, and are replayed beside live traffic."""
     url, spool = await ground.database(), ground.folder("spool")
     async with ground.service(Orders(url=url, spool=str(spool), writer=quick())) as service:
         await service.until_told(200)
@@ -77,7 +77,7 @@ async def long_stop(ground: Ground, *, seconds: float) -> Outcome:
 
 
 async def poison_in_an_outage(ground: Ground, *, records: int) -> Outcome:
-    """One record in fifty is refused by the table, and arrives while there is none to refuse it."""
+    """Offer records of which one in fifty will be refused while the server is down: each ends in dead_letters, once."""
     url, spool = await ground.database(), ground.folder("spool")
     await tell(url, "ALTER TABLE requests ADD CHECK (response_body <> 'bad')")
     orders = Orders(url=url, spool=str(spool), bad_every=50, total=records, writer=quick(batch_size=20))
@@ -99,6 +99,6 @@ async def poison_in_an_outage(ground: Ground, *, records: int) -> Outcome:
 
 
 async def connections(url: str) -> int:
-    """Connections of services to ``url``'s server."""
+    """Return the number of connections that services have to ``url``'s server."""
     (number,) = await ask(url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rwriter'")
     return int(number)

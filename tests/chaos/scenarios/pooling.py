@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from tests.chaos.bookkeeping import Outcome, tally
 from tests.chaos.ground import Ground, quick
-from tests.chaos.ledger import Outcome, tally
 from tests.chaos.pooler import PgBouncer
 from tests.chaos.service import Orders
 
 
 async def pooler_restarted(ground: Ground, *, services: int, rounds: int) -> Outcome:
-    """More flushes at a time than the pooler has server connections; each restart cuts all of them."""
+    """Kill and restart PgBouncer under more flushes than it has server connections: each kill cuts all of them."""
     url = await ground.database()
     spools = [ground.folder("spool") for _ in range(services)]
     async with PgBouncer(ground.server.port) as pooler, AsyncExitStack() as stack:

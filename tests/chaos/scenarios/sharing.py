@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.chaos.bookkeeping import Outcome, spooled_ids, tally
 from tests.chaos.ground import Ground, quick
-from tests.chaos.ledger import Outcome, spooled_ids, tally
-from tests.chaos.scenarios.network import proxy_to
 from tests.chaos.service import Orders
+from tests.support.faults import proxy_to
 
 
 async def one_of_two_killed(ground: Ground, *, records: int) -> Outcome:
-    """In an outage both spool; the one that lives replays its own rows and the dead one's, each once."""
+    """Kill one of two services that spool in an outage: the other replays the rows of both, each once."""
     url, spool = await ground.database(), ground.folder("spool")
     async with proxy_to(url) as proxy:
         orders = Orders(url=proxy.url(url), spool=str(spool), total=records, writer=quick())

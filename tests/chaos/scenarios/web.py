@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.chaos.bookkeeping import Outcome, tally
 from tests.chaos.ground import Ground
 from tests.chaos.harness import PATIENCE
-from tests.chaos.ledger import Outcome, tally
 from tests.chaos.web import GUNICORN, UVICORN, WebServer
 from tests.support.driving import eventually
 
@@ -14,7 +14,7 @@ CLIENTS = 8
 
 
 async def uvicorn_told_to_end(ground: Ground, *, calls: int) -> Outcome:
-    """Every call that was answered has its row, those of the last moments too."""
+    """Send SIGTERM to uvicorn under load: every call that was answered has its row, also those of the last moments."""
     url, spool = await ground.database(), ground.folder("spool")
     environment = {"RWRITER_DATABASE_URL": url, "CHAOS_SPOOL": str(spool)}
     async with WebServer(UVICORN, ground.folder("uvicorn") / "log", environment) as server:
@@ -23,7 +23,7 @@ async def uvicorn_told_to_end(ground: Ground, *, calls: int) -> Outcome:
 
 
 async def gunicorn_told_to_end(ground: Ground, *, calls: int) -> Outcome:
-    """As above, preloaded; and what was opened before the fork refuses in the workers, saying what to do."""
+    """Do the same to gunicorn: a writer opened before its fork refuses in the workers, and says why."""
     url, spool = await ground.database(), ground.folder("spool")
     environment = {"RWRITER_DATABASE_URL": url, "CHAOS_SPOOL": str(spool), "CHAOS_PRELOAD": "yes"}
     async with WebServer(GUNICORN, ground.folder("gunicorn") / "log", environment) as server:

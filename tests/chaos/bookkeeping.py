@@ -1,4 +1,4 @@
-"""What became of the records: counted by plain SQL in the database, and in the spool's file."""
+"""Account for every record: in the database by plain SQL, and in the spool's file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARED_TEMPLATES: Final = "SELECT count(template_id) - count(DISTINCT template_i
 
 
 class Outcome(msgspec.Struct, kw_only=True):
-    """One line of the table. ``offered`` records are those that ``send`` returned for."""
+    """One line of the table of faults. ``offered`` counts the records that ``send`` returned for."""
 
     fault: str
     offered: int
@@ -41,7 +41,7 @@ class Outcome(msgspec.Struct, kw_only=True):
 
 
 async def ask(url: str, query: str) -> list[Any]:
-    """The first column of ``query``'s rows."""
+    """Return the first column of ``query``'s rows."""
     connection = await asyncpg.connect(url, timeout=PATIENCE)
     try:
         return [row[0] for row in await connection.fetch(query)]
@@ -60,12 +60,12 @@ async def tell(url: str, *statements: str) -> None:
 
 
 async def stored_ids(url: str) -> set[str]:
-    """The ids of all rows."""
+    """Return the ids of all rows."""
     return set(await ask(url, "SELECT id::text FROM requests"))
 
 
 async def tally(fault: str, told: Iterable[str], url: str, *spools: Path, note: str = "") -> Outcome:
-    """Where each record told is now; fails for half a row, wherever it comes from."""
+    """Count where the ``told`` records are now. Fails if any row is without its template, or the reverse."""
     offered = set(told)
     stored = await stored_ids(url)
     dead = set(await ask(url, "SELECT request_id::text FROM dead_letters"))
@@ -84,7 +84,7 @@ async def tally(fault: str, told: Iterable[str], url: str, *spools: Path, note: 
 
 
 def spooled_ids(folder: Path) -> list[str]:
-    """The ids in a spool's file, those set aside included, as any SQLite reader sees them."""
+    """Return the ids in a spool's file, those set aside included, as any SQLite reader sees them."""
     path = folder / FILE_NAME
     if not path.exists():
         return []
