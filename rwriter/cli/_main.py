@@ -14,8 +14,9 @@ from sqlalchemy.exc import ArgumentError
 
 from rwriter import migrate as migrations
 from rwriter._database_errors import server_message, sqlstate_of
+from rwriter._urls import URL_FORM
 from rwriter.cli._operations import dead_letters_app, reap, spool_app
-from rwriter.cli._options import URL_FORM, DatabaseUrl, Schema
+from rwriter.cli._options import DatabaseUrl, Schema
 from rwriter.errors import RwriterError
 from rwriter.migrate import URL_VARIABLE
 from rwriter.schema import HEAD_REVISION

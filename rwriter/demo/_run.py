@@ -23,6 +23,7 @@ from sqlalchemy import URL, Select, distinct, func, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from rwriter import DbEngines, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
+from rwriter._urls import URL_FORM
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
@@ -128,7 +129,7 @@ def _engines(url: str, schema: str | None) -> DbEngines:
         return DbEngines.from_url(url, schema=schema, pool_size=CONNECTIONS)
     except (ArgumentError, ValueError):
         # not its own words: they may quote a part of the URL, and that part be the password
-        raise DemoFailed("cannot use this database URL: write postgresql://user:password@host:5432/database") from None
+        raise DemoFailed(f"cannot use this database URL: write {URL_FORM}") from None
 
 
 class Run:

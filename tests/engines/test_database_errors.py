@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import RequestsWriter
 from rwriter._database_errors import Kind, backoff, describe, failure_of, fix_for, sqlstate_of
-from rwriter.engines import connect_arguments
+from rwriter._urls import connect_arguments
 from tests.support.factory import record
 
 SQLSTATES = {
