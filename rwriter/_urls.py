@@ -9,6 +9,8 @@ from typing import Any, Final
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from rwriter._validation import one_of
+
 URL_FORM: Final = "postgresql://user:password@host:5432/database"
 """The form of URL that messages and help pages tell the user to write."""
 
@@ -39,10 +41,7 @@ def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
     if (name := query.pop("application_name", None)) is not None:
         arguments["server_settings"] = {"application_name": name}
     query.pop("connect_timeout", None)
-    wanted = query.get("target_session_attrs", "any")
-    if wanted not in _SESSION_ATTRIBUTES:
-        msg = f"target_session_attrs must be one of {', '.join(_SESSION_ATTRIBUTES)}, not {wanted!r}"
-        raise ValueError(msg)
+    one_of("target_session_attrs", query.get("target_session_attrs", "any"), _SESSION_ATTRIBUTES)
     if unknown := sorted(query.keys() - _DRIVER_OPTIONS):
         msg = f"the database URL has options that the driver does not know: {', '.join(unknown)}"
         raise ValueError(msg)
@@ -65,9 +64,7 @@ def _parse(url: str | URL) -> URL:
 
 
 def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLContext:
-    if mode not in _SSL_MODES:
-        msg = f"sslmode must be one of {', '.join(_SSL_MODES)}, not {mode!r}"
-        raise ValueError(msg)
+    one_of("sslmode", mode, _SSL_MODES)
     root = query.pop("sslrootcert", None)
     if root is None or mode in _OPTIONAL_SSL_MODES:
         return str(mode)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter._urls import connect_arguments
+from rwriter._validation import at_least, positive
 
 
 @runtime_checkable
@@ -88,19 +89,15 @@ class DbEngines:
             ("connect_timeout", connect_timeout),
             ("statement_timeout", statement_timeout),
         ):
-            if not seconds > 0:
-                msg = f"{name} must be a positive number of seconds, not {seconds!r}"
-                raise ValueError(msg)
+            positive(name, seconds)
 
         if pgbouncer and not synchronous_commit:
             msg = "synchronous_commit=False needs a session; with pgbouncer use ALTER ROLE ... SET synchronous_commit"
             raise ValueError(msg)
 
         # SQLAlchemy reads 0 and -1 as "no limit"
-        for name, count, least in (("pool_size", pool_size, 1), ("max_overflow", max_overflow, 0)):
-            if count < least:
-                msg = f"{name} must be at least {least}, not {count!r}"
-                raise ValueError(msg)
+        at_least("pool_size", pool_size, 1)
+        at_least("max_overflow", max_overflow, 0)
 
         def make(target: str | URL) -> AsyncEngine:
             parsed, connect_args = connect_arguments(target)

@@ -14,6 +14,8 @@ from msgspec.structs import force_setattr
 from opentelemetry import metrics
 from uuid_utils.compat import uuid7
 
+from rwriter._validation import aware, between
+
 NAME_LIMIT = 512
 """Characters kept of ``model`` and ``endpoint``, and allowed in ``created_by`` and ``custom_id``.
 
@@ -193,9 +195,7 @@ def _set_status(record: CompletedRequest, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         msg = f"status_code must be an int, not {type(value).__name__}"
         raise TypeError(msg)
-    if not _MIN_STATUS <= value <= _MAX_STATUS:
-        msg = f"status_code must be in {_MIN_STATUS}..{_MAX_STATUS}, not {int(value)}"
-        raise ValueError(msg)
+    between("status_code", int(value), _MIN_STATUS, _MAX_STATUS)
     if type(value) is not int:
         force_setattr(record, "status_code", int(value))
 
@@ -232,9 +232,7 @@ def _set_time(record: CompletedRequest, field: str) -> None:
     if not isinstance(value, datetime):
         msg = f"{field} must be a datetime, not {type(value).__name__}"
         raise TypeError(msg)
-    if value.tzinfo is None or value.utcoffset() is None:
-        msg = f"{field} must be timezone-aware, e.g. datetime.now(UTC)"
-        raise ValueError(msg)
+    aware(field, value)
     if value.tzinfo is UTC and type(value) is datetime:
         return
     try:
