@@ -6,7 +6,7 @@ import hashlib
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, Self
 
 import msgspec
 import uuid_utils
@@ -21,6 +21,9 @@ NAME_LIMIT = 512
 
 Long incompressible values do not fit a btree page (2,704 bytes), and one such row would fail its whole batch."""
 
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Status of a request whose client left, or that its owner cancelled, before the answer was complete."""
+
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{32}")
 _MIN_STATUS, _MAX_STATUS = 100, 999
 
@@ -32,6 +35,11 @@ _repaired = metrics.get_meter("rwriter").create_counter(
 def new_request_id() -> uuid.UUID:
     """A fresh UUIDv7. Time-ordered keys cost a sixth of the WAL that random ones do on a large table."""
     return uuid7()
+
+
+def succeeded(status: int) -> bool:
+    """Return True for 200..299: a row with such a status is ``completed``, with any other ``failed``."""
+    return 200 <= status <= 299  # noqa: PLR2004 -- the range itself
 
 
 class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -111,6 +119,20 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     path: str
     api_key: str
     created_by: str
+
+    @classmethod
+    def before(cls, record: CompletedRequest) -> Self:
+        """Return the request of ``record`` as it was before its answer: a POST to the path that is its endpoint."""
+        return cls(
+            request_id=record.request_id,
+            body=record.request_body,
+            model=record.model,
+            endpoint="",
+            method="POST",
+            path=record.endpoint,
+            api_key=record.api_key,
+            created_by=record.created_by,
+        )
 
     def __post_init__(self) -> None:
         _set_request_id(self, self.request_id)

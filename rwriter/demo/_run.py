@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from sqlalchemy import URL, Select, distinct, func, select, text
 
-from rwriter import DbEngines, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
+from rwriter import DbEngines, NewRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
 from rwriter._database_errors import explain
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
@@ -137,7 +137,7 @@ class Run:
 
     async def begin(self, progress: Progress) -> None:
         """Write rows for requests still running, as a service does before it calls the model."""
-        begun = [sent.begun() for sent in self._realtime]
+        begun = [NewRequest.before(sent.record) for sent in self._realtime]
         await _few_at_once(progress, "beginning", begun, self._store.create_realtime)
         [[running]] = await self._rows(select(func.count()).where(self._ours, requests.c.state == "processing"))
         _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
