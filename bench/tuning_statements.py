@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from bench.batches import Store
 from bench.peer_asyncpg import Driver
 from rwriter import CompletedRequest
-from rwriter.engines import DRIVER
+from rwriter._urls import DRIVER
 from rwriter.records import utf8_size
 from rwriter.store._persist import arrays_of, statement
 

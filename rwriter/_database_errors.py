@@ -1,6 +1,7 @@
-"""What a failed statement means for the records in it: try again, set the bad one aside, or call the operator.
+"""Classifies database errors: retry the records, set the bad one aside, or call the operator with advice.
 
-Decided by SQLSTATE and exception class, never by message text: messages are translated and change between releases.
+The SQLSTATE and the exception's class decide, never the message text: messages are translated and change between
+releases. Everything the library knows of a SQLSTATE stands in the tables of this module.
 """
 
 from __future__ import annotations
@@ -8,28 +9,32 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterator
+from typing import Final
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from rwriter._urls import URL_FORM
+from rwriter.errors import RwriterError
 
 
 class Kind(enum.Enum):
-    """What to do about a failure."""
+    """The reaction an error calls for."""
 
     TRANSIENT = "transient"
-    """The database is away or busy: the same records, later."""
+    """The database is down or busy: send the same records again later."""
     DATA = "data"
     """One of the records cannot be stored: find it, keep it in dead_letters, store the others."""
     CONFIGURATION = "configuration"
     """Nothing can be stored until somebody mends the set-up. Treated as an outage: records are not to blame."""
 
 
-_BY_STATE = {
+_KIND_BY_STATE: Final = {
     "0A000": Kind.TRANSIENT,  # a cached plan outlived a migration; the next attempt prepares anew
 }
 
-_BY_CLASS = {
+_KIND_BY_CLASS: Final = {
     "08": Kind.TRANSIENT,  # connection
     "25": Kind.TRANSIENT,  # transaction state: a standby (25006), a server-side timeout
     "40": Kind.TRANSIENT,  # serialization, deadlock
@@ -45,31 +50,47 @@ _BY_CLASS = {
     "P0": Kind.DATA,  # RAISE in a trigger of the operator's
 }
 
-_FIXES = {
-    "42P01": "a table is missing: run `rwriter migrate` (or `alembic upgrade head`) on this database and schema",
-    "42703": "a column is missing: run `rwriter migrate` (or `alembic upgrade head`) on this database and schema",
-    "3F000": "the schema does not exist: run `rwriter migrate --schema NAME`",
-    "3D000": "the database does not exist: create it, then run `rwriter migrate`",
-    "42501": "the role lacks privileges: grant SELECT, INSERT, UPDATE, DELETE on rwriter's tables",
-    "26000": "a prepared statement vanished: behind PgBouncer use DbEngines.from_url(..., pgbouncer=True)",
-    "42P05": "a prepared statement exists already: behind PgBouncer use DbEngines.from_url(..., pgbouncer=True)",
-}
-_FIXES_BY_CLASS = {
-    "28": "the server refuses the credentials: check user, password and pg_hba.conf",
-    "42": "the schema is not the one this release needs: run `rwriter check`",
+_MIGRATE: Final = "run `rwriter migrate` (or `alembic upgrade head`) on this database and schema"
+_IN_THE_WAY: Final = (
+    "rwriter did not make it; where the service's own Alembic lists rwriter's versions, run that; "
+    "otherwise choose another --schema"
+)
+_PGBOUNCER: Final = "behind PgBouncer use DbEngines.from_url(..., pgbouncer=True)"
+
+# keyed by SQLSTATE, or by its class of two characters
+_ADVICE: Final = {
+    "26000": f"{_PGBOUNCER}: a prepared statement vanished",
+    "28": "check the user, the password and pg_hba.conf",
+    "3D000": "create the database, then run `rwriter migrate`",
+    "3F000": "run `rwriter migrate --schema NAME`, which creates the schema",
+    "42": "run `rwriter check`: the schema may not be the one this release needs",
+    "42501": (
+        "connect as the owner of the schema, or have the owner grant this role what is missing: "
+        "SELECT, INSERT, UPDATE, DELETE on rwriter's tables, and CREATE on the schema to migrate it"
+    ),
+    "42703": f"{_MIGRATE}: a column is missing",
+    "42710": _IN_THE_WAY,
+    "42723": _IN_THE_WAY,
+    "42939": "choose another --schema",
+    "42P01": f"{_MIGRATE}: a table is missing",
+    "42P05": f"{_PGBOUNCER}: a prepared statement exists already",
+    "42P07": _IN_THE_WAY,
+    "53300": "the server has no connection left: try again",
+    "55P03": "another session holds a lock on the tables: end it, or try again later",
+    "57P03": "the server is starting or stopping: try again",
 }
 
 # OSError: refused, reset, no such host. InterfaceError: the driver saw the connection close. InternalClientError: no
-# host is in the role asked for. A value the driver cannot encode is none of these: it comes with SQLSTATE 22000.
-_LOST = (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# host has the role asked for. A value the driver cannot encode is none of these: it comes with SQLSTATE 22000.
+_LOST: Final = (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def failure_of(exc: BaseException) -> Kind:
-    """The kind of a failure. What is in no list is the operator's: treated as an outage, never as a bad record."""
+    """Return the kind of an error. An unknown one is the operator's to mend: an outage, never a bad record."""
     sqlstate = sqlstate_of(exc)
     if sqlstate is not None:
-        by_class = _BY_CLASS.get(sqlstate[:2], Kind.CONFIGURATION)
-        return _BY_STATE.get(sqlstate, by_class)
+        by_class = _KIND_BY_CLASS.get(sqlstate[:2], Kind.CONFIGURATION)
+        return _KIND_BY_STATE.get(sqlstate, by_class)
     for cause in _chain(exc):
         if isinstance(cause, _LOST):
             # a ValueError too: a certificate that cannot be trusted, or an argument of connect() that cannot be used
@@ -80,7 +101,7 @@ def failure_of(exc: BaseException) -> Kind:
 
 
 def sqlstate_of(exc: BaseException) -> str | None:
-    """The five-character SQLSTATE in an exception or its causes, if the server (or the driver for it) gave one."""
+    """Return the five-character SQLSTATE of an exception or its causes, or ``None`` if there is none."""
     for cause in _chain(exc):
         sqlstate = getattr(cause, "sqlstate", None)
         if isinstance(sqlstate, str):
@@ -88,24 +109,53 @@ def sqlstate_of(exc: BaseException) -> str | None:
     return None
 
 
-def fix_for(exc: BaseException) -> str:
-    """What the operator can do about a configuration failure."""
-    sqlstate = sqlstate_of(exc) or ""
-    general = _FIXES_BY_CLASS.get(sqlstate[:2], "see the error; records wait as in an outage until it is mended")
-    return _FIXES.get(sqlstate, general)
+def advice(exc: BaseException) -> str:
+    """Return what the operator can do about an error that keeps the writer from writing."""
+    known = _advice_for(sqlstate_of(exc))
+    return known if known is not None else "see the error; records wait as in an outage until it is mended"
+
+
+def explain(exc: BaseException) -> str | None:
+    """Return one line for a terminal, the reason and what to do about it, or ``None`` for an unforeseen exception.
+
+    The line never quotes a password, nor a statement with its parameters.
+    """
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    if isinstance(exc, RwriterError):
+        return str(exc)
+    if isinstance(exc, ArgumentError):
+        # SQLAlchemy's message may quote a part of the URL, and that part may be the password
+        return f"cannot use this database URL: write {URL_FORM}, with %XX for special characters"
+    if isinstance(exc, ValueError):
+        return f"cannot use this database URL: {exc}"
+    return _explain_refusal(exc) if sqlstate_of(exc) is not None else _explain_loss(exc)
+
+
+def _explain_refusal(exc: BaseException) -> str:
+    known, words = _advice_for(sqlstate_of(exc)), _first_line(_driver_error(exc))
+    return f"PostgreSQL says: {words}: {known}" if known else f"PostgreSQL says: {words} (SQLSTATE {sqlstate_of(exc)})"
+
+
+def _explain_loss(exc: BaseException) -> str | None:
+    error = _driver_error(exc)
+    words = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+    if isinstance(exc, OSError) and exc.filename is None:
+        return f"cannot reach the database, {words}: is it running, and is its URL right?"
+    return words if isinstance(exc, (SQLAlchemyError, *_LOST)) else None
 
 
 def describe(exc: BaseException) -> str:
-    """Class and SQLSTATE of the driver's own error, without the statement and never with its parameters."""
-    driver_error = next((c for c in _chain(exc) if isinstance(c, asyncpg.PostgresError)), None)
+    """Return class and SQLSTATE of the driver's own error, without the statement and never with its parameters."""
+    driver_error = _postgres_error(exc)
     sqlstate = sqlstate_of(exc)
     name = type(driver_error if driver_error is not None else exc).__name__
     return f"{name} (SQLSTATE {sqlstate})" if sqlstate is not None else name
 
 
 def server_message(exc: BaseException) -> str:
-    """The driver's own words, for ``dead_letters`` alone: PostgreSQL's DETAIL can quote the whole row."""
-    driver_error = next((c for c in _chain(exc) if isinstance(c, asyncpg.PostgresError)), None)
+    """Return the server's message with its DETAIL, for ``dead_letters`` alone: the DETAIL can quote the whole row."""
+    driver_error = _postgres_error(exc)
     if driver_error is None:
         return f"{type(exc).__name__}: {exc}"
     detail = getattr(driver_error, "detail", None)
@@ -114,9 +164,29 @@ def server_message(exc: BaseException) -> str:
 
 
 def backoff(attempt: int, *, base: float, maximum: float) -> float:
-    """Seconds to wait before retry number ``attempt`` (from 0): full jitter under a doubling, capped bound."""
+    """Return seconds to wait before retry number ``attempt`` (from 0): full jitter under a doubling, capped bound."""
     # the exponent is capped too: 2.0**1024 overflows
     return random.uniform(0, min(maximum, base * 2.0 ** min(attempt, 64)))  # noqa: S311 -- jitter, not a secret
+
+
+def _advice_for(sqlstate: str | None) -> str | None:
+    if sqlstate is None:
+        return None
+    return _ADVICE.get(sqlstate, _ADVICE.get(sqlstate[:2]))
+
+
+def _driver_error(exc: BaseException) -> BaseException:
+    # SQLAlchemy wraps twice, and its own words carry the statement
+    wrapped = getattr(exc, "orig", None)
+    return exc if wrapped is None else wrapped.__cause__ or wrapped
+
+
+def _first_line(exc: BaseException) -> str:
+    return next(iter(str(exc).splitlines()), "")
+
+
+def _postgres_error(exc: BaseException) -> asyncpg.PostgresError | None:
+    return next((cause for cause in _chain(exc) if isinstance(cause, asyncpg.PostgresError)), None)
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:

@@ -5,28 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import re
-import ssl
 import weakref
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
 import asyncpg
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-DRIVER: Final = "postgresql+asyncpg"
-
-_PLAIN_SCHEMES: Final = ("postgresql", "postgres")
-_SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-_OPTIONAL_SSL_MODES: Final = ("disable", "allow", "prefer")
-_SESSION_ATTRIBUTES: Final = ("any", "primary", "standby", "prefer-standby", "read-write", "read-only")
-_DRIVER_OPTIONS: Final = frozenset(
-    ("host", "port", "target_session_attrs", "passfile", "krbsrvname", "gsslib", "prepared_statement_cache_size")
-)
-_SEVERAL_HOSTS = re.compile(r"^(?P<head>[^:/]+://(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<tail>(?:[/?].*)?)$")
+from rwriter._urls import connect_arguments
+from rwriter._validation import at_least, positive
 
 
 @runtime_checkable
@@ -100,19 +89,15 @@ class DbEngines:
             ("connect_timeout", connect_timeout),
             ("statement_timeout", statement_timeout),
         ):
-            if not seconds > 0:
-                msg = f"{name} must be a positive number of seconds, not {seconds!r}"
-                raise ValueError(msg)
+            positive(name, seconds)
 
         if pgbouncer and not synchronous_commit:
             msg = "synchronous_commit=False needs a session; with pgbouncer use ALTER ROLE ... SET synchronous_commit"
             raise ValueError(msg)
 
         # SQLAlchemy reads 0 and -1 as "no limit"
-        for name, count, least in (("pool_size", pool_size, 1), ("max_overflow", max_overflow, 0)):
-            if count < least:
-                msg = f"{name} must be at least {least}, not {count!r}"
-                raise ValueError(msg)
+        at_least("pool_size", pool_size, 1)
+        at_least("max_overflow", max_overflow, 0)
 
         def make(target: str | URL) -> AsyncEngine:
             parsed, connect_args = connect_arguments(target)
@@ -210,40 +195,6 @@ def schema_of(engine: AsyncEngine) -> str | None:
     return schema
 
 
-def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
-    """A URL for SQLAlchemy's asyncpg dialect and the connect arguments that libpq would have read from it.
-
-    Accepts ``postgres://``, ``postgresql://`` and ``postgresql+asyncpg://``, libpq's ``host1:5432,host2:5432`` and its
-    ``sslmode``, ``application_name`` and ``target_session_attrs``. Raises ``ValueError`` for another driver.
-    """
-    try:
-        parsed = make_url(_spread_hosts(url) if isinstance(url, str) else url)
-    except (ArgumentError, ValueError):
-        # not its own words: they may quote a part of the URL, and that part be the password
-        msg = "the database URL cannot be read: write postgresql://user:password@host:5432/database"
-        raise ValueError(msg) from None
-    if parsed.drivername in _PLAIN_SCHEMES:
-        parsed = parsed.set(drivername=DRIVER)
-    if parsed.drivername != DRIVER:
-        msg = f"the database URL must begin postgresql:// or {DRIVER}://, not {parsed.drivername}://"
-        raise ValueError(msg)
-    query = dict(parsed.query)
-    arguments: dict[str, Any] = {}
-    if (mode := query.pop("sslmode", None)) is not None:
-        arguments["ssl"] = _ssl(mode, query)
-    if (name := query.pop("application_name", None)) is not None:
-        arguments["server_settings"] = {"application_name": name}
-    query.pop("connect_timeout", None)
-    wanted = query.get("target_session_attrs", "any")
-    if wanted not in _SESSION_ATTRIBUTES:
-        msg = f"target_session_attrs must be one of {', '.join(_SESSION_ATTRIBUTES)}, not {wanted!r}"
-        raise ValueError(msg)
-    if unknown := sorted(query.keys() - _DRIVER_OPTIONS):
-        msg = f"the database URL has options that the driver does not know: {', '.join(unknown)}"
-        raise ValueError(msg)
-    return parsed.set(query=query), arguments
-
-
 CLOSE_TIMEOUT: Final = 0.5
 """Seconds a server has to answer an idle connection's goodbye, for which asyncpg would wait for ever."""
 
@@ -285,29 +236,3 @@ async def _connect_to_first(**arguments: Any) -> Any:
             errors.append(exc)
     # a host that is away says more than one that is merely not the one to write to
     raise min(errors, key=lambda exc: isinstance(exc, asyncpg.TargetServerAttributeNotMatched))
-
-
-def _ssl(mode: str | tuple[str, ...], query: dict[str, Any]) -> str | ssl.SSLContext:
-    if mode not in _SSL_MODES:
-        msg = f"sslmode must be one of {', '.join(_SSL_MODES)}, not {mode!r}"
-        raise ValueError(msg)
-    root = query.pop("sslrootcert", None)
-    if root is None or mode in _OPTIONAL_SSL_MODES:
-        return str(mode)
-    try:
-        context = ssl.create_default_context(cafile=root)
-    except OSError as exc:
-        msg = f"sslrootcert cannot be read: {exc}"
-        raise ValueError(msg) from exc
-    context.check_hostname = mode == "verify-full"
-    return context
-
-
-def _spread_hosts(url: str) -> str:
-    # libpq writes several hosts with commas; SQLAlchemy wants one host= for each
-    match = _SEVERAL_HOSTS.match(url)
-    if match is None:
-        return url
-    hosts = [host if ":" in host else f"{host}:5432" for host in match["hosts"].split(",")]
-    tail = match["tail"] or "/"
-    return match["head"] + tail + ("&" if "?" in tail else "?") + "&".join(f"host={host}" for host in hosts)

@@ -24,6 +24,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import schema as tables
+from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.errors import RwriterError
 from rwriter.store import RequestStore, current_revision
@@ -176,7 +177,7 @@ async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[Asy
 def _url_from_environment() -> str:
     url = os.environ.get(URL_VARIABLE)
     if not url:
-        msg = f"no database given: set {URL_VARIABLE}=postgresql://user:password@host:5432/database"
+        msg = f"no database given: set {URL_VARIABLE}={URL_FORM}"
         raise RwriterError(msg)
     return url
 

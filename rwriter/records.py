@@ -6,7 +6,7 @@ import hashlib
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import uuid_utils
@@ -14,13 +14,15 @@ from msgspec.structs import force_setattr
 from opentelemetry import metrics
 from uuid_utils.compat import uuid7
 
+from rwriter._validation import aware, between
+
 NAME_LIMIT = 512
 """Characters kept of ``model`` and ``endpoint``, and allowed in ``created_by`` and ``custom_id``.
 
 Long incompressible values do not fit a btree page (2,704 bytes), and one such row would fail its whole batch."""
 
 CLIENT_CLOSED_REQUEST: Final = 499
-"""Status of a call whose client left, or cancelled it, before the answer was complete."""
+"""Status of a request whose client left, or that its owner cancelled, before the answer was complete."""
 
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{32}")
 _MIN_STATUS, _MAX_STATUS = 100, 999
@@ -36,8 +38,8 @@ def new_request_id() -> uuid.UUID:
 
 
 def succeeded(status: int) -> bool:
-    """Return True for 200..299, the statuses of completed requests; all others are failed."""
-    return 200 <= status <= 299  # noqa: PLR2004 -- HTTP's own bounds
+    """Return True for 200..299: a row with such a status is ``completed``, with any other ``failed``."""
+    return 200 <= status <= 299  # noqa: PLR2004 -- the range itself
 
 
 class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -117,6 +119,20 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     path: str
     api_key: str
     created_by: str
+
+    @classmethod
+    def before(cls, record: CompletedRequest) -> Self:
+        """Return the request of ``record`` as it was before its answer: a POST to the path that is its endpoint."""
+        return cls(
+            request_id=record.request_id,
+            body=record.request_body,
+            model=record.model,
+            endpoint="",
+            method="POST",
+            path=record.endpoint,
+            api_key=record.api_key,
+            created_by=record.created_by,
+        )
 
     def __post_init__(self) -> None:
         _set_request_id(self, self.request_id)
@@ -201,9 +217,7 @@ def _set_status(record: CompletedRequest, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         msg = f"status_code must be an int, not {type(value).__name__}"
         raise TypeError(msg)
-    if not _MIN_STATUS <= value <= _MAX_STATUS:
-        msg = f"status_code must be in {_MIN_STATUS}..{_MAX_STATUS}, not {int(value)}"
-        raise ValueError(msg)
+    between("status_code", int(value), _MIN_STATUS, _MAX_STATUS)
     if type(value) is not int:
         force_setattr(record, "status_code", int(value))
 
@@ -240,9 +254,7 @@ def _set_time(record: CompletedRequest, field: str) -> None:
     if not isinstance(value, datetime):
         msg = f"{field} must be a datetime, not {type(value).__name__}"
         raise TypeError(msg)
-    if value.tzinfo is None or value.utcoffset() is None:
-        msg = f"{field} must be timezone-aware, e.g. datetime.now(UTC)"
-        raise ValueError(msg)
+    aware(field, value)
     if value.tzinfo is UTC and type(value) is datetime:
         return
     try:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
+from rwriter.records import succeeded
 from tests.support.records import new_request, record
 
 Record = CompletedRequest | NewRequest
@@ -296,3 +297,16 @@ def test_the_bytes_charged_for_a_record_are_those_its_texts_hold() -> None:
     small, large = secret(response_body=""), secret(response_body="é" * 10_000)
     assert large.text_bytes - small.text_bytes == sys.getsizeof("é" * 10_000) - sys.getsizeof("")
     assert secret(request_body="😀" * 1_000).text_bytes >= sys.getsizeof("😀" * 1_000)
+
+
+@pytest.mark.parametrize(("status", "good"), [(100, False), (199, False), (200, True), (299, True), (300, False)])
+def test_a_status_from_200_to_299_is_a_success(status: int, *, good: bool) -> None:
+    assert succeeded(status) is good
+
+
+def test_the_beginning_of_a_record_says_what_its_end_will() -> None:
+    done = secret()
+    begun = NewRequest.before(done)
+    assert (begun.request_id, begun.body, begun.model) == (done.request_id, done.request_body, done.model)
+    assert (begun.method, begun.path, begun.endpoint) == ("POST", done.endpoint, "")
+    assert (begun.api_key, begun.created_by) == (done.api_key, done.created_by)

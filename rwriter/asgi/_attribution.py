@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
+from rwriter._validation import at_least
 from rwriter.asgi._types import Scope, header
 from rwriter.records import NAME_LIMIT, fingerprint, repair
 
@@ -39,9 +40,7 @@ class Attribution:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         for option, value in (("ttl", ttl), ("negative_ttl", negative_ttl), ("max_entries", max_entries)):
-            if not value >= 0:
-                msg = f"{option} must not be negative, it is {value!r}"
-                raise ValueError(msg)
+            at_least(option, value, 0)
         if not callable(attribute):
             msg = f"attribute must be a function of an API key and the scope, not {type(attribute).__name__}"
             raise TypeError(msg)

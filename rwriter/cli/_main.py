@@ -10,36 +10,17 @@ import sys
 from typing import Annotated, Final, NoReturn
 
 import typer
-from sqlalchemy.exc import ArgumentError
 
 from rwriter import migrate as migrations
-from rwriter._database_errors import server_message, sqlstate_of
+from rwriter._database_errors import explain
+from rwriter._urls import URL_FORM
 from rwriter.cli._operations import dead_letters_app, reap, spool_app
-from rwriter.cli._options import URL_FORM, DatabaseUrl, Schema
-from rwriter.errors import RwriterError
+from rwriter.cli._options import DatabaseUrl, Schema
 from rwriter.migrate import URL_VARIABLE
 from rwriter.schema import HEAD_REVISION
 
 FAILED: Final = 1
 MISUSED: Final = 2
-
-_IN_THE_WAY: Final = (
-    "where the service's own Alembic lists rwriter's versions, run that; otherwise choose another --schema"
-)
-
-# by SQLSTATE, or its class of two characters
-_FIXES: Final = {
-    "28": "check the user, the password and pg_hba.conf",
-    "3D000": "create the database, then run `rwriter migrate`",
-    "42501": "connect as the owner of the schema, or have the owner grant this role what is missing",
-    "42939": "choose another --schema",
-    "42P07": f"it was not made by this command; {_IN_THE_WAY}",
-    "42710": f"it was not made by this command; {_IN_THE_WAY}",
-    "42723": f"it was not made by this command; {_IN_THE_WAY}",
-    "53300": "the server has no connection left: try again",
-    "55P03": "another session holds a lock on the tables: end it, or try again later",
-    "57P03": "the server is starting or stopping: try again",
-}
 
 app = typer.Typer(
     help=__doc__,
@@ -62,7 +43,7 @@ def main() -> None:
     try:
         app(prog_name="rwriter")
     except Exception as exc:  # noqa: BLE001 -- a traceback may show a password, and helps nobody in a deployment's log
-        _fail(_explain(exc))
+        _fail(explain(exc) or f"{type(exc).__name__}: {exc}".splitlines()[0])
 
 
 @app.callback(invoke_without_command=True)
@@ -136,25 +117,6 @@ def _refuse_stray_url(arguments: list[str]) -> None:
     for before, argument in itertools.pairwise(["", *arguments]):
         if "://" in argument and before != "--database-url" and not argument.startswith("--database-url="):
             _fail(f"give the database as --database-url URL, or set {URL_VARIABLE}", MISUSED)
-
-
-def _explain(exc: Exception) -> str:
-    if isinstance(exc, RwriterError):
-        return str(exc)
-    if isinstance(exc, ValueError):
-        # the library's own words: they quote no part of a URL that could be the password
-        return f"cannot use this database URL: {exc}"
-    if isinstance(exc, ArgumentError):
-        # no word of the exception's own: it may quote a part of the URL, and that part be the password
-        return f"cannot use this database URL ({type(exc).__name__}): write {URL_FORM}, with %XX for special characters"
-    reason = server_message(exc).splitlines()[0]
-    sqlstate = sqlstate_of(exc)
-    if sqlstate is not None:
-        fix = _FIXES.get(sqlstate, _FIXES.get(sqlstate[:2]))
-        return f"{reason}: {fix}" if fix is not None else f"{reason} (SQLSTATE {sqlstate})"
-    if isinstance(exc, OSError):
-        return f"cannot reach the database, {reason}: is it running, and is its URL right?"
-    return reason
 
 
 def _fail(message: str, code: int = FAILED) -> NoReturn:

@@ -8,9 +8,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from rwriter._urls import URL_FORM
 from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
-
-URL_FORM: Final = "postgresql://user:password@host:5432/database"
 
 DatabaseUrl: TypeAlias = Annotated[
     str | None, typer.Option("--database-url", metavar="URL", envvar=URL_VARIABLE, help=URL_FORM)

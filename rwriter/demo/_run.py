@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from sqlalchemy import URL, Select, distinct, func, select, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from rwriter import DbEngines, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
+from rwriter import DbEngines, NewRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
+from rwriter._database_errors import explain
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
@@ -33,14 +33,6 @@ ROUNDS: Final = 10
 CONNECTIONS: Final = 5
 """Rows begun or read back at the same time: one for each of the engine's connections."""
 DATABASE: Final = "rwriter_demo"
-
-_FIXES: Final = {
-    "28000": "check the user, the password and pg_hba.conf",
-    "28P01": "check the user and the password",
-    "3D000": "create the database first",
-    "3F000": "create the schema first",
-    "42501": "let this role create tables there, or name with --schema one that it owns",
-}
 
 T = TypeVar("T")
 
@@ -66,7 +58,7 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
         else:
             _demo_on_own_server(console, schema)
     except Exception as exc:
-        reason = _reason(exc)
+        reason = explain(exc)
         if reason is None:
             raise
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"rwriter demo: {reason}")
@@ -124,11 +116,7 @@ async def _demo(console: Console, url: str, schema: str | None, psql: str) -> No
 
 
 def _engines(url: str, schema: str | None) -> DbEngines:
-    try:
-        return DbEngines.from_url(url, schema=schema, pool_size=CONNECTIONS)
-    except (ArgumentError, ValueError):
-        # not its own words: they may quote a part of the URL, and that part be the password
-        raise DemoFailed("cannot use this database URL: write postgresql://user:password@host:5432/database") from None
+    return DbEngines.from_url(url, schema=schema, pool_size=CONNECTIONS)
 
 
 class Run:
@@ -149,7 +137,7 @@ class Run:
 
     async def begin(self, progress: Progress) -> None:
         """Write rows for requests still running, as a service does before it calls the model."""
-        begun = [sent.begun() for sent in self._realtime]
+        begun = [NewRequest.before(sent.record) for sent in self._realtime]
         await _few_at_once(progress, "beginning", begun, self._store.create_realtime)
         [[running]] = await self._rows(select(func.count()).where(self._ours, requests.c.state == "processing"))
         _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
@@ -281,19 +269,3 @@ def _psql_command(program: str, url: URL, schema: str | None) -> str:
         return command
     path = 'search_path="{}"'.format(schema.replace('"', '""')).replace("\\", r"\\").replace(" ", r"\ ")
     return f"PGOPTIONS={shlex.quote(f'-c{path}')} {command}"
-
-
-def _reason(exc: BaseException) -> str | None:
-    """What to tell the user about an exception, or ``None`` for one that nobody foresaw."""
-    while isinstance(exc, BaseExceptionGroup):  # of the task group that reads back
-        exc = exc.exceptions[0]
-    if isinstance(exc, RwriterError):
-        return str(exc)
-    cause = getattr(exc, "orig", None) or exc  # SQLAlchemy's own words carry the statement
-    words = (str(cause.__cause__ or cause).splitlines() or [type(cause).__name__])[0]
-    sqlstate = getattr(cause, "sqlstate", None)
-    if sqlstate is not None:
-        return f"PostgreSQL says: {words}: {_FIXES.get(sqlstate, f'SQLSTATE {sqlstate}')}"
-    if isinstance(exc, OSError):
-        return f"cannot reach the database: {words}" if exc.filename is None else words
-    return words if isinstance(exc, SQLAlchemyError) else None

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from rwriter import CompletedRequest, NewRequest, RequestDetail, RequestSummary, new_request_id
+from rwriter import CompletedRequest, RequestDetail, RequestSummary, new_request_id
+from rwriter.records import succeeded
 
 TRAFFIC: Final = Path(__file__).with_name("traffic.jsonl")
 
-_OK: Final = range(200, 300)
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -45,19 +45,6 @@ class Sent(NamedTuple):
 
     pair: Pair
     record: CompletedRequest
-
-    def begun(self) -> NewRequest:
-        """What ``create_realtime`` gets before the answer is known."""
-        return NewRequest(
-            request_id=self.record.request_id,
-            body=self.pair.request_body,
-            model=self.pair.model,
-            endpoint="",
-            method="POST",
-            path=self.pair.endpoint,
-            api_key=self.pair.api_key,
-            created_by=self.record.created_by,
-        )
 
 
 def load_traffic() -> list[Pair]:
@@ -108,7 +95,7 @@ def repaired(body: str) -> str:
 def summary_faults(row: RequestSummary, sent: Sent) -> list[str]:
     """The columns of a listed row that are not as they should be."""
     pair, record = sent
-    good = pair.status_code in _OK
+    good = succeeded(pair.status_code)
     expected: dict[str, object] = {
         "id": record.request_id,
         "status": "completed" if good else "failed",
@@ -138,6 +125,6 @@ def body_faults(row: RequestDetail, sent: Sent) -> list[str]:
     checks = {
         "body": row.body == body,
         "response_body": row.response_body == answer,
-        "error": error == (None if pair.status_code in _OK else envelope),
+        "error": error == (None if succeeded(pair.status_code) else envelope),
     }
     return [name for name, right in checks.items() if not right]

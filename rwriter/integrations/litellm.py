@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._database_errors import describe
+from rwriter._validation import positive
 from rwriter.integrations._litellm_event import completed, endpoint_of, is_async, owner_of
 from rwriter.records import CompletedRequest
 from rwriter.threaded import ThreadedWriter
@@ -74,9 +75,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
         timeout: float = 5.0,
         **options: Any,
     ) -> None:
-        if not timeout > 0:
-            msg = f"timeout must be a positive number of seconds, not {timeout!r}"
-            raise ValueError(msg)
+        positive("timeout", timeout)
         super().__init__(**options)
         self._target: Final = writer if isinstance(writer, ThreadedWriter) else (writer, _running_loop())
         self._attribute: Final = attribute if attribute is not None else owner_of

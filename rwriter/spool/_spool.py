@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from rwriter._validation import at_least, one_of
 from rwriter.errors import RwriterError
 from rwriter.records import CompletedRequest
 from rwriter.spool._file import Row, SpoolFile
@@ -66,12 +67,8 @@ class Spool:
         max_bytes: int = GIB,
         fsync: Literal["full", "normal", "off"] = "full",
     ) -> None:
-        if max_bytes < 1:
-            msg = f"max_bytes must be at least 1, not {max_bytes!r}"
-            raise ValueError(msg)
-        if fsync not in _SYNCHRONOUS:
-            msg = f"fsync must be one of {', '.join(_SYNCHRONOUS)}, not {fsync!r}"
-            raise ValueError(msg)
+        at_least("max_bytes", max_bytes, 1)
+        one_of("fsync", fsync, _SYNCHRONOUS)
         self.directory: Final = Path(directory)
         self._max_bytes: Final = max_bytes
         self._synchronous: Final = _SYNCHRONOUS[fsync]

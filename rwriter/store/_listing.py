@@ -34,6 +34,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
 from rwriter._database_errors import sqlstate_of
+from rwriter._validation import at_least, aware, between, one_of
 from rwriter.records import repair
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
 from rwriter.store._connections import Connections
@@ -75,24 +76,18 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
     offset: int = 0
 
     def __post_init__(self) -> None:
-        if self.status is not None and self.status not in STATES:
-            msg = f"status must be one of {', '.join(STATES)}, not {self.status!r}"
-            raise ValueError(msg)
-        if not 1 <= self.limit <= MAX_LIMIT:
-            msg = f"limit must be in 1..{MAX_LIMIT}, not {self.limit}"
-            raise ValueError(msg)
-        if self.offset < 0:
-            msg = f"offset must not be negative, it is {self.offset}"
-            raise ValueError(msg)
+        if self.status is not None:
+            one_of("status", self.status, STATES)
+        between("limit", self.limit, 1, MAX_LIMIT)
+        at_least("offset", self.offset, 0)
         for field in ("models", "service_tiers"):
             if isinstance(getattr(self, field), str):
                 msg = f"{field} must be a list of strings, not one string"
                 raise TypeError(msg)
         for field in ("created_after", "created_before"):
             value = getattr(self, field)
-            if value is not None and value.tzinfo is None:
-                msg = f"{field} must be timezone-aware, e.g. datetime.now(UTC)"
-                raise ValueError(msg)
+            if value is not None:
+                aware(field, value)
         if self.cursor is not None:
             decode_cursor(self.cursor)
 

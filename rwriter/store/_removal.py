@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rwriter._validation import at_least, aware
 from rwriter.records import repair
 from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, request_templates, requests
 from rwriter.store._connections import Connections
@@ -125,18 +126,14 @@ async def erase(connections: Connections, created_by: str, limit: int) -> int:
 
 async def purge(connections: Connections, before: datetime, limit: int) -> int:
     """Delete what is older than ``before``, up to ``limit`` rows, and return how many. See ``RequestStore.purge``."""
-    if before.tzinfo is None:
-        msg = "before must be timezone-aware, e.g. datetime.now(UTC) - timedelta(days=90)"
-        raise ValueError(msg)
+    aware("before", before)
     return await _in_chunks(connections, limit, _LOCK_BEFORE, _LETTERS_BEFORE, {"before": before})
 
 
 async def _in_chunks(
     connections: Connections, limit: int, lock: Executable, letters: Executable, parameters: dict[str, Any]
 ) -> int:
-    if limit < 1:
-        msg = f"limit must be at least 1, not {limit}"
-        raise ValueError(msg)
+    at_least("limit", limit, 1)
     chunks: tuple[Callable[[dict[str, Any]], Awaitable[int]], ...] = (
         functools.partial(_remove_requests, connections, lock),
         functools.partial(_remove_letters, connections, letters),

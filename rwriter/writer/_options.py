@@ -6,6 +6,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from rwriter._validation import at_least, one_of, positive
+
 MIB: Final = 1024 * 1024
 
 _LEAST: Final[dict[str, float]] = {
@@ -43,20 +45,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
     def __post_init__(self) -> None:
-        # written so that NaN is refused too
         for option, least in _LEAST.items():
-            value = getattr(self, option)
-            if not value >= least:
-                msg = f"{option} must be at least {least}, not {value!r}"
-                raise ValueError(msg)
+            at_least(option, getattr(self, option), least)
         for option in _POSITIVE:
-            value = getattr(self, option)
-            if not value > 0:
-                msg = f"{option} must be positive, not {value!r}"
-                raise ValueError(msg)
-        if self.fail_stale_after is not None and not self.fail_stale_after > 0:
-            msg = f"fail_stale_after must be positive or None, not {self.fail_stale_after!r}"
-            raise ValueError(msg)
-        if self.durability not in {"memory", "journal"}:
-            msg = f"durability must be 'memory' or 'journal', not {self.durability!r}"
-            raise ValueError(msg)
+            positive(option, getattr(self, option))
+        if self.fail_stale_after is not None:
+            positive("fail_stale_after", self.fail_stale_after)
+        one_of("durability", self.durability, ("memory", "journal"))

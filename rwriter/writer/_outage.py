@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from rwriter._database_errors import Kind, describe, failure_of, fix_for
+from rwriter._database_errors import Kind, advice, describe, failure_of
 
 log = logging.getLogger("rwriter")
 
@@ -26,7 +26,7 @@ class Outage:
             return
         self._logged = True
         if failure_of(exc) is Kind.CONFIGURATION:
-            log.error("%s: cannot write, %s: %s", self._name, describe(exc), fix_for(exc))
+            log.error("%s: cannot write, %s: %s", self._name, describe(exc), advice(exc))
         else:
             log.warning("%s: the database is away, %s; retrying", self._name, describe(exc))
 

@@ -13,7 +13,7 @@ from typing import Final, Literal, Self
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter._database_errors import Kind, describe, failure_of, fix_for
+from rwriter._database_errors import Kind, advice, describe, failure_of
 from rwriter.engines import EngineProvider
 from rwriter.errors import RwriterError, SchemaOutdated, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
@@ -328,7 +328,7 @@ class RequestsWriter:
             raise
         except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it
             if failure_of(exc) is Kind.CONFIGURATION:
-                log.error("%s: cannot use the database, %s: %s", self.name, describe(exc), fix_for(exc))
+                log.error("%s: cannot use the database, %s: %s", self.name, describe(exc), advice(exc))
             else:
                 log.warning("%s: the database is away on start, %s; taking records", self.name, describe(exc))
 

@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import RequestsWriter
-from rwriter._database_errors import Kind, backoff, describe, failure_of, fix_for, sqlstate_of
-from rwriter.engines import connect_arguments
+from rwriter._database_errors import Kind, advice, backoff, describe, explain, failure_of, sqlstate_of
+from rwriter._urls import connect_arguments
 from tests.support.records import record
 
 SQLSTATES = {
@@ -65,7 +65,7 @@ def test_a_description_names_class_and_sqlstate_and_nothing_of_the_record(sqlsta
     error = as_sqlalchemy_raises(server_error(sqlstate, "value SECRET"))
     assert "SECRET" in str(error)
     assert describe(error) == f"{type(server_error(sqlstate, '')).__name__} (SQLSTATE {sqlstate})"
-    assert "SECRET" not in fix_for(error)
+    assert "SECRET" not in advice(error)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_no_delay_at_all_may_be_asked_for() -> None:
         ("42P01", "rwriter migrate"),
         ("42703", "rwriter migrate"),
         ("3F000", "--schema"),
-        ("3D000", "create it"),
+        ("3D000", "create the database"),
         ("42501", "grant"),
         ("28P01", "password"),
         ("26000", "pgbouncer=True"),
@@ -191,4 +191,27 @@ def test_no_delay_at_all_may_be_asked_for() -> None:
     ],
 )
 def test_a_configuration_failure_comes_with_what_the_operator_can_do(sqlstate: str, words: str) -> None:
-    assert words in fix_for(as_sqlalchemy_raises(server_error(sqlstate, "x")))
+    assert words in advice(as_sqlalchemy_raises(server_error(sqlstate, "x")))
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "line"),
+    [
+        ("3D000", "PostgreSQL says: no luck: create the database, then run `rwriter migrate`"),
+        ("28P01", "PostgreSQL says: no luck: check the user, the password and pg_hba.conf"),
+        ("0L000", "PostgreSQL says: no luck (SQLSTATE 0L000)"),
+    ],
+)
+def test_a_terminal_gets_the_servers_first_line_and_the_advice_but_no_parameter(sqlstate: str, line: str) -> None:
+    error = as_sqlalchemy_raises(server_error(sqlstate, "no luck\nnor SECRET"))
+    assert explain(error) == line
+    assert explain(ExceptionGroup("of a task group", [error])) == line
+
+
+def test_a_terminal_gets_no_line_for_an_exception_nobody_foresaw() -> None:
+    assert explain(KeyError("x")) is None
+
+
+def test_a_missing_file_is_no_missing_database() -> None:
+    missing = FileNotFoundError(2, "No such file", "traffic")
+    assert explain(missing) == "FileNotFoundError: [Errno 2] No such file: 'traffic'"

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter._database_errors import sqlstate_of
-from rwriter.engines import connect_arguments, in_schema
+from rwriter._urls import connect_arguments
+from rwriter.engines import in_schema
 from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
 from rwriter.schema import dead_letters, requests
 from rwriter.testing import THROWAWAY, PostgresServer, TestDbEngines

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
-from rwriter.engines import connect_arguments
+from rwriter._urls import connect_arguments
 from tests.support.records import record
 
 NOBODY = "postgresql+asyncpg://u@127.0.0.1:1/d"

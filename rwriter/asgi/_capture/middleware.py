@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from rwriter._validation import at_least, positive
 from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._capture.background import Background, wants_background
 from rwriter.asgi._capture.call import DISCONNECTED, ID_STATE, Call
@@ -89,12 +90,8 @@ class CaptureMiddleware:
             ("background_timeout", background_timeout),
             ("background_limit", background_limit),
         ):
-            if not value > 0:
-                msg = f"{option} must be positive, not {value!r}"
-                raise ValueError(msg)
-        if not drain_timeout >= 0:
-            msg = f"drain_timeout must not be negative, it is {drain_timeout!r}"
-            raise ValueError(msg)
+            positive(option, value)
+        at_least("drain_timeout", drain_timeout, 0)
         self._app: Final = app
         self._paths: Final = tuple(path.rstrip("/") for path in paths)
         self._max_body_bytes: Final = max_body_bytes

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from rwriter._validation import at_least
 from rwriter.asgi import _json
 from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._reader.openapi import document
@@ -61,9 +62,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
         msg = f"prefix must begin with / and not end with it, or be empty, not {prefix!r}"
         raise ValueError(msg)
     for option, value in (("settle_timeout", settle_timeout), ("stream_timeout", stream_timeout)):
-        if not value >= 0:
-            msg = f"{option} must not be negative, it is {value!r}"
-            raise ValueError(msg)
+        at_least(option, value, 0)
     reader = Reader(store, writer, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
     return _Routes(reader, Attribution(attribute, ttl=attribution_ttl), prefix).app()
 
