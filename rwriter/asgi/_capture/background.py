@@ -14,7 +14,6 @@ from rwriter.asgi._capture.body import peek, to_json
 from rwriter.asgi._capture.call import CANCELLED, ID_HEADER, Call, Failure
 from rwriter.asgi._capture.recorder import Dropped, Recorder, model_of
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._in_flight import running
 from rwriter.asgi._render.response import response_object
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import CompletedRequest, NewRequest
@@ -131,7 +130,7 @@ class Background:
             call.end(CANCELLED)
 
         task.add_done_callback(ended)
-        running(self._writer).add(call.request_id, task)
+        self._writer.in_flight.add_response(call.request_id, task)
 
     async def _run(self, app: ASGIApp, call: Call, text: str) -> None:
         scope, receive = _as_foreground(call.scope, text)

@@ -17,7 +17,6 @@ from rwriter.asgi._attribution import Attribution, api_key_of
 from rwriter.asgi._capture.body import peek
 from rwriter.asgi._capture.call import Call, Owner, Result
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._in_flight import running
 from rwriter.asgi._types import Scope
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import NAME_LIMIT, CompletedRequest
@@ -81,7 +80,6 @@ class Recorder:
     ) -> None:
         self.attribution: Final = attribution
         self._writer: Final = writer
-        self._underway: Final = running(writer)
         self._zdr: Final = zdr
         self._redact: Final = redact
         self._attribution_timeout: Final = attribution_timeout
@@ -121,7 +119,7 @@ class Recorder:
         task = asyncio.create_task(self._record(call), name="rwriter-capture")
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._settle(task, size))
-        self._underway.add_record(call.request_id, task)
+        self._writer.in_flight.add_record(call.request_id, task)
 
     async def drain(self, deadline: float) -> None:
         """Wait until ``deadline`` (of the loop's clock) for what is pending, and count what is left as dropped."""

@@ -10,7 +10,6 @@ from typing import Any, Final
 import msgspec
 
 from rwriter.asgi import _json
-from rwriter.asgi._in_flight import running
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
@@ -156,7 +155,7 @@ class Reader:
 
     async def _stop(self, detail: RequestDetail) -> None:
         """Cancel the task that works on it here, if there is one, and wait for its end."""
-        task = None if self._writer is None else running(self._writer).cancel(detail.id)
+        task = None if self._writer is None else self._writer.in_flight.cancel_response(detail.id)
         if task is not None:
             await asyncio.wait({task}, timeout=self._settle_timeout)
 
@@ -179,7 +178,7 @@ class Reader:
     async def _on_its_way(self, detail: RequestDetail) -> bool:
         if self._writer is None:
             return False
-        if running(self._writer).on_the_way(detail.id) or self._writer.get(detail.id) is not None:
+        if self._writer.in_flight.sending(detail.id) or self._writer.get(detail.id) is not None:
             return True
         return self._writer.spool is not None and await self._writer.spool.get(detail.id) is not None
 
