@@ -6,7 +6,7 @@ import hashlib
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uuid_utils
@@ -19,6 +19,9 @@ NAME_LIMIT = 512
 
 Long incompressible values do not fit a btree page (2,704 bytes), and one such row would fail its whole batch."""
 
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Status of a request whose client left, or that its owner cancelled, before the answer was complete."""
+
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{32}")
 _MIN_STATUS, _MAX_STATUS = 100, 999
 
@@ -30,6 +33,11 @@ _repaired = metrics.get_meter("rwriter").create_counter(
 def new_request_id() -> uuid.UUID:
     """A fresh UUIDv7. Time-ordered keys cost a sixth of the WAL that random ones do on a large table."""
     return uuid7()
+
+
+def succeeded(status: int) -> bool:
+    """Return True for 200..299: a row with such a status is ``completed``, with any other ``failed``."""
+    return 200 <= status <= 299  # noqa: PLR2004 -- the range itself
 
 
 class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):

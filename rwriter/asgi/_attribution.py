@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
+from rwriter._hooks import resolve
 from rwriter.asgi._types import Scope, header
 from rwriter.records import NAME_LIMIT, fingerprint, repair
 
@@ -81,8 +81,7 @@ class Attribution:
             return owner
 
     async def _ask(self, api_key: str, scope: Scope) -> str | None:
-        answer = self._attribute(api_key, scope)
-        return _normal(await answer if inspect.isawaitable(answer) else answer)
+        return _normal(await resolve(self._attribute(api_key, scope)))
 
     def _remembered(self, key: str) -> tuple[str | None, float] | None:
         found = self._cache.get(key)

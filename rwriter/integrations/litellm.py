@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._database_errors import describe
+from rwriter._hooks import is_worth_logging
 from rwriter.integrations._litellm_event import completed, endpoint_of, is_async, owner_of
 from rwriter.records import CompletedRequest
 from rwriter.threaded import ThreadedWriter
@@ -206,7 +207,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
 
     def _lost(self, exc: BaseException) -> None:
         number = self._count("lost")
-        if number & (number - 1) == 0:  # 1, 2, 4, 8: a closed writer must not fill the log
+        if is_worth_logging(number):
             log.error("litellm: a call was not recorded, %s; %d of them so far", describe(exc), number)
 
 

@@ -10,10 +10,10 @@ import msgspec
 
 from rwriter._database_errors import describe
 from rwriter.asgi._attribution import api_key_of
-from rwriter.asgi._capture.body import peek, to_json
 from rwriter.asgi._capture.call import CANCELLED, ID_HEADER, Call, Failure
 from rwriter.asgi._capture.recorder import Dropped, Recorder, model_of
 from rwriter.asgi._ids import response_id
+from rwriter.asgi._json import dumps, peek
 from rwriter.asgi._render.response import response_object
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import CompletedRequest, NewRequest
@@ -204,7 +204,7 @@ async def _nowhere(message: Message) -> None:
 
 
 async def _answer(send: Send, call: Call, status: int, content: dict[str, Any]) -> None:
-    body = to_json(content).encode()
+    body = dumps(content)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

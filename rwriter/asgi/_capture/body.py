@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Final
 
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
-
-T = TypeVar("T", bound=msgspec.Struct)
+from rwriter.asgi._json import to_text
 
 HEAD_BYTES: Final = 64 * 1024
 """Bytes kept of a body that is larger than the limit."""
@@ -87,31 +84,4 @@ class Body:
 
     def _envelope(self, kind: str, content_encoding: str | None, **content: str) -> str:
         coding = {} if content_encoding is None else {"content_encoding": content_encoding}
-        return to_json({"rwriter": {"envelope": kind, "size": self.size, **coding, **content}})
-
-
-def to_json(value: Any) -> str:
-    """Compact JSON."""
-    return msgspec.json.encode(value).decode()
-
-
-def peek(text: str, fields: type[T]) -> T:
-    """The fields of a JSON object that ``fields`` names, whatever else it holds; its defaults where it is none."""
-    try:
-        return msgspec.json.decode(text, type=fields)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return fields()
-
-
-def with_error(text: str, error: dict[str, Any]) -> str:
-    """What is stored of an answer that did not end well: what had come of it, and an ``error`` beside it."""
-    if not text:
-        return to_json({"error": error})
-    try:
-        part = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        part = None
-    if isinstance(part, dict):
-        # an error frame's own words are kept where there are any
-        return to_json(part if part.get("error") else part | {"error": error})
-    return to_json({"error": error, "partial": text})
+        return to_text({"rwriter": {"envelope": kind, "size": self.size, **coding, **content}})

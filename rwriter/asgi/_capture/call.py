@@ -11,11 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter.asgi._capture.body import HEAD_BYTES, Body, to_json, with_error
+from rwriter.asgi._capture.body import HEAD_BYTES, Body
 from rwriter.asgi._capture.codings import Decoder, UndecodableBody, decode, decoders
+from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.asgi._fold.stream import StreamError, StreamFold
 from rwriter.asgi._ids import response_id
+from rwriter.asgi._json import to_text, with_error
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send, header
+from rwriter.records import CLIENT_CLOSED_REQUEST
 
 ID_HEADER: Final = b"x-rwriter-id"
 ID_STATE: Final = "rwriter_request_id"
@@ -23,8 +26,6 @@ ID_STATE: Final = "rwriter_request_id"
 FOLD_BYTES: Final = 16 * 1024
 """Bytes of a stream folded at a time: some sixty events, a third of a millisecond."""
 
-CLIENT_CLOSED_REQUEST: Final = 499
-INTERNAL_ERROR: Final = 500
 BAD_GATEWAY: Final = 502
 
 
@@ -296,9 +297,9 @@ class _Stream:
         if not self.known:
             return self._raw.text(self._content_encoding), None
         folded = self._fold.result()
-        text = "" if folded.body is None else to_json(folded.body)
+        text = "" if folded.body is None else to_text(folded.body)
         if folded.truncated or len(text) > self._max_bytes:
-            text = to_json({"rwriter": {"envelope": "truncated", "size": self._size, "head": text[:HEAD_BYTES]}})
+            text = to_text({"rwriter": {"envelope": "truncated", "size": self._size, "head": text[:HEAD_BYTES]}})
         return text, folded.error
 
     @property

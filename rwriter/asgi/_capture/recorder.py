@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -13,10 +12,11 @@ import msgspec
 from opentelemetry import metrics
 
 from rwriter._database_errors import backoff, describe
+from rwriter._hooks import is_worth_logging, resolve
 from rwriter.asgi._attribution import Attribution, api_key_of
-from rwriter.asgi._capture.body import peek
 from rwriter.asgi._capture.call import Call, Owner, Result
 from rwriter.asgi._ids import response_id
+from rwriter.asgi._json import peek
 from rwriter.asgi._types import Scope
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import NAME_LIMIT, CompletedRequest
@@ -143,8 +143,7 @@ class Recorder:
         """What may be kept of ``record``. Where the hook fails that is nothing of its bodies."""
         if self._redact is not None and not blank:
             try:
-                answer = self._redact(record)
-                kept = await answer if inspect.isawaitable(answer) else answer
+                kept = await resolve(self._redact(record))
                 # a hook that mints its own record must not give it another's row, nor one that is none
                 return msgspec.structs.replace(checked(kept), request_id=record.request_id)
             except Exception as exc:  # noqa: BLE001 -- the service's own code
@@ -174,7 +173,7 @@ class Recorder:
         self._dropped[reason] += 1
         _captures.add(1, {"outcome": reason})
         number = self._dropped[reason]
-        if number & (number - 1) == 0:  # the first, then ever more rarely
+        if is_worth_logging(number):
             log.warning("%d calls without a record so far: %s", number, reason)
 
     async def _record(self, call: Call) -> None:
@@ -206,8 +205,7 @@ class Recorder:
         if self._zdr is None:
             return False
         try:
-            answer = self._zdr(scope, created_by)
-            return bool(await answer if inspect.isawaitable(answer) else answer)
+            return bool(await resolve(self._zdr(scope, created_by)))
         except Exception as exc:  # noqa: BLE001 -- the service's own code
             log.error("zdr failed, %s: the call is kept without bodies", describe(exc))
             return True

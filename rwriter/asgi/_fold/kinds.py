@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
 from rwriter.asgi._fold.completions import DONE, CompletionsFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
-from rwriter.asgi._fold.tree import Budget, decode
+from rwriter.asgi._fold.tree import Budget
+from rwriter.asgi._json import loads
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
@@ -53,25 +53,9 @@ def parse(name: str, data: bytes) -> dict[str, Any] | None:
     """The object an event carries, its ``type`` taken from the event's name where it has none; ``DONE`` itself."""
     if data.strip() == b"[DONE]":
         return DONE
-    try:
-        value = decode(data)
-    except (ValueError, RecursionError):
-        value = _repaired(data)
+    value = loads(data)
     if type(value) is not dict:
         return None
     if name and "type" not in value and (name in MESSAGE_EVENTS or name.startswith("response.")):
         value["type"] = name
     return value
-
-
-def _repaired(data: bytes) -> Any:
-    """What a lenient client reads where a strict one fails.
-
-    NaN, raw control characters, halves of surrogate pairs and bytes that are no UTF-8; ``None`` if it is no JSON.
-    """
-    try:
-        value = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=lambda _: None)
-        text = json.dumps(value, ensure_ascii=False)
-        return decode(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError):
-        return None

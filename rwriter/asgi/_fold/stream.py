@@ -12,7 +12,8 @@ from msgspec import to_builtins
 
 from rwriter.asgi._fold.errors import StreamError, describe, error_in
 from rwriter.asgi._fold.kinds import DONE, Fold, fold_for, parse
-from rwriter.asgi._fold.tree import Budget, encode
+from rwriter.asgi._fold.tree import Budget
+from rwriter.asgi._json import encode
 
 __all__ = ["Event", "EventParser", "Folded", "StreamError", "StreamFold"]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
+from rwriter.asgi._json import decode, encode
 
 Node = dict[str, Any]
 
@@ -28,9 +28,6 @@ NODE: Final = 32
 _WIDEST: Final = 6
 """Bytes of JSON the longest character takes: a control character, escaped."""
 _RESERVE: Final = 16_384
-
-encode: Final = msgspec.json.Encoder().encode
-decode: Final = msgspec.json.Decoder().decode
 
 
 class Indexed(dict[int, Any]):

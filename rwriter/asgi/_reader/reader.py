@@ -16,7 +16,7 @@ from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import OPENING, Event, closing_events, error_event, frame, numbered, opening_events
 from rwriter.asgi._render.input import input_items
 from rwriter.asgi._render.response import chat_completion, is_background, page_of, response_object, summary
-from rwriter.records import CompletedRequest
+from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestStore
 from rwriter.store._listing import Position, RequestFilter, encode_cursor
@@ -27,7 +27,6 @@ LAST_POLL: Final = 2.0
 """Seconds between two looks at a response that is not finished: doubling, from the first to the last."""
 
 _CANCELLED: Final = {"type": "cancelled", "code": "cancelled", "message": "the response was cancelled by its owner"}
-_CANCELLED_STATUS: Final = 499
 _UNFINISHED: Final = ("queued", "in_progress")
 
 
@@ -187,8 +186,8 @@ def _cancellation(detail: RequestDetail) -> CompletedRequest:
     now = datetime.now(UTC)
     return CompletedRequest(
         request_id=detail.id,
-        status_code=_CANCELLED_STATUS,
-        response_body=_json.dumps({"error": _CANCELLED}).decode(),
+        status_code=CLIENT_CLOSED_REQUEST,
+        response_body=_json.to_text({"error": _CANCELLED}),
         # the row has its request; should it be gone by now, nothing of it must come back
         request_body="",
         model=detail.model,
