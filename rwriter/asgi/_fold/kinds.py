@@ -1,4 +1,4 @@
-"""The kinds of streams that are known, and how an event tells which it is of."""
+"""Tells the kind of a stream by its first event, and parses events."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
 
 class Fold(Protocol):
-    """What becomes of a stream's events."""
+    """Builds the object of one kind of stream from its events."""
 
     @property
     def markers(self) -> frozenset[str]:
-        """Types of events that end the stream and carry nothing else."""
+        """Types of the events that end the stream and carry nothing else."""
 
     @property
     def complete(self) -> bool:
-        """Whether the event came that ends the stream."""
+        """True once the event that ends the stream has come."""
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """The error object of an answer that ended as failed."""
+        """The error object of an answer that ended as failed, else ``None``."""
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take an event; one of another kind changes nothing."""
+        """Take an event. One of another kind changes nothing."""
 
-    def skip(self, name: str) -> None:
-        """An event of that name (``""``: none) was too large to be taken."""
+    def event_too_large(self, name: str) -> None:
+        """Take note that an event of that name (``""`` if it has none) came and was too large to be taken."""
 
     def render(self) -> dict[str, Any]:
-        """The object so far."""
+        """Return the object built so far."""
 
 
 def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
-    """A new fold for the kind of stream that ``event`` is of, ``None`` for an unknown kind."""
+    """Return a new fold for the kind of stream that ``event`` belongs to, ``None`` for an unknown kind."""
     kind = event.get("type")
     if type(kind) is str and kind.startswith("response."):
         return ResponsesFold(budget)
@@ -50,7 +50,10 @@ def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
 
 
 def parse(name: str, data: bytes) -> dict[str, Any] | None:
-    """The object an event carries, its ``type`` taken from the event's name where it has none; ``DONE`` itself."""
+    """Return the object that an event carries, with the event's name as its ``type`` if it has none; or ``DONE``.
+
+    Returns ``None`` if the data are no JSON object.
+    """
     if data.strip() == b"[DONE]":
         return DONE
     value = loads(data)
