@@ -33,8 +33,8 @@ except ModuleNotFoundError as exc:
 
 log = logging.getLogger("rwriter")
 
-Attribute = Callable[[Mapping[str, Any]], str | None]
-"""From what litellm passes to its loggers as ``kwargs`` to who made the call; ``None`` for nobody known."""
+AttributeEvent = Callable[[Mapping[str, Any]], str | None]
+"""``attribute(kwargs)``: returns the owner of a call from what litellm passes to its loggers; ``None`` if unknown."""
 
 
 class LoggerStats(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
         self,
         writer: RequestsWriter | ThreadedWriter,
         *,
-        attribute: Attribute | None = None,
+        attribute: AttributeEvent | None = None,
         default_owner: str | None = "litellm",
         timeout: float = 5.0,
         **options: Any,
