@@ -23,7 +23,7 @@ PUBLIC = {
         RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
         new_request_id
     """,
-    "rwriter.asgi": "CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.asgi": "Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "alembic_config check current upgrade",
@@ -120,6 +120,12 @@ def test_the_middleware_needs_no_framework_and_the_routes_say_which_one_they_nee
     without = "import sys; sys.modules['starlette'] = None; import rwriter.asgi\n"
     answer = in_a_fresh_interpreter(without + "try: rwriter.asgi.responses_app\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "responses_app needs starlette: pip install 'rwriter[asgi]'"
+
+
+def test_without_its_extra_the_middleware_says_what_to_install() -> None:
+    without = "import sys; sys.modules['cachetools'] = None\n"
+    answer = in_a_fresh_interpreter(without + "try: import rwriter.asgi\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:

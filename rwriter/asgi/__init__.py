@@ -1,20 +1,20 @@
 """The edges of a gateway: ``CaptureMiddleware`` records every model call, ``responses_app`` reads them back.
 
-The middleware is plain ASGI and needs no web framework; ``responses_app`` needs Starlette (``pip install
-'rwriter[asgi]'``) and is imported when it is asked for.
+``pip install 'rwriter[asgi]'``. The middleware is plain ASGI and imports no web framework; ``responses_app`` needs
+Starlette and is imported when it is asked for.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwriter.asgi._attribution import api_key_of, attribute_from_state
+from rwriter.asgi._attribution import Attribute, api_key_of, attribute_from_state
 from rwriter.asgi._capture.middleware import CaptureMiddleware, CaptureStats
 
 if TYPE_CHECKING:
     from rwriter.asgi._reader.app import responses_app
 
-__all__ = ("CaptureMiddleware", "CaptureStats", "api_key_of", "attribute_from_state", "responses_app")
+__all__ = ("Attribute", "CaptureMiddleware", "CaptureStats", "api_key_of", "attribute_from_state", "responses_app")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,33 +1,40 @@
-"""Who made a request: the owner of its API key, looked up once and remembered for a while."""
+"""Finds the owner of a request: the tenant its API key belongs to, looked up once and cached for a while."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from rwriter._hooks import resolve
 from rwriter._validation import at_least
 from rwriter.asgi._types import Scope, header
 from rwriter.records import NAME_LIMIT, fingerprint, repair
 
-Attribute = Callable[[str, Scope], str | Awaitable[str | None] | None]
-"""``attribute(api_key, scope)``: the owner of a key, or ``None`` for a key nobody owns; async or not.
+try:
+    from cachetools import TLRUCache
+except ModuleNotFoundError as exc:
+    msg = "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
+    raise ModuleNotFoundError(msg, name=exc.name) from exc
 
-It raises when it cannot tell: a lookup that failed is not an unknown key. A plain function runs on the event loop and
+Attribute = Callable[[str, Scope], str | Awaitable[str | None] | None]
+"""``attribute(api_key, scope)``: returns the owner of a key, or ``None`` for a key that nobody owns. Async or not.
+
+It raises if it cannot tell: a lookup that failed is not an unknown key. A plain function runs on the event loop and
 must not block.
 """
 
+_MISSING: Final[Any] = object()
+
 
 class Attribution:
-    """Cached lookups. The keys themselves are not kept, only their fingerprints.
+    """Looks up owners and caches them. Keeps fingerprints of the keys, never the keys.
 
-    A known owner is remembered for ``ttl`` seconds, an unknown key for ``negative_ttl``, at most ``max_entries`` keys,
-    the least recently used forgotten first. ``ttl=0`` asks every time: for an ``attribute`` that looks at more than the
-    key. What ``attribute_from_state`` answers is never remembered.
+    A known owner is cached for ``ttl`` seconds, an unknown key for ``negative_ttl``; of more than ``max_entries`` keys
+    the least recently used is dropped. ``ttl=0`` asks every time: for an ``attribute`` that looks at more than the key.
+    The answers of ``attribute_from_state`` are never cached.
     """
 
     def __init__(
@@ -39,7 +46,7 @@ class Attribution:
         max_entries: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for option, value in (("ttl", ttl), ("negative_ttl", negative_ttl), ("max_entries", max_entries)):
+        for option, value in (("ttl", ttl), ("negative_ttl", negative_ttl)):
             at_least(option, value, 0)
         if not callable(attribute):
             msg = f"attribute must be a function of an API key and the scope, not {type(attribute).__name__}"
@@ -47,16 +54,14 @@ class Attribution:
         self._attribute: Final = attribute
         self._ttl: Final = ttl
         self._negative_ttl: Final = negative_ttl
-        self._max_entries: Final = max_entries
-        self._clock: Final = clock
-        # who waits holds the lock: it goes when nobody does
-        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._cache: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
+        # the waiters hold the only strong references, so a lock disappears with the last of them
+        self._lookups: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
+        self._cache: Final[TLRUCache[str, str | None]] = TLRUCache(max_entries, self._expires, timer=clock)
 
     async def owner(self, scope: Scope) -> str | None:
-        """Whose request this is; ``None`` when it has no key or one that nobody owns.
+        """Return the owner of a request; ``None`` if it has no key or one that nobody owns.
 
-        Raises what ``attribute`` raised.
+        Raises what ``attribute`` raises.
         """
         if isinstance(self._attribute, _FromState):
             return _normal(self._attribute(api_key_of(scope) or "", scope))
@@ -66,39 +71,26 @@ class Attribution:
         if self._ttl <= 0:
             return await self._ask(api_key, scope)
         key = fingerprint(api_key)
-        found = self._remembered(key)
-        if found is not None:
-            return found[0]
-        lock = self._asking.setdefault(key, asyncio.Lock())
+        cached = self._cache.get(key, _MISSING)
+        return await self._look_up(key, api_key, scope) if cached is _MISSING else cached
+
+    async def _look_up(self, key: str, api_key: str, scope: Scope) -> str | None:
+        lock = self._lookups.setdefault(key, asyncio.Lock())
         async with lock:
-            # whoever was first has asked for all who waited
-            found = self._remembered(key)
-            if found is not None:
-                return found[0]
+            # the first caller has asked for all that waited behind it
+            cached = self._cache.get(key, _MISSING)
+            if cached is not _MISSING:
+                return str(cached) if cached is not None else None
             owner = await self._ask(api_key, scope)
-            self._remember(key, owner)
+            if owner is not None or self._negative_ttl > 0:
+                self._cache[key] = owner
             return owner
 
     async def _ask(self, api_key: str, scope: Scope) -> str | None:
-        answer = self._attribute(api_key, scope)
-        return _normal(await answer if inspect.isawaitable(answer) else answer)
+        return _normal(await resolve(self._attribute(api_key, scope)))
 
-    def _remembered(self, key: str) -> tuple[str | None, float] | None:
-        found = self._cache.get(key)
-        if found is None or self._clock() >= found[1]:
-            return None
-        self._cache.move_to_end(key)
-        return found
-
-    def _remember(self, key: str, owner: str | None) -> None:
-        ttl = self._negative_ttl if owner is None else self._ttl
-        if ttl <= 0:
-            self._cache.pop(key, None)
-            return
-        self._cache[key] = (owner, self._clock() + ttl)
-        self._cache.move_to_end(key)
-        while len(self._cache) > self._max_entries:
-            self._cache.popitem(last=False)
+    def _expires(self, _key: str, owner: str | None, now: float) -> float:
+        return now + (self._negative_ttl if owner is None else self._ttl)
 
 
 class _FromState:
@@ -111,7 +103,7 @@ class _FromState:
 
 
 def attribute_from_state(name: str = "created_by") -> Attribute:
-    """An ``attribute`` that takes the owner from ``scope["state"][name]``, where the app's own authentication put it.
+    """Return an ``attribute`` that reads ``scope["state"][name]``, where the app's own authentication put the owner.
 
     In Starlette and FastAPI: ``request.state.created_by = ...``.
     """
@@ -119,7 +111,7 @@ def attribute_from_state(name: str = "created_by") -> Attribute:
 
 
 def api_key_of(scope: Scope) -> str | None:
-    """The API key of a request: ``Authorization: Bearer``, else ``x-api-key``, else ``api-key``."""
+    """Return the API key of a request: ``Authorization: Bearer``, else ``x-api-key``, else ``api-key``."""
     headers = scope["headers"]
     authorization = header(headers, b"authorization")
     if authorization is not None:
@@ -130,7 +122,7 @@ def api_key_of(scope: Scope) -> str | None:
 
 
 def _normal(owner: object) -> str | None:
-    """As records keep their ``created_by``: text repaired and stripped, blank is nobody."""
+    """Return ``owner`` as records keep it, repaired and stripped; a blank one is ``None``."""
     if owner is None:
         return None
     if not isinstance(owner, str):

@@ -1,72 +1,121 @@
-"""JSON that others wrote: whatever is stored can be read, and whatever was read can be sent."""
+"""JSON that others wrote: whatever is stored can be read, and whatever was read can be written.
+
+Loading never raises: it mends what a lenient parser would accept, and answers ``None`` for the rest.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from rwriter.records import repair
 
-_DEEPEST: Final = 100
-"""Levels that are sent of a value nested too deeply to be sent whole."""
+T = TypeVar("T", bound=msgspec.Struct)
+
+_MAX_LEVELS: Final = 100
+"""Levels written of a value that is nested too deeply to be written whole."""
+
+# bound once: the fold calls them for each event of a stream
+encode: Final = msgspec.json.Encoder().encode
+"""Encode strictly, as UTF-8 bytes. Raises ``RecursionError`` for a value nested too deeply."""
+decode: Final = msgspec.json.Decoder().decode
+"""Decode strictly. Raises ``ValueError`` or ``RecursionError``."""
 
 
-def loads(text: str | None) -> Any:
-    """The value in ``text``; ``None`` when there is none: blank, cut off, no JSON, nested without end."""
+# -- reading
+
+
+def loads(text: str | bytes | None) -> Any:
+    """Return the value in ``text``; ``None`` if it is blank, cut off, nested without end or no JSON at all."""
     if not text:
         return None
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError):
+        return decode(text)
+    except ValueError:
         return _loads_leniently(text)
     except RecursionError:
         return None
 
 
-def loads_object(text: str | None) -> dict[str, Any]:
-    """The object in ``text``, empty when it holds none."""
+def loads_object(text: str | bytes | None) -> dict[str, Any]:
+    """Return the object in ``text``, an empty one if it holds none."""
     value = loads(text)
     return value if isinstance(value, dict) else {}
 
 
-def dumps(value: Any) -> bytes:
-    """``value`` as UTF-8 JSON."""
+def peek(text: str, fields: type[T]) -> T:
+    """Decode only those members of the object in ``text`` that ``fields`` names; its defaults if it is no object."""
     try:
-        return msgspec.json.encode(value)
-    except RecursionError:
-        return msgspec.json.encode(_pruned(value, _DEEPEST))
+        return msgspec.json.decode(text, type=fields)
+    except (ValueError, RecursionError):
+        return fields()
 
 
 def objects_in(values: Any) -> Iterator[dict[str, Any]]:
-    """The objects in a list; nothing when it is no list."""
+    """Iterate over the objects in a list; over nothing if ``values`` is no list."""
     return (value for value in values if isinstance(value, dict)) if isinstance(values, list) else iter(())
 
 
 def text_or_empty(value: Any) -> str:
-    """``value`` if it is a text."""
+    """Return ``value`` if it is a text, else an empty one."""
     return value if isinstance(value, str) else ""
 
 
-def _loads_leniently(text: str) -> Any:
-    # half an emoji, NaN, 1e999: other parsers take them, and a stored answer must not be lost over one
+def _loads_leniently(text: str | bytes) -> Any:
+    # NaN, 1e999, raw control characters, half a surrogate pair, bytes that are no UTF-8: other parsers take them, and
+    # an answer must not be lost over one. Encoding the value again turns infinities into null.
     try:
-        value = json.loads(text, parse_constant=lambda _: None)
-        return msgspec.json.decode(msgspec.json.encode(_clean(value)))
+        decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        value = json.loads(decoded, strict=False, parse_constant=lambda _: None)
+        return decode(encode(_repaired(value)))
     except (ValueError, RecursionError):
         return None
 
 
-def _clean(value: Any) -> Any:
+def _repaired(value: Any) -> Any:
     if isinstance(value, str):
         return repair(value)
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_repaired(item) for item in value]
     if isinstance(value, dict):
-        return {repair(key): _clean(item) for key, item in value.items()}
+        return {repair(key): _repaired(item) for key, item in value.items()}
     return value
+
+
+# -- writing
+
+
+def dumps(value: Any) -> bytes:
+    """Return ``value`` as UTF-8 JSON. What is nested too deeply becomes ``null``."""
+    try:
+        return encode(value)
+    except RecursionError:
+        return encode(_pruned(value, _MAX_LEVELS))
+
+
+def to_text(value: Any) -> str:
+    """Return ``value`` as a JSON text, as ``dumps`` makes it."""
+    return dumps(value).decode()
+
+
+def with_error(text: str, error: dict[str, Any]) -> str:
+    """Add ``error`` to the JSON object in ``text``, which keeps an error of its own.
+
+    Any other text becomes the ``partial`` member of an object with that error.
+    """
+    if not text:
+        return to_text({"error": error})
+    try:
+        partial = decode(text)
+    except (ValueError, RecursionError):
+        partial = None
+    if isinstance(partial, dict):
+        # what an upstream's error frame says is kept
+        return to_text(partial if partial.get("error") else partial | {"error": error})
+    return to_text({"error": error, "partial": text})
 
 
 def _pruned(value: Any, levels: int) -> Any:

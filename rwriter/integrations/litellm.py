@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._database_errors import describe
+from rwriter._hooks import is_worth_logging
 from rwriter._validation import positive
 from rwriter.integrations._litellm_event import completed, endpoint_of, is_async, owner_of
 from rwriter.records import CompletedRequest
@@ -33,8 +34,8 @@ except ModuleNotFoundError as exc:
 
 log = logging.getLogger("rwriter")
 
-Attribute = Callable[[Mapping[str, Any]], str | None]
-"""From what litellm passes to its loggers as ``kwargs`` to who made the call; ``None`` for nobody known."""
+AttributeEvent = Callable[[Mapping[str, Any]], str | None]
+"""``attribute(kwargs)``: returns the owner of a call from what litellm passes to its loggers; ``None`` if unknown."""
 
 
 class LoggerStats(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
         self,
         writer: RequestsWriter | ThreadedWriter,
         *,
-        attribute: Attribute | None = None,
+        attribute: AttributeEvent | None = None,
         default_owner: str | None = "litellm",
         timeout: float = 5.0,
         **options: Any,
@@ -205,7 +206,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
 
     def _lost(self, exc: BaseException) -> None:
         number = self._count("lost")
-        if number & (number - 1) == 0:  # 1, 2, 4, 8: a closed writer must not fill the log
+        if is_worth_logging(number):
             log.error("litellm: a call was not recorded, %s; %d of them so far", describe(exc), number)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 from sqlalchemy import RowMapping
 
-from rwriter.records import CompletedRequest, succeeded
+from rwriter.records import CompletedRequest, NewRequest, succeeded
 from rwriter.schema import REALTIME_TIER, requests
 
 SUMMARY_COLUMNS: Final = (
@@ -67,6 +67,25 @@ class RequestDetail(RequestSummary, frozen=True, kw_only=True):
     body: str
     response_body: str | None
     error: str | None
+
+    @classmethod
+    def processing(cls, request: NewRequest, *, started_at: datetime) -> Self:
+        """Return the row that ``create_realtime`` makes of ``request``: it is processed and has no answer yet."""
+        nothing = dict.fromkeys(
+            ("batch_id", "completed_at", "failed_at", "duration_ms", "response_status", "response_body", "error")
+        )
+        return cls(
+            **nothing,
+            id=request.request_id,
+            model=request.model,
+            status="processing",
+            created_at=started_at,
+            started_at=started_at,
+            service_tier=REALTIME_TIER,
+            created_by=request.created_by,
+            path=request.path,
+            body=request.body,
+        )
 
     def __repr__(self) -> str:
         return f"RequestDetail(id={self.id}, status={self.status!r}, created_by={self.created_by!r})"

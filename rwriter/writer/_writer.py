@@ -23,6 +23,7 @@ from rwriter.writer import _telemetry as telemetry
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
 from rwriter.writer._entry import Entry
+from rwriter.writer._in_flight import InFlight
 from rwriter.writer._options import MIB, Options
 from rwriter.writer._telemetry import WriterStats
 
@@ -112,6 +113,8 @@ class RequestsWriter:
         name: str = "rwriter",
     ) -> None:
         self.name: Final = name
+        self.in_flight: Final = InFlight()
+        """Calls whose records are still to come: see ``rwriter.asgi``."""
         self._options: Final = Options(
             batch_size=max(1, batch_size),
             batch_bytes=batch_bytes,

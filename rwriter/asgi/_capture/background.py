@@ -1,4 +1,4 @@
-"""Background responses: the row first, then ``202``, then the app in a task that shutdown waits for."""
+"""Background responses: insert the row, answer ``202``, then run the app in a task that shutdown waits for."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._database_errors import describe
-from rwriter.asgi._attribution import api_key_of
-from rwriter.asgi._capture.body import peek, to_json
-from rwriter.asgi._capture.call import CANCELLED, ID_HEADER, Call, Failure
-from rwriter.asgi._capture.recorder import Dropped, Recorder, model_of
+from rwriter.asgi._capture.call import CapturedCall
+from rwriter.asgi._capture.endings import (
+    BUSY,
+    CANCELLED,
+    SHUT_DOWN,
+    STREAMED,
+    TIMED_OUT,
+    UNAUTHENTICATED,
+    UNAVAILABLE,
+    Failure,
+)
+from rwriter.asgi._capture.exchange import ID_HEADER
+from rwriter.asgi._capture.recorder import Dropped, Recorder
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._in_flight import running
+from rwriter.asgi._json import dumps, peek
 from rwriter.asgi._render.response import response_object
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from rwriter.records import CompletedRequest, NewRequest
-from rwriter.store import detail_of
+from rwriter.records import NewRequest
+from rwriter.store import RequestDetail
 from rwriter.writer import RequestsWriter
 
 STATE: Final = "rwriter_background"
-"""In ``scope["state"]``: tells the app that nobody listens, and that the response is the middleware's to keep."""
+"""Key in ``scope["state"]``: tells the app that no client listens and that the middleware keeps its answer."""
 RETRY_AFTER: Final = 1
 """Seconds after which a client that was refused may ask again."""
 STOP_GRACE: Final = 1.0
-"""Seconds an app has to end once it is cancelled at shutdown. Its row has its end by then."""
-
-TIMED_OUT: Final = Failure(504, "timeout", "the response took longer than background_timeout")
-SHUT_DOWN: Final = Failure(503, "server_shutdown", "the service stopped before the response was complete")
-UNAVAILABLE: Final = Failure(503, "server_error", "the response cannot be begun now: try again")
-BUSY: Final = Failure(503, "server_error", "too many background responses are running: try again")
-UNAUTHENTICATED: Final = Failure(401, "authentication_error", "a background response needs an API key known here")
-STREAMED: Final = Failure(
-    400, "invalid_request_error", "background with stream is not supported: poll GET /responses/{id} instead"
-)
+"""Seconds that cancelled apps get at shutdown to stop. Their rows are ended before."""
 
 log = logging.getLogger("rwriter")
 
@@ -46,12 +46,12 @@ class _Asked(msgspec.Struct):
 
 
 def wants_background(text: str) -> bool:
-    """Whether the body of a request asks for a background response."""
+    """Return True if the body of a request asks for a background response."""
     return '"background"' in text and peek(text, _Asked).background is True
 
 
 class Background:
-    """Begins background responses and watches over those that run."""
+    """Begins background responses and ends those that take too long."""
 
     def __init__(
         self, writer: RequestsWriter, recorder: Recorder, *, begin_timeout: float, timeout: float, limit: int
@@ -61,35 +61,31 @@ class Background:
         self._begin_timeout: Final = begin_timeout
         self._timeout: Final = timeout
         self._limit: Final = limit
-        self._calls: Final[dict[asyncio.Task[None], Call]] = {}
+        self._calls: Final[dict[asyncio.Task[None], CapturedCall]] = {}
         self._closed = False
 
-    async def begin(self, app: ASGIApp, call: Call, text: str, send: Send) -> None:
-        """Write the row of ``call``, asked with ``text``, answer 202, and leave ``app`` running; or answer why not."""
+    async def begin(self, app: ASGIApp, call: CapturedCall, text: str, send: Send) -> None:
+        """Insert the row of ``call``, which asked with ``text``, answer 202 and leave ``app`` running.
+
+        If there can be no row, answer with the reason instead.
+        """
         call.detach()
         try:
-            refusal = await self._begin_row(call, text)
+            begun = await self._insert_row(call, text)
         except BaseException:
-            # the row may be there all the same
-            call.end(CANCELLED)
+            # the row may have been inserted all the same, and must not stay in `processing`
+            call.finish(CANCELLED)
             raise
-        if refusal is not None:
-            call.end(refusal)
-            await _answer(send, call, refusal.status, {"error": refusal.as_error() | {"param": None}})
+        if isinstance(begun, Failure):
+            call.finish(begun)
+            await _answer(send, call, begun.status, {"error": begun.to_error() | {"param": None}})
             return
         self._start(app, call, text)
-        begun = msgspec.structs.replace(
-            detail_of(_provisional(call, text, "-")),
-            status="processing",
-            completed_at=None,
-            duration_ms=None,
-            response_status=None,
-            response_body=None,
-        )
-        await _answer(send, call, 202, response_object(begun))
+        row = RequestDetail.processing(begun, started_at=call.started_at)
+        await _answer(send, call, 202, response_object(row))
 
     async def drain(self, deadline: float) -> None:
-        """Begin no more, wait until ``deadline`` (of the loop's clock) for what runs, and stop the rest."""
+        """Begin no more, wait for the running ones until ``deadline`` (of the loop's clock), and stop the rest."""
         self._closed = True
         if self._calls:
             await asyncio.wait(self._calls, timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
@@ -100,87 +96,60 @@ class Background:
 
     # -- inside
 
-    async def _begin_row(self, call: Call, text: str) -> Failure | None:
+    async def _insert_row(self, call: CapturedCall, text: str) -> NewRequest | Failure:
+        """Insert the row in ``processing``. Return the request as the client knows it, or why there is no row."""
         if self._closed or len(self._calls) >= self._limit:
             return BUSY
         if peek(text, _Asked).stream:
             return STREAMED
         try:
             async with asyncio.timeout(self._begin_timeout):
-                call.owner = await self._recorder.owner(call.scope)
-                record = _provisional(call, text, call.owner.created_by)
-                await self._writer.store.create_realtime(
-                    _new_request(await self._recorder.redacted(record, blank=call.owner.blank))
+                owner = call.owner = await self._recorder.owner(call.scope)
+                request = call.new_request(text, owner.created_by)
+                stored = await self._recorder.privacy.redacted_request(
+                    request, call.started_at, store_no_bodies=owner.store_no_bodies
                 )
+                await self._writer.store.create_realtime(stored)
         except Dropped:
             return UNAUTHENTICATED
         except Exception as exc:  # noqa: BLE001 -- whatever it is, there may be no row, and then there is no 202
             log.error("cannot begin background response %s: %s", call.request_id, describe(exc))
             return UNAVAILABLE
-        return None
+        return request
 
-    def _start(self, app: ASGIApp, call: Call, text: str) -> None:
+    def _start(self, app: ASGIApp, call: CapturedCall, text: str) -> None:
         task = asyncio.create_task(self._run(app, call, text), name=f"rwriter-background-{call.request_id}")
         self._calls[task] = call
         timer = asyncio.get_running_loop().call_later(self._timeout, self._stop, task, call, TIMED_OUT)
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def on_done(task: asyncio.Task[None]) -> None:
             timer.cancel()
             del self._calls[task]
-            # cancelled before its first step it never came to an end of its own
-            call.end(CANCELLED)
+            # a task that is cancelled before its first step does not get to end the call itself
+            call.finish(CANCELLED)
 
-        task.add_done_callback(ended)
-        running(self._writer).add(call.request_id, task)
+        task.add_done_callback(on_done)
+        self._writer.in_flight.add_response(call.request_id, task)
 
-    async def _run(self, app: ASGIApp, call: Call, text: str) -> None:
+    async def _run(self, app: ASGIApp, call: CapturedCall, text: str) -> None:
         scope, receive = _as_foreground(call.scope, text)
 
-        async def alone(_scope: Scope, _receive: Receive, send: Send) -> None:
+        async def foreground(_scope: Scope, _receive: Receive, send: Send) -> None:
             await app(scope, receive, send)
 
         try:
-            await call.run(alone, receive, _nowhere)
-        except Exception as exc:  # noqa: BLE001 -- there is no server to tell; the row says it
+            await call.run(foreground, receive, _discard)
+        except Exception as exc:  # noqa: BLE001 -- there is no server to raise it to; the row says it
             log.error("background response %s: the application raised %s", call.request_id, describe(exc))
 
-    def _stop(self, task: asyncio.Task[None], call: Call, failure: Failure) -> None:
-        # first the row's end: an app may take its time to stop, or not stop at all
-        call.end(failure)
+    def _stop(self, task: asyncio.Task[None], call: CapturedCall, failure: Failure) -> None:
+        # the row is ended first, because an app may take its time to stop, or not stop at all
+        call.finish(failure)
         task.cancel()
 
 
-def _provisional(call: Call, text: str, created_by: str) -> CompletedRequest:
-    """The record as far as it is known, so that one ``redact`` hook serves both ends of it."""
-    return CompletedRequest(
-        request_id=call.request_id,
-        status_code=202,
-        request_body=text,
-        response_body="",
-        model=model_of(text),
-        endpoint=call.path,
-        api_key=api_key_of(call.scope) or "",
-        created_by=created_by,
-        started_at=call.started_at,
-        completed_at=call.started_at,
-    )
-
-
-def _new_request(record: CompletedRequest) -> NewRequest:
-    return NewRequest(
-        request_id=record.request_id,
-        body=record.request_body,
-        model=record.model,
-        endpoint="",
-        method="POST",
-        path=record.endpoint,
-        api_key=record.api_key,
-        created_by=record.created_by,
-    )
-
-
 def _as_foreground(scope: Scope, text: str) -> tuple[Scope, Receive]:
-    """What the app gets: the same request without ``background``, which an upstream might take for its own business."""
+    """Return scope and ``receive`` of the same request without ``background``, which an upstream might act on."""
     fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     del fields["background"]
     body = msgspec.json.encode(fields)
@@ -200,12 +169,12 @@ def _as_foreground(scope: Scope, text: str) -> tuple[Scope, Receive]:
     return {**scope, "headers": headers, "extensions": {}}, receive
 
 
-async def _nowhere(message: Message) -> None:
-    """The client has its answer."""
+async def _discard(message: Message) -> None:
+    """Drop what the app sends: the client has had its 202, and the call keeps a copy."""
 
 
-async def _answer(send: Send, call: Call, status: int, content: dict[str, Any]) -> None:
-    body = to_json(content).encode()
+async def _answer(send: Send, call: CapturedCall, status: int, content: dict[str, Any]) -> None:
+    body = dumps(content)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

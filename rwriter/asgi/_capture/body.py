@@ -1,22 +1,19 @@
-"""A body as it passes, bounded, and the text that is stored of it."""
+"""A body as it passes, copied up to a limit, and the text that is stored of it."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Final
 
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
-
-T = TypeVar("T", bound=msgspec.Struct)
+from rwriter.asgi._json import to_text
 
 HEAD_BYTES: Final = 64 * 1024
 """Bytes kept of a body that is larger than the limit."""
 
 
 class Body:
-    """Collects a body of any size in at most ``max_bytes``; past them only its head stays."""
+    """Collects a body of any size in at most ``max_bytes``; of a larger one only the head is kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self.size = 0
@@ -37,19 +34,19 @@ class Body:
 
     @property
     def overflowed(self) -> bool:
-        """Whether the body is larger than the limit."""
+        """True if the body is larger than the limit."""
         return self.size > self._max_bytes
 
     def raw(self) -> bytes:
-        """What is kept of it, as it came."""
+        """Return the bytes that are kept, still encoded."""
         return b"".join(self._parts)
 
     def text(self, content_encoding: str | None = None) -> str:
-        """What is stored of it: the text itself, or an envelope that says why it is not.
+        """Return the text to store: the body itself, or an envelope that says why it is not the body.
 
         ``{"rwriter": {"envelope": "truncated", "size", "head"}}`` for a body over the limit, before or after decoding;
-        ``{"rwriter": {"envelope": "base64", "size", "data"}}`` for bytes that are not UTF-8. ``size`` is the bytes
-        that came, ``content_encoding`` stands beside it when there was one.
+        ``{"rwriter": {"envelope": "base64", "size", "data"}}`` for bytes that are not UTF-8. ``size`` is the number of
+        bytes received; ``content_encoding`` is added if there was one.
         """
         raw = self.raw()
         try:
@@ -60,14 +57,14 @@ class Body:
             data, whole = raw, False
         if not whole:
             head = data[:HEAD_BYTES].decode(errors="ignore")
-            return self._envelope("truncated", content_encoding, head=head)
+            return _envelope("truncated", self.size, content_encoding, head=head)
         try:
             return data.decode()
         except UnicodeDecodeError:
             return self._base64(data, None)
 
     def _decoded(self, raw: bytes, content_encoding: str | None) -> tuple[bytes, bool]:
-        """The bytes without their codings, and whether that is all of them."""
+        """Undo the content codings. Return the bytes, and False if they are not the whole body."""
         chain = decoders(content_encoding)
         if not chain:
             return raw, not self.overflowed
@@ -83,35 +80,14 @@ class Body:
         return b"".join(parts), size <= self._max_bytes and not self.overflowed
 
     def _base64(self, data: bytes, content_encoding: str | None) -> str:
-        return self._envelope("base64", content_encoding, data=base64.b64encode(data).decode())
-
-    def _envelope(self, kind: str, content_encoding: str | None, **content: str) -> str:
-        coding = {} if content_encoding is None else {"content_encoding": content_encoding}
-        return to_json({"rwriter": {"envelope": kind, "size": self.size, **coding, **content}})
+        return _envelope("base64", self.size, content_encoding, data=base64.b64encode(data).decode())
 
 
-def to_json(value: Any) -> str:
-    """Compact JSON."""
-    return msgspec.json.encode(value).decode()
+def truncated(text: str, size: int) -> str:
+    """Return the envelope of a text that is too large to be stored, made of ``size`` bytes."""
+    return _envelope("truncated", size, None, head=text[:HEAD_BYTES])
 
 
-def peek(text: str, fields: type[T]) -> T:
-    """The fields of a JSON object that ``fields`` names, whatever else it holds; its defaults where it is none."""
-    try:
-        return msgspec.json.decode(text, type=fields)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return fields()
-
-
-def with_error(text: str, error: dict[str, Any]) -> str:
-    """What is stored of an answer that did not end well: what had come of it, and an ``error`` beside it."""
-    if not text:
-        return to_json({"error": error})
-    try:
-        part = msgspec.json.decode(text)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        part = None
-    if isinstance(part, dict):
-        # an error frame's own words are kept where there are any
-        return to_json(part if part.get("error") else part | {"error": error})
-    return to_json({"error": error, "partial": text})
+def _envelope(kind: str, size: int, content_encoding: str | None, **content: str) -> str:
+    coding = {} if content_encoding is None else {"content_encoding": content_encoding}
+    return to_text({"rwriter": {"envelope": kind, "size": size, **coding, **content}})

@@ -1,4 +1,4 @@
-"""``CaptureMiddleware``: every model call that passes through an ASGI app becomes a record."""
+"""``CaptureMiddleware`` makes a record of every model call that passes through an ASGI app."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from typing import Final
 from rwriter._validation import at_least, positive
 from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._capture.background import Background, wants_background
-from rwriter.asgi._capture.call import DISCONNECTED, ID_STATE, Call
-from rwriter.asgi._capture.recorder import CaptureStats, Recorder, Redact, Zdr
+from rwriter.asgi._capture.call import CapturedCall
+from rwriter.asgi._capture.endings import DISCONNECTED
+from rwriter.asgi._capture.privacy import Privacy, Redact, Zdr
+from rwriter.asgi._capture.recorder import CaptureStats, Recorder
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import new_request_id
 from rwriter.writer import RequestsWriter
-from rwriter.writer._options import MIB
 
 __all__ = ("TRACKED_PATHS", "CaptureMiddleware", "CaptureStats")
 
 TRACKED_PATHS: Final = ("/responses", "/chat/completions", "/completions", "/embeddings", "/messages")
-"""How the paths of model calls end."""
+"""Endings of the paths of model calls."""
 BACKGROUND_PATH: Final = "/responses"
+ID_STATE: Final = "rwriter_request_id"
+"""Key in ``scope["state"]`` under which the app finds the request id."""
 
 RECORD_GRACE: Final = 5.0
-"""Seconds that records have to reach the writer at shutdown, once the drain deadline has stopped their calls."""
+"""Seconds that records get to reach the writer at shutdown, after the drain deadline has stopped their calls."""
+MIB: Final = 1024 * 1024
 
 
 class CaptureMiddleware:
@@ -99,8 +103,7 @@ class CaptureMiddleware:
         self._recorder: Final = Recorder(
             writer,
             Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl),
-            zdr=zdr,
-            redact=redact,
+            Privacy(zdr=zdr, redact=redact),
             attribution_timeout=attribution_timeout,
             max_pending_bytes=max_pending_bytes,
         )
@@ -120,7 +123,7 @@ class CaptureMiddleware:
         return self._recorder.stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI interface."""
+        """Serve one ASGI connection: capture it if it is a model call, drain when the lifespan ends."""
         if scope["type"] == "lifespan":
             await self._app(scope, self._draining(receive), send)
         elif scope["type"] == "http" and scope["method"] == "POST" and self._tracks(scope["path"]):
@@ -129,9 +132,9 @@ class CaptureMiddleware:
             await self._app(scope, receive, send)
 
     async def aclose(self, timeout: float | None = None) -> None:
-        """Wait up to ``timeout`` seconds (default ``drain_timeout``) for what runs in the background, then stop it.
+        """Wait up to ``timeout`` seconds (default ``drain_timeout``) for background responses, then stop them.
 
-        Afterwards every call has its record in the writer, or is counted as dropped. The writer stays open.
+        Afterwards every call has its record in the writer or is counted as dropped. The writer stays open.
         """
         deadline = asyncio.get_running_loop().time() + (self._drain_timeout if timeout is None else timeout)
         if self._background is not None:
@@ -145,15 +148,15 @@ class CaptureMiddleware:
 
     async def _capture(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_request_id()
-        # the server's own dict: what the app puts beside it is for `attribute` to read afterwards
+        # in the server's own dict, so that `attribute` can read afterwards what the app puts beside it
         scope.setdefault("state", {})[ID_STATE] = request_id
-        self._recorder.begun()
-        call = Call(scope, request_id, max_body_bytes=self._max_body_bytes, done=self._recorder.ended)
+        self._recorder.on_start()
+        call = CapturedCall(scope, request_id, max_body_bytes=self._max_body_bytes, on_end=self._recorder.on_end)
         if self._background is not None and scope["path"].rstrip("/").endswith(BACKGROUND_PATH):
             try:
                 whole = await call.read_ahead(receive)
             except BaseException:
-                call.end(DISCONNECTED)
+                call.finish(DISCONNECTED)
                 raise
             if whole and wants_background(text := call.request_text()):
                 await self._background.begin(self._app, call, text, send)
@@ -164,7 +167,7 @@ class CaptureMiddleware:
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                # before the app hears of it: its shutdown closes the writer
+                # drain before the app is told, because its own shutdown closes the writer
                 await self.aclose()
             return message
 

@@ -1,4 +1,4 @@
-"""Chat completion chunks, and text completions, into the object that is answered without streaming."""
+"""Folds chunks of chat and text completions into the object that is answered without streaming."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INSTEAD_OF_CONTENT: Final = ("tool_calls", "function_call", "refusal", "audio")
 
 
 class CompletionsFold:
-    """One ``chat.completion`` or ``text_completion``. It ends with ``[DONE]`` and nothing else."""
+    """Folds one ``chat.completion`` or ``text_completion``. Only ``[DONE]`` ends it."""
 
     failure: dict[str, Any] | None = None
     markers: Final = frozenset({"[DONE]"})
@@ -32,28 +32,28 @@ class CompletionsFold:
         self._texts = False
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take one chunk. Of a field that is in every chunk the last value stays."""
+        """Take one chunk. A field that is in every chunk keeps its last value."""
         top = self._top
         self.complete = self.complete or event is DONE
         if type(event.get("choices")) is not list and type(event.get("object")) is not str:
             return
         for key, value in event.items():
             if top.get(key) == value is not None:
-                continue  # nearly all, in nearly all chunks
+                continue  # true of nearly all fields in nearly all chunks
             if key == "choices":
-                top.setdefault(key, None)  # its place among the others
+                top.setdefault(key, None)  # keeps its place among the fields
                 self._add_choices(value)
             elif key not in _STREAM_ONLY:
-                tree.put(top, key, value, self._budget)
+                tree.set_value(top, key, value, self._budget)
 
-    def skip(self, name: str) -> None:
-        """Nothing: a chunk has no name, and what one too large to be taken was, nobody knows."""
+    def event_too_large(self, name: str) -> None:
+        """Do nothing: a chunk has no event name, so there is nothing to conclude from an oversized one."""
 
     def _add_choices(self, choices: Any) -> None:
         for choice in choices if type(choices) is list else ():
             if type(choice) is not dict:
                 continue
-            node = tree.entry(self._choices, _number(choice.get("index")), self._budget)
+            node = tree.ensure_item(self._choices, _number(choice.get("index")), self._budget)
             if node is not None:
                 self._add_choice(node, choice)
 
@@ -71,20 +71,20 @@ class CompletionsFold:
             elif key == "logprobs" and kind is dict:
                 self._add_logprobs(node, value)
             elif key not in {"index", "delta"}:
-                tree.put(node, key, value, self._budget)
+                tree.set_value(node, key, value, self._budget)
 
     def _add_logprobs(self, node: Node, logprobs: dict[str, Any]) -> None:
-        held = tree.child(node, "logprobs", self._budget)
+        held = tree.ensure_object(node, "logprobs", self._budget)
         if held is None:
             return
         for key, value in logprobs.items():
             if type(value) is list:
                 tree.extend(held, key, value, self._budget)
             else:
-                tree.put(held, key, value, self._budget)
+                tree.set_value(held, key, value, self._budget)
 
     def _add_delta(self, node: Node, delta: dict[str, Any]) -> None:
-        message = tree.child(node, "message", self._budget)
+        message = tree.ensure_object(node, "message", self._budget)
         if message is None:
             return
         calls = delta.get("tool_calls")
@@ -94,16 +94,16 @@ class CompletionsFold:
         _merge(message, delta, self._budget)
 
     def _add_calls(self, message: Node, pieces: list[Any]) -> None:
-        calls = tree.entries(message, "tool_calls", self._budget)
+        calls = tree.ensure_list(message, "tool_calls", self._budget)
         for piece in pieces if calls is not None else ():
             if type(piece) is not dict or calls is None:
                 continue
-            node = tree.entry(calls, _place(calls, piece), self._budget)
+            node = tree.ensure_item(calls, _place(calls, piece), self._budget)
             if node is not None:
                 _merge(node, {key: value for key, value in piece.items() if key != "index"}, self._budget)
 
     def render(self) -> dict[str, Any]:
-        """The object so far."""
+        """Return the object built so far."""
         body: dict[str, Any] = tree.render(self._top)
         texts = self._texts or str(body.get("object")).startswith("text_completion")
         body["object"] = "text_completion" if texts else "chat.completion"
@@ -121,40 +121,40 @@ def _merge(node: Node, delta: dict[str, Any], budget: Budget, depth: int = _DEPT
         if kind is str:
             _merge_text(node, key, value, budget)
         elif kind is dict and depth:
-            held = tree.child(node, key, budget)
+            held = tree.ensure_object(node, key, budget)
             if held is not None:
                 _merge(held, value, budget, depth - 1)
         elif kind is list and depth:
             _merge_list(node, key, value, budget, depth)
         else:
-            tree.put(node, key, value, budget)
+            tree.set_value(node, key, value, budget)
 
 
 def _merge_text(node: Node, key: str, value: str, budget: Budget) -> None:
     if key not in _ONCE:
         tree.add_text(node, key, value, budget)
     elif not node.get(key):
-        tree.put(node, key, value, budget)
+        tree.set_value(node, key, value, budget)
 
 
 def _merge_list(node: Node, key: str, values: list[Any], budget: Budget, depth: int) -> None:
-    """Entries with an ``index`` continue the one of that number, others are further entries."""
+    """Merge items with an ``index`` into the items of that number, and append all others."""
     if not values or type(values[0]) is not dict or type(values[0].get("index")) is not int:
         tree.extend(node, key, values, budget)
         return
-    held = tree.entries(node, key, budget)
+    held = tree.ensure_list(node, key, budget)
     for value in values if held is not None else ():
         if type(value) is dict and held is not None:
-            one = tree.entry(held, _number(value.get("index")), budget)
+            one = tree.ensure_item(held, _number(value.get("index")), budget)
             if one is not None:
                 _merge(one, value, budget, depth - 1)
 
 
 def _place(calls: Indexed, piece: dict[str, Any]) -> int:
-    """The number of the call that ``piece`` belongs to.
+    """Return the number of the tool call that ``piece`` continues.
 
-    Its ``index``, unless it has none, or names another call than the one there: some providers send every call whole
-    under number 0.
+    That is its ``index``, unless it has none or its id differs from that of the call there: some providers send every
+    call whole under number 0.
     """
     index, identity, last = piece.get("index"), piece.get("id"), max(calls, default=-1)
     same = next((number for number, call in calls.items() if identity and call.get("id") == identity), None)

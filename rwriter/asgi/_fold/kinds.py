@@ -1,46 +1,46 @@
-"""The kinds of streams that are known, and how an event tells which it is of."""
+"""Tells the kind of a stream by its first event, and parses events."""
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
 from rwriter.asgi._fold.completions import DONE, CompletionsFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
-from rwriter.asgi._fold.tree import Budget, decode
+from rwriter.asgi._fold.tree import Budget
+from rwriter.asgi._json import loads
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
 
 class Fold(Protocol):
-    """What becomes of a stream's events."""
+    """Builds the object of one kind of stream from its events."""
 
     @property
     def markers(self) -> frozenset[str]:
-        """Types of events that end the stream and carry nothing else."""
+        """Types of the events that end the stream and carry nothing else."""
 
     @property
     def complete(self) -> bool:
-        """Whether the event came that ends the stream."""
+        """True once the event that ends the stream has come."""
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """The error object of an answer that ended as failed."""
+        """The error object of an answer that ended as failed, else ``None``."""
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take an event; one of another kind changes nothing."""
+        """Take an event. One of another kind changes nothing."""
 
-    def skip(self, name: str) -> None:
-        """An event of that name (``""``: none) was too large to be taken."""
+    def event_too_large(self, name: str) -> None:
+        """Take note that an event of that name (``""`` if it has none) came and was too large to be taken."""
 
     def render(self) -> dict[str, Any]:
-        """The object so far."""
+        """Return the object built so far."""
 
 
 def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
-    """A new fold for the kind of stream that ``event`` is of, ``None`` for an unknown kind."""
+    """Return a new fold for the kind of stream that ``event`` belongs to, ``None`` for an unknown kind."""
     kind = event.get("type")
     if type(kind) is str and kind.startswith("response."):
         return ResponsesFold(budget)
@@ -50,28 +50,15 @@ def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
 
 
 def parse(name: str, data: bytes) -> dict[str, Any] | None:
-    """The object an event carries, its ``type`` taken from the event's name where it has none; ``DONE`` itself."""
+    """Return the object that an event carries, with the event's name as its ``type`` if it has none; or ``DONE``.
+
+    Returns ``None`` if the data are no JSON object.
+    """
     if data.strip() == b"[DONE]":
         return DONE
-    try:
-        value = decode(data)
-    except (ValueError, RecursionError):
-        value = _repaired(data)
+    value = loads(data)
     if type(value) is not dict:
         return None
     if name and "type" not in value and (name in MESSAGE_EVENTS or name.startswith("response.")):
         value["type"] = name
     return value
-
-
-def _repaired(data: bytes) -> Any:
-    """What a lenient client reads where a strict one fails.
-
-    NaN, raw control characters, halves of surrogate pairs and bytes that are no UTF-8; ``None`` if it is no JSON.
-    """
-    try:
-        value = json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=lambda _: None)
-        text = json.dumps(value, ensure_ascii=False)
-        return decode(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError):
-        return None

@@ -1,4 +1,4 @@
-"""Events of the Anthropic Messages API into one ``message``."""
+"""Folds events of the Anthropic Messages API into one ``message``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EVENTS: Final = frozenset(
     }
 )
 _BLOCK_TYPES: Final = {"input_json_delta": "tool_use", "thinking_delta": "thinking", "signature_delta": "thinking"}
-"""Types of blocks that were not announced; any other is text."""
+"""Type of a block that was not announced, by the type of its first delta; ``text`` for any other."""
 
 
 class MessagesFold:
-    """One ``message``. Input of a tool that was cut is kept as the text that had come."""
+    """Folds one ``message``. If the input of a tool is cut, the partial JSON is kept as a text."""
 
     markers: Final = frozenset({"message_stop"})
 
@@ -48,37 +48,37 @@ class MessagesFold:
         elif kind == "message_stop":
             self.complete = True
 
-    def skip(self, name: str) -> None:
-        """Nothing: none that can be too large ends the message."""
+    def event_too_large(self, name: str) -> None:
+        """Do nothing: the event that ends a message is never large."""
 
     def _add_fields(self, fields: Any) -> None:
         for key, value in fields.items() if type(fields) is dict else ():
             if key == "content" and type(value) is list:
-                self._top.setdefault(key, None)  # its place among the others
+                self._top.setdefault(key, None)  # keeps its place among the fields
                 for index, block in enumerate(value):
                     self._open(index, block)
             elif key == "usage" and type(value) is dict:
                 self._add_usage(value)
             else:
-                tree.put(self._top, key, value, self._budget)
+                tree.set_value(self._top, key, value, self._budget)
 
     def _add_usage(self, usage: dict[str, Any]) -> None:
-        """Counts are totals so far: those that came again replace, the others stay."""
+        """Merge token counts: each is a total so far, so a new one replaces the old."""
         held = self._top.setdefault("usage", {})
         for key, value in usage.items() if type(held) is dict else ():
-            tree.put(held, key, value, self._budget)
+            tree.set_value(held, key, value, self._budget)
 
     def _open(self, index: Any, block: Any) -> None:
         if type(index) is not int or type(block) is not dict:
             return
-        node = tree.opened(block)
+        node = tree.thaw(block)
         if self._budget.swap(tree.size_of(self._blocks.get(index, "")), tree.size_of(node) + tree.NODE):
             self._blocks[index] = node
 
     def _add_delta(self, index: Any, delta: Any) -> None:
         if type(index) is not int or type(delta) is not dict:
             return
-        block = tree.entry(self._blocks, index, self._budget)
+        block = tree.ensure_item(self._blocks, index, self._budget)
         if block is None:
             return
         if not block:
@@ -92,14 +92,14 @@ class MessagesFold:
         if key == "citation":
             tree.extend(block, "citations", [value], self._budget)
         elif type(value) is not str or key == "signature":  # a signature comes whole
-            tree.put(block, key, value, self._budget)
+            tree.set_value(block, key, value, self._budget)
         elif key != "partial_json":
             tree.add_text(block, key, value, self._budget)
         elif value:
             tree.add_text(block, "input", value, self._budget, JsonText)
 
     def render(self) -> dict[str, Any]:
-        """The message so far."""
+        """Return the message built so far."""
         body: dict[str, Any] = {"type": "message", "role": "assistant", **tree.render(self._top)}
         body["content"] = tree.render(self._blocks)
         return body

@@ -1,4 +1,4 @@
-"""Events of the Responses API into the final ``response``, or into what had come of it."""
+"""Folds events of the Responses API into the final ``response``, or into as much of it as came."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from rwriter.asgi._fold.tree import Budget, Indexed, Node
 
 _LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 _CLOSING: Final = ("status", "error", "incomplete_details", "usage", "completed_at")
-"""Fields kept of a final response that is too large."""
+"""Fields that are kept of a final response that is too large."""
 
 
 class _Place(NamedTuple):
-    """Where a text belongs: ``item[key]``, or ``item[parts][number][key]``; the types if it was not announced."""
+    """The place of a text: ``item[key]``, or ``item[parts][number][key]``.
+
+    The types are those of an item and a part that were not announced.
+    """
 
     key: str
     item_type: str
@@ -39,7 +42,7 @@ _NUMBERS: Final = {"content": "content_index", "summary": "summary_index"}
 
 
 class ResponsesFold:
-    """One ``response``. The last event carries it whole; the others build it until then."""
+    """Folds one ``response``. The last event carries it whole; the others build it until then."""
 
     markers: Final = frozenset[str]()
 
@@ -59,12 +62,12 @@ class ResponsesFold:
             self._finish(kind, response if type(response) is dict else {})
         elif type(response) is dict:
             for key, value in response.items():
-                tree.put(self._top, key, value, self._budget)
+                tree.set_value(self._top, key, value, self._budget)
         else:
             self._add_part(kind, event)
 
-    def skip(self, name: str) -> None:
-        """An event of that name was too large to be taken."""
+    def event_too_large(self, name: str) -> None:
+        """Finish the response if the event that ends it was too large to be taken."""
         if name in _LAST:
             self._finish(name, {})
 
@@ -73,7 +76,7 @@ class ResponsesFold:
         if kind == "response.failed":
             error = response.get("error")
             self.failure = error if type(error) is dict else {}
-        whole = tree.opened(response)
+        whole = tree.thaw(response)
         streamed = 0 if response.get("output") else tree.size_of(self._output)
         if response and self._budget.restart(tree.size_of(whole) + streamed):
             self._top = whole
@@ -83,7 +86,7 @@ class ResponsesFold:
             return
         for key in _CLOSING:
             if key in response:
-                tree.put(self._top, key, response[key], self._budget)
+                tree.set_value(self._top, key, response[key], self._budget)
 
     def _add_part(self, kind: str, event: dict[str, Any]) -> None:
         stem, _, step = kind.rpartition(".")
@@ -104,7 +107,7 @@ class ResponsesFold:
         if node is None or type(text) is not str:
             return
         if step == "done":
-            tree.put(node, place.key, text, self._budget)
+            tree.set_value(node, place.key, text, self._budget)
             return
         tree.add_text(node, place.key, text, self._budget)
         logprobs = event.get("logprobs")
@@ -113,14 +116,14 @@ class ResponsesFold:
 
     def _set_part(self, place: _Place, step: str, event: dict[str, Any]) -> None:
         part, item = event.get("part"), self._item(place, event)
-        parts = None if item is None or place.parts is None else tree.entries(item, place.parts, self._budget)
+        parts = None if item is None or place.parts is None else tree.ensure_list(item, place.parts, self._budget)
         if parts is None or type(part) is not dict or place.parts is None:
             return
         number = _number(event.get(_NUMBERS[place.parts]))
         if step == "done":
             tree.replace(parts, number, part, self._budget)
         else:
-            self._open(parts, number, tree.opened(part))
+            self._open(parts, number, tree.thaw(part))
 
     def _set_item(self, step: str, event: dict[str, Any]) -> None:
         item, number = event.get("item"), _number(event.get("output_index"))
@@ -129,36 +132,36 @@ class ResponsesFold:
         if step == "done":
             tree.replace(self._output, number, item, self._budget)
         else:
-            self._open(self._output, number, _opened_item(item))
+            self._open(self._output, number, _thawed_item(item))
 
     def _open(self, list_: Indexed, number: int, node: Node) -> None:
         if self._budget.swap(tree.size_of(list_.get(number, "")), tree.size_of(node) + tree.NODE):
             list_[number] = node
 
     def _node(self, place: _Place, event: dict[str, Any]) -> Node | None:
-        """The item or part that ``event`` continues; ``None`` when that one is finished or the budget is spent."""
+        """Return the item or part that ``event`` continues; ``None`` if that is finished or the budget is spent."""
         item = self._item(place, event)
         if item is None or place.parts is None:
             return item
-        parts = tree.entries(item, place.parts, self._budget)
+        parts = tree.ensure_list(item, place.parts, self._budget)
         if parts is None:
             return None
-        part = tree.entry(parts, _number(event.get(_NUMBERS[place.parts])), self._budget)
+        part = tree.ensure_item(parts, _number(event.get(_NUMBERS[place.parts])), self._budget)
         if part is not None and not part:
             part["type"] = place.part_type
         return part
 
     def _item(self, place: _Place, event: dict[str, Any]) -> Node | None:
-        item = tree.entry(self._output, _number(event.get("output_index")), self._budget)
+        item = tree.ensure_item(self._output, _number(event.get("output_index")), self._budget)
         if item is not None and not item:
-            tree.put(item, "id", event.get("item_id"), self._budget)
+            tree.set_value(item, "id", event.get("item_id"), self._budget)
             item |= {"type": place.item_type, "status": "in_progress"}
             if place.item_type == "message":
                 item["role"] = "assistant"
         return item
 
     def render(self) -> dict[str, Any]:
-        """The response so far."""
+        """Return the response built so far."""
         body: dict[str, Any] = {"object": "response", **tree.render(self._top)}
         if self._output or "output" not in body:
             body["output"] = tree.render(self._output)
@@ -169,10 +172,10 @@ def _number(value: Any) -> int:
     return value if type(value) is int and value >= 0 else 0
 
 
-def _opened_item(item: dict[str, Any]) -> Node:
-    node = tree.opened(item)
+def _thawed_item(item: dict[str, Any]) -> Node:
+    node = tree.thaw(item)
     for key in _NUMBERS:
         parts = item.get(key)
         if type(parts) is list:
-            node[key] = Indexed(enumerate(tree.opened(part) for part in parts if type(part) is dict))
+            node[key] = Indexed(enumerate(tree.thaw(part) for part in parts if type(part) is dict))
     return node

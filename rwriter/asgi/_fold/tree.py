@@ -1,11 +1,11 @@
-"""What a fold holds of an answer: a tree that grows by small pieces, and becomes plain objects when asked.
+"""Holds an answer while it is folded: a tree that grows by small pieces and is rendered to plain objects.
 
 Each kind of value is held in the form that is cheapest to grow and small in memory:
 
 - ``Text``: a text that comes in pieces, as JSON without its quotes (small strings in a list take sixty bytes each);
-- ``Items``: a list that only grows, as the JSON of its entries, each behind a comma;
+- ``Items``: a list that only grows, as the JSON of its items, each behind a comma;
 - ``bytes``: any other object or list, as its JSON;
-- ``Indexed``: a list whose entries are addressed by number; ``dict``: an object that grows;
+- ``Indexed``: a list whose items are addressed by number; ``dict``: an object that grows;
 - a plain scalar: itself.
 
 Sizes are bytes of JSON.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
+from rwriter.asgi._json import decode, encode
 
 Node = dict[str, Any]
 
@@ -24,17 +24,14 @@ _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _ENTRY: Final = 8
 """Bytes charged for the quotes, colon and comma around a key."""
 NODE: Final = 32
-"""Bytes charged for an entry of a list that is addressed by number."""
+"""Bytes charged for an item of a list that is addressed by number."""
 _WIDEST: Final = 6
 """Bytes of JSON the longest character takes: a control character, escaped."""
 _RESERVE: Final = 16_384
 
-encode: Final = msgspec.json.Encoder().encode
-decode: Final = msgspec.json.Decoder().decode
-
 
 class Indexed(dict[int, Any]):
-    """A list whose entries come by number, in any order."""
+    """A list whose items come by number, in any order."""
 
 
 class Text(bytearray):
@@ -50,7 +47,7 @@ class Items(bytearray):
 
 
 class Budget:
-    """How much the tree may hold. What comes at the end (usage, why it stopped) finds a reserve of up to 16 KiB."""
+    """Bounds the tree. The fields that come last (usage, stop reason) find a reserve of up to 16 KiB."""
 
     def __init__(self, max_bytes: int) -> None:
         self.exceeded = False
@@ -59,7 +56,7 @@ class Budget:
         self._reserve: Final = min(max_bytes // 8, _RESERVE)
 
     def grow(self, size: int) -> bool:
-        """Take ``size`` bytes. After the first refusal nothing grows: what is held has no holes."""
+        """Reserve ``size`` bytes, if there is room. After the first refusal nothing grows: no text has holes."""
         if self.exceeded or size > self._left - self._reserve:
             self.exceeded = True
             return False
@@ -67,7 +64,10 @@ class Budget:
         return True
 
     def fit(self, piece: str) -> bytes:
-        """Take ``piece``, or of the first that is too large its beginning; as JSON without quotes."""
+        """Reserve room for ``piece`` and return it as JSON without quotes.
+
+        Returns the beginning of the first piece that does not fit, and nothing of those after it.
+        """
         if self.exceeded:
             return b""
         text = encode(piece)[1:-1]
@@ -78,7 +78,7 @@ class Budget:
         return text
 
     def swap(self, old: int, new: int) -> bool:
-        """Take ``new`` bytes in place of ``old``, from the reserve too."""
+        """Replace ``old`` reserved bytes by ``new``, if there is room. Draws on the reserve too."""
         if new - old > self._left:
             self.exceeded = True
             return False
@@ -86,7 +86,7 @@ class Budget:
         return True
 
     def restart(self, size: int) -> bool:
-        """Take ``size`` bytes in place of all that was taken."""
+        """Reserve ``size`` bytes in place of everything reserved before, if they fit."""
         if size > self._max_bytes:
             self.exceeded = True
             return False
@@ -94,12 +94,12 @@ class Budget:
         return True
 
 
-def put(node: Node, key: str, value: Any, budget: Budget) -> None:
-    """Set ``key``, whatever was there. An empty value never takes the place of another."""
+def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
+    """Set ``key`` to ``value`` if it fits. An empty value never replaces another."""
     held = node.get(key, _ABSENT)
     if held is not _ABSENT and (value is None or value == ""):
         return
-    value = frozen(value)
+    value = freeze(value)
     if held == value and type(held) is type(value):
         return
     entry = len(key) + _ENTRY if held is _ABSENT else 0
@@ -107,24 +107,24 @@ def put(node: Node, key: str, value: Any, budget: Budget) -> None:
         node[key] = value
 
 
-def child(node: Node, key: str, budget: Budget) -> Node | None:
-    """The object at ``key``, made if there is none; ``None`` when something else is there or the budget is spent."""
+def ensure_object(node: Node, key: str, budget: Budget) -> Node | None:
+    """Return the object at ``key``, made if missing; ``None`` if something else is there or the budget is spent."""
     held = node.get(key)
     if held is None and budget.grow(len(key) + _ENTRY):
         held = node[key] = {}
     return held if type(held) is dict else None
 
 
-def entries(node: Node, key: str, budget: Budget) -> Indexed | None:
-    """The numbered list at ``key``, made if there is none or an empty one; ``None`` as in ``child``."""
+def ensure_list(node: Node, key: str, budget: Budget) -> Indexed | None:
+    """Return the numbered list at ``key``, made if missing or empty; ``None`` as in ``ensure_object``."""
     held = node.get(key)
     if (held is None or held == b"[]") and budget.grow(len(key) + _ENTRY):
         held = node[key] = Indexed()
     return held if type(held) is Indexed else None
 
 
-def entry(list_: Indexed, index: int, budget: Budget) -> Node | None:
-    """The object with that number, made if there is none; ``None`` when it is finished or the budget is spent."""
+def ensure_item(list_: Indexed, index: int, budget: Budget) -> Node | None:
+    """Return the object of that number, made if missing; ``None`` if it is finished or the budget is spent."""
     held = list_.get(index)
     if held is None and budget.grow(NODE):
         held = list_[index] = {}
@@ -132,18 +132,18 @@ def entry(list_: Indexed, index: int, budget: Budget) -> Node | None:
 
 
 def add_text(node: Node, key: str, piece: str, budget: Budget, kind: type[Text] = Text) -> None:
-    """Continue the text at ``key``. In a list of parts, which some models answer with, it is one more part."""
+    """Continue the text at ``key``. In a list of parts, as some models send, add one more part."""
     held = node.get(key)
     if type(held) is Items:
         extend(node, key, [_text_part(piece)], budget)
         return
     if type(held) is not kind:
-        held = _begun(node, key, budget, kind)
+        held = _begin_text(node, key, budget, kind)
     if held is not None:
         held += budget.fit(piece)
 
 
-def _begun(node: Node, key: str, budget: Budget, kind: type[Text]) -> Text | None:
+def _begin_text(node: Node, key: str, budget: Budget, kind: type[Text]) -> Text | None:
     held = node.get(key)
     if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
         return None
@@ -156,7 +156,7 @@ def _text_part(text: str) -> dict[str, str]:
 
 
 def extend(node: Node, key: str, values: list[Any], budget: Budget) -> None:
-    """Continue the list at ``key``."""
+    """Append ``values`` to the list at ``key``, if they fit."""
     held = node.get(key)
     if type(held) is not Items:
         if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
@@ -176,24 +176,24 @@ def _items(held: Any) -> Items:
 
 
 def replace(list_: Indexed, index: int, value: Any, budget: Budget) -> None:
-    """Put the finished ``value`` at that number, if it fits."""
-    frozen_value = frozen(value)
-    if budget.swap(size_of(list_.get(index, "")), size_of(frozen_value) + 1):
-        list_[index] = frozen_value
+    """Set the item of that number to the finished ``value``, if it fits."""
+    frozen = freeze(value)
+    if budget.swap(size_of(list_.get(index, "")), size_of(frozen) + 1):
+        list_[index] = frozen
 
 
-def opened(value: dict[str, Any]) -> Node:
-    """``value`` as an object that can grow."""
-    return {key: frozen(one) for key, one in value.items()}
+def thaw(value: dict[str, Any]) -> Node:
+    """Return ``value`` as an object that can grow."""
+    return {key: freeze(one) for key, one in value.items()}
 
 
-def frozen(value: Any) -> Any:
-    """``value`` as it is held when it does not grow."""
+def freeze(value: Any) -> Any:
+    """Return ``value`` in the form in which it is held when it does not grow."""
     return value if type(value) in _SCALARS else encode(value)
 
 
 def size_of(node: Any) -> int:
-    """Bytes of JSON in ``node``."""
+    """Return the bytes of JSON in ``node``."""
     if isinstance(node, bytes | bytearray):
         return len(node)
     if type(node) is Indexed:
@@ -204,30 +204,30 @@ def size_of(node: Any) -> int:
 
 
 def render(node: Any) -> Any:
-    """``node`` as plain objects, which nothing else holds."""
+    """Return ``node`` as plain objects that nothing else refers to."""
     kind = type(node)
     if kind is dict:
         return {key: render(one) for key, one in node.items()}
     if kind is Indexed:
         return [render(node[index]) for index in sorted(node)]
     if kind is Text:
-        return _thawed(b'"' + node + b'"')
+        return _decoded(b'"' + node + b'"')
     if kind is JsonText:
-        return _parsed(_thawed(b'"' + node + b'"'))
+        return _parsed(_decoded(b'"' + node + b'"'))
     if kind is Items:
-        return _thawed(b"[" + node[1:] + b"]")
-    return _thawed(node) if kind is bytes else node
+        return _decoded(b"[" + node[1:] + b"]")
+    return _decoded(node) if kind is bytes else node
 
 
-def _thawed(text: bytes) -> Any:
+def _decoded(text: bytes) -> Any:
     try:
         return decode(text)
-    except RecursionError:  # nested to the limit, and asked for from deeper in the stack than it came
+    except RecursionError:  # nested to the limit, and rendered from deeper in the stack than it was taken
         return None
 
 
 def _parsed(text: str) -> Any:
-    """The object; of one that was cut, its text."""
+    """Return the object in ``text``, or the text itself if it was cut."""
     try:
         return decode(text) if text else {}
     except (ValueError, RecursionError):

@@ -10,7 +10,6 @@ from typing import Final
 
 from rwriter._database_errors import describe
 from rwriter.asgi._ids import request_id_of
-from rwriter.asgi._in_flight import running
 from rwriter.records import NAME_LIMIT, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.spool import Spool
@@ -39,7 +38,7 @@ class Lookup:
             return None
         request_id = request_id_of(response_id)
         # of a call that has ended neither owner nor upstream's id need be known: a miss waits for those on their way
-        before = set() if self._writer is None else running(self._writer).on_the_way()
+        before = set() if self._writer is None else self._writer.in_flight.sending()
         found = await self._find(response_id, request_id, owner)
         if found is None and before:
             await asyncio.wait(before, timeout=SEND_TIMEOUT)

@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.exc import SQLAlchemyError
 
 from rwriter._database_errors import describe
-from rwriter.asgi._render.response import error_type
+from rwriter.asgi._error_types import error_type
 from rwriter.errors import RwriterError
 
 RETRY_AFTER: Final = 5
@@ -29,8 +29,6 @@ AWAY: Final = (
 )
 """What the store and the writer raise when the database is away."""
 
-_WRONG_METHOD: Final = 405
-
 log = logging.getLogger("rwriter")
 
 
@@ -40,8 +38,8 @@ class Problem(Exception):
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status: Final = status
-        kind = "invalid_request_error" if status == _WRONG_METHOD else error_type(status)
-        self.body: Final[dict[str, Any]] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        error = {"message": message, "type": error_type(status), "param": param, "code": code}
+        self.body: Final[dict[str, Any]] = {"error": error}
 
     @property
     def headers(self) -> dict[str, str]:

@@ -10,14 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from rwriter.asgi import _json
-from rwriter.asgi._in_flight import running
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import OPENING, Event, closing_events, error_event, frame, numbered, opening_events
 from rwriter.asgi._render.input import input_items
 from rwriter.asgi._render.response import chat_completion, is_background, page_of, response_object, summary
-from rwriter.records import CompletedRequest
+from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestFilter, RequestStore, cursor_after
 from rwriter.writer import RequestsWriter
@@ -27,7 +26,6 @@ LAST_POLL: Final = 2.0
 """Seconds between two looks at a response that is not finished: doubling, from the first to the last."""
 
 _CANCELLED: Final = {"type": "cancelled", "code": "cancelled", "message": "the response was cancelled by its owner"}
-_CANCELLED_STATUS: Final = 499
 _UNFINISHED: Final = ("queued", "in_progress")
 
 
@@ -155,7 +153,7 @@ class Reader:
 
     async def _stop(self, detail: RequestDetail) -> None:
         """Cancel the task that works on it here, if there is one, and wait for its end."""
-        task = None if self._writer is None else running(self._writer).cancel(detail.id)
+        task = None if self._writer is None else self._writer.in_flight.cancel_response(detail.id)
         if task is not None:
             await asyncio.wait({task}, timeout=self._settle_timeout)
 
@@ -178,7 +176,7 @@ class Reader:
     async def _on_its_way(self, detail: RequestDetail) -> bool:
         if self._writer is None:
             return False
-        if running(self._writer).on_the_way(detail.id) or self._writer.get(detail.id) is not None:
+        if self._writer.in_flight.sending(detail.id) or self._writer.get(detail.id) is not None:
             return True
         return self._writer.spool is not None and await self._writer.spool.get(detail.id) is not None
 
@@ -187,8 +185,8 @@ def _cancellation(detail: RequestDetail) -> CompletedRequest:
     now = datetime.now(UTC)
     return CompletedRequest(
         request_id=detail.id,
-        status_code=_CANCELLED_STATUS,
-        response_body=_json.dumps({"error": _CANCELLED}).decode(),
+        status_code=CLIENT_CLOSED_REQUEST,
+        response_body=_json.to_text({"error": _CANCELLED}),
         # the row has its request; should it be gone by now, nothing of it must come back
         request_body="",
         model=detail.model,

@@ -195,7 +195,7 @@ def _reasoning(ids: _Ids, text: str) -> dict[str, Any]:
 
 def _function_call(ids: _Ids, call_id: Any, name: Any, arguments: Any) -> dict[str, Any]:
     own = ids.next("fc")
-    text = arguments if isinstance(arguments, str) else _json.dumps({} if arguments is None else arguments).decode()
+    text = arguments if isinstance(arguments, str) else _json.to_text({} if arguments is None else arguments)
     return {
         "type": "function_call",
         "id": own,

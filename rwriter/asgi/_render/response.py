@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from rwriter.asgi import _json
+from rwriter.asgi._error_types import error_type
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._render.output import kind_of, output_of
 from rwriter.asgi._render.params import echo, required
@@ -28,16 +29,6 @@ STATUS: Final = {
 
 _ENDINGS: Final = ("incomplete", "failed", "cancelled")
 """Statuses that an answered call's own object knows better than the row."""
-
-_ERROR_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "insufficient_credits",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-    499: "client_disconnected",
-}
 
 
 def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[str, Any]:
@@ -108,11 +99,6 @@ def is_background(detail: RequestDetail) -> bool:
 def seconds(moment: datetime | None) -> int | None:
     """Unix seconds."""
     return None if moment is None else int(moment.timestamp())
-
-
-def error_type(status: int | None) -> str:
-    """The ``type`` of an error by its HTTP status."""
-    return _ERROR_TYPES.get(status or 500, "server_error")
 
 
 def _background(detail: RequestDetail, request: dict[str, Any], body: Any) -> bool:

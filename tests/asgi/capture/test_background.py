@@ -13,7 +13,6 @@ from sqlalchemy import select, text
 from rwriter import DbEngines, RequestStore, RequestsWriter
 from rwriter.asgi import CaptureMiddleware, attribute_from_state
 from rwriter.asgi._capture import background as background_module
-from rwriter.asgi._in_flight import running
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._types import Receive, Scope, Send
 from rwriter.schema import requests
@@ -173,10 +172,10 @@ async def test_a_cancelled_app_leaves_a_failed_row(
     await exchange.run()
     if started:
         await upstream.begun.wait()
-    assert running(writer).cancel(exchange.scope["state"]["rwriter_request_id"])
+    assert writer.in_flight.cancel_response(exchange.scope["state"]["rwriter_request_id"])
     row = await rows.one(middleware)
     assert (row.status, row.response_status, error_of(row.response_body)["type"]) == ("failed", 499, "cancelled")
-    assert not running(writer).cancel(row.id)
+    assert not writer.in_flight.cancel_response(row.id)
 
 
 async def test_shutdown_waits_for_what_runs(capture: Capture, rows: Rows) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
 
-from rwriter.asgi._capture.call import _Stream
+from rwriter import new_request_id
+from rwriter.asgi._capture.call import CapturedCall
+from rwriter.asgi._capture.stream import StreamedBody
 from rwriter.asgi._types import Message, Receive, Scope, Send
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import DONE, SSE, Exchange, begin, chunk, part, read, say
@@ -291,13 +295,33 @@ async def test_an_error_frame_says_more_of_the_end_than_the_exception_after_it(c
     assert (await rows.one(middleware)).response_status == 503
 
 
+async def test_a_call_that_has_ended_is_freed_without_the_garbage_collector() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await say(send, b"{}")
+
+    ended: list[weakref.ref[CapturedCall]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        exchange = Exchange(app)
+        call = CapturedCall(
+            exchange.scope, new_request_id(), max_body_bytes=1_000, on_end=lambda call: ended.append(weakref.ref(call))
+        )
+        await call.run(app, exchange._receive, exchange._send)
+        del call
+        await eventually(lambda: [reference() for reference in ended] == [None])
+    finally:
+        gc.enable()
+
+
 def test_of_a_stream_that_is_understood_the_result_is_held_and_not_the_stream() -> None:
-    stream = _Stream(None, 1_000_000)
+    stream = StreamedBody(None, 1_000_000)
     for _ in range(5_000):
         stream.feed(chunk(""))
     assert stream.known
     assert stream._raw.kept == 0
-    strange = _Stream(None, 1_000_000)
+    strange = StreamedBody(None, 1_000_000)
     for _ in range(5_000):
         strange.feed(b'data: {"tick":1}\n\n')
     assert not strange.known

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from rwriter.asgi._fold.stream import EventParser, StreamFold
+from rwriter.asgi._fold.events import EventParser
+from rwriter.asgi._fold.stream import StreamFold
 from tests.support.folding import NAMES, body, bytewise, chunk, content, event, fold, folded, named, stream
 
 STREAM = 50_000_000

@@ -13,7 +13,6 @@ from sqlalchemy.pool import NullPool
 from rwriter import NewRequest, RequestStore, RequestsWriter, Spool
 from rwriter.asgi import responses_app
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._in_flight import running
 from rwriter.schema import request_templates, requests
 from tests.support.asgi_client import OWNER, owners
 from tests.support.reading import response_record
@@ -160,7 +159,7 @@ async def test_the_task_that_works_on_it_here_is_stopped(
             await writer.send(response_record("", request_id=new.request_id, created_by=OWNER, status_code=499))
 
     task = asyncio.create_task(work())
-    running(writer).add(new.request_id, task)
+    writer.in_flight.add_response(new.request_id, task)
     await asyncio.sleep(0)
     url = f"/v1/responses/{response_id(new.request_id)}"
     async with plain_client(responses_app(store, writer=writer, attribute=owners)) as client:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwriter.asgi._fold.stream import Event, EventParser
+from rwriter.asgi._fold.events import Event, EventParser
 from tests.support.folding import ENDINGS, bytewise
 
 

@@ -1,0 +1,170 @@
+"""Everything that passes between the client and the app: messages go through untouched, both bodies are copied."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from rwriter.asgi._capture.body import Body
+from rwriter.asgi._capture.client import ClientWatch
+from rwriter.asgi._capture.endings import DISCONNECTED, NO_ANSWER, TRUNCATED, Failure
+from rwriter.asgi._capture.stream import StreamedBody
+from rwriter.asgi._fold.stream import StreamError
+from rwriter.asgi._ids import response_id
+from rwriter.asgi._types import Message, Receive, Send, header
+
+ID_HEADER: Final = b"x-rwriter-id"
+
+
+class Answer:
+    """Status, headers and body of the app's answer, as far as it has come."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.status = 0
+        self._max_body_bytes: Final = max_body_bytes
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._whole: Final = Body(max_body_bytes)
+        self._stream: StreamedBody | None = None
+
+    def start(self, message: Message) -> None:
+        """Take status and headers from ``http.response.start``."""
+        self.status = message["status"]
+        self._headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
+        content_type = header(self._headers, b"content-type") or ""
+        if content_type.partition(";")[0].strip().lower() == "text/event-stream":
+            self._stream = StreamedBody(self._content_encoding, self._max_body_bytes)
+
+    def feed(self, data: bytes) -> None:
+        """Add the next piece of the body."""
+        (self._whole if self._stream is None else self._stream).feed(data)
+
+    @property
+    def is_truncated(self) -> bool:
+        """True for a stream of a known kind whose end marker has not come."""
+        return self._stream is not None and self._stream.known and not self._stream.ended
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing is missing although the app has not said so: an end marker, or the announced length, came."""
+        if self._stream is not None:
+            return self._stream.ended
+        length = header(self._headers, b"content-length")
+        return self.status > 0 and length is not None and length.isdigit() and self._whole.size >= int(length)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the body in memory, roughly."""
+        return self._whole.kept if self._stream is None else self._stream.held_bytes
+
+    def text(self) -> tuple[str, StreamError | None]:
+        """Return the text to store and, for a stream, its error frame."""
+        return (self._whole.text(self._content_encoding), None) if self._stream is None else self._stream.text()
+
+    @property
+    def _content_encoding(self) -> str | None:
+        return header(self._headers, b"content-encoding")
+
+
+class Exchange:
+    """Stands between the server and the app. Calls ``finish`` when what passes says how the call ended.
+
+    ``finish(None)`` means a complete answer.
+    """
+
+    def __init__(self, request_id: uuid.UUID, *, max_body_bytes: int, finish: Callable[[Failure | None], None]) -> None:
+        self.request: Final = Body(max_body_bytes)
+        self.answer: Final = Answer(max_body_bytes)
+        self.watch: Final = ClientWatch()
+        self._recording = True
+        self._request_id: Final = request_id
+        self._finish = finish
+        self._read_ahead: Final[deque[Message]] = deque()
+        self._is_read = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of both bodies in memory, roughly."""
+        return self.request.kept + self.answer.held_bytes
+
+    def stop_recording(self) -> None:
+        """Let messages pass without copying anything from now on: the call has ended."""
+        self._recording = False
+        # `finish` belongs to the call, which holds this object: the cycle would keep both bodies in memory until the
+        # garbage collector finds it
+        self._finish = _discard
+
+    @property
+    def unfinished(self) -> Failure:
+        """The ending of a call whose app returned without having said that its answer is complete."""
+        return TRUNCATED if self.answer.status else NO_ANSWER
+
+    # -- from the client to the app
+
+    async def read_ahead(self, receive: Receive) -> bool:
+        """Read the request's body before the app asks for it. Return True if all of it came, within the limit."""
+        while not self._is_read and not self.request.overflowed:
+            message = await self._receive_next(receive)
+            self._read_ahead.append(message)
+            if message["type"] == "http.disconnect":
+                return False
+        return not self.request.overflowed
+
+    async def receive(self, receive: Receive) -> Message:
+        """Return the next message for the app, from the server's ``receive`` or from what was read ahead."""
+        if self._read_ahead:
+            return self._read_ahead.popleft()
+        return await (self.watch.next_message(receive) if self._is_read else self._receive_next(receive))
+
+    async def _receive_next(self, receive: Receive) -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            self.request.feed(bytes(message.get("body", b"")))
+            if not message.get("more_body", False):
+                self._is_read = True
+                if self._recording:
+                    self.watch.start(receive, self._on_client_left)
+        elif message["type"] == "http.disconnect":
+            self._on_client_left()
+        return message
+
+    def _on_client_left(self) -> None:
+        if self._recording:
+            self._finish(None if self.answer.is_complete else DISCONNECTED)
+
+    # -- from the app to the client
+
+    async def send(self, send: Send, message: Message) -> None:
+        """Pass the app's message to the server's ``send``, then record it."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.answer.start(message)
+            message = self._with_id(message)
+        try:
+            await send(message)
+        except OSError:
+            # newer ASGI servers raise OSError from send() after a disconnect
+            self._on_client_left()
+            raise
+        if kind == "http.response.body":
+            self._observe_response(bytes(message.get("body", b"")), more=message.get("more_body", False))
+        elif kind == "http.response.pathsend":
+            self._observe_response(b"", more=False)
+
+    def _with_id(self, message: Message) -> Message:
+        # an upstream that runs this middleware too has put its own id there
+        headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != ID_HEADER]
+        return {**message, "headers": [*headers, (ID_HEADER, response_id(self._request_id).encode())]}
+
+    def _observe_response(self, data: bytes, *, more: bool) -> None:
+        if not self._recording:
+            return
+        if data:
+            self.answer.feed(data)
+        if not more:
+            self._finish(TRUNCATED if self.answer.is_truncated else None)
+
+
+def _discard(failure: Failure | None) -> None:
+    """Ignore an ending that comes after the first."""
