@@ -11,15 +11,14 @@ import threading
 import uuid
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
 from sqlalchemy import URL
 
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
-from rwriter.writer import RequestsWriter
-from rwriter.writer._telemetry import WriterStats
+from rwriter.writer import RequestsWriter, WriterOptions, WriterStats
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ class ThreadedWriter:
     Not for use after a fork: open one in each worker process.
     """
 
-    def __init__(self, engines: str | URL | Callable[[], EngineProvider], **options: Any) -> None:
+    def __init__(self, engines: str | URL | Callable[[], EngineProvider], **options: Unpack[WriterOptions]) -> None:
         self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
         self._options: Final = options
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from rwriter.writer._options import WriterOptions
 from rwriter.writer._telemetry import WriterStats
 from rwriter.writer._writer import RequestsWriter
 
-__all__ = ("RequestsWriter", "WriterStats")
+__all__ = ("RequestsWriter", "WriterOptions", "WriterStats")

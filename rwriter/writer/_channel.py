@@ -1,7 +1,7 @@
 """The buffer between ``send`` and the database: bounded by records and by bytes, closeable, first in first out.
 
-No database and no tasks of its own. A record stays in the channel, charged to both bounds, until ``settle`` says what
-became of it: taking a batch only lends it out. All methods belong to one event loop.
+No database and no tasks of its own. A record stays in the channel, charged to both bounds, until ``settle`` gives it
+its fate: taking a batch only lends it out. All methods belong to one event loop.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
-from rwriter.errors import ChannelFull, WriterClosed, WriterNotOpen
+from rwriter.errors import ChannelFull, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
-from rwriter.writer._entry import Entry
-from rwriter.writer._pending import PendingIndex
-from rwriter.writer._telemetry import FATES, Fate
+from rwriter.writer._account import Account, Fate
+from rwriter.writer._pending import PendingIndex, PendingRecord
+
+E = TypeVar("E", bound=WriterNotOpen | WriterClosed)
 
 
 class _Sender:
-    """A ``send`` waiting for room. ``granted`` room is reserved: nobody else can take it before the sender wakes."""
+    """A ``send`` waiting for room, reserved when ``future`` resolves: nobody can take it before the sender runs."""
 
     __slots__ = ("future", "size")
 
@@ -31,50 +32,42 @@ class _Sender:
 
 
 class Channel:
-    """A queue with an account. ``capacity`` counts records, ``max_bytes`` the memory their texts hold."""
+    """A bounded queue that keeps ``account``: ``capacity`` counts records, ``max_bytes`` the memory of their texts."""
 
-    def __init__(self, *, capacity: int, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, account: Account, *, capacity: int, max_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.capacity: Final = capacity
         self.max_bytes: Final = max_bytes
+        self.account: Final = account
         self._clock = clock
-        self._open = False
-        self._refusal: WriterClosed | None = None
-        self._failure: WriterClosed | None = None
-        self._accepted = 0
-        self._fates: dict[Fate, int] = dict.fromkeys(FATES, 0)
+        # raised for every new record; None while the channel accepts them
+        self._refusal: WriterNotOpen | WriterClosed | None = WriterNotOpen(
+            "the writer is not open: enter `async with RequestsWriter(...)`, or await wait_open() after run()"
+        )
         # room taken: pending entries and senders whose room is reserved
         self._used = 0
         self._used_bytes = 0
-        self._queue: deque[Entry] = deque()
+        self._queue: deque[PendingRecord] = deque()
         self._queued_bytes = 0
         # every entry not settled, in order of acceptance. A settled one leaves at once, wherever it is: behind a flush
         # that is stuck there may be any number of them
-        self._order: OrderedDict[int, Entry] = OrderedDict()
+        self._order: OrderedDict[int, PendingRecord] = OrderedDict()
         self._index: Final = PendingIndex()
         self._senders: deque[_Sender] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []
 
-    # -- the account
-
-    @property
-    def accepted(self) -> int:
-        """Records accepted so far."""
-        return self._accepted
-
-    @property
-    def fates(self) -> Mapping[Fate, int]:
-        """Settled records by fate."""
-        return self._fates
+    # -- what is in it
 
     @property
     def pending(self) -> int:
-        """Records accepted and not settled."""
-        return self._accepted - sum(self._fates.values())
+        """Number of records accepted and not settled."""
+        return len(self._order)
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes charged for them, and for room reserved by waking senders."""
+        """Bytes charged for pending records, and for room reserved by waking senders."""
         return self._used_bytes
 
     @property
@@ -88,59 +81,57 @@ class Channel:
         return self._clock() - next(iter(self._order.values())).accepted_at if self._order else 0.0
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
-        """The pending record with that id: of several the first, whose row it will be."""
+        """Return the pending record with that id, or ``None``: of several the first, whose row it will be."""
         return self._index.get(request_id)
 
     def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
-        """The latest pending record that its owner's client knows as ``custom_id``."""
+        """Return the latest pending record that its owner's client knows as ``custom_id``, or ``None``."""
         return self._index.find(custom_id, created_by)
 
     # -- in
 
     def open(self) -> None:
-        """Begin to accept records."""
-        self._open = True
+        """Begin to accept records, unless the channel was closed before."""
+        if not self.closed:
+            self._refusal = None
 
     @property
     def closed(self) -> bool:
-        """Whether new records are refused."""
-        return self._refusal is not None
+        """True once new records are refused for good."""
+        return isinstance(self._refusal, WriterClosed)
 
     def check_accepting(self) -> None:
         """Raise ``WriterNotOpen``, ``WriterClosed`` or the failure the channel was closed with."""
         if self._refusal is not None:
             raise _again(self._refusal)
-        if not self._open:
-            msg = "the writer is not open: enter `async with RequestsWriter(...)`, or await wait_open() after run()"
-            raise WriterNotOpen(msg)
 
-    def send_nowait(self, record: CompletedRequest) -> Entry:
+    def send_nowait(self, record: CompletedRequest) -> PendingRecord:
         """Accept ``record`` or raise ``ChannelFull``. Senders already waiting come first."""
-        if self._refusal is not None or not self._open:
+        if self._refusal is not None:
             self.check_accepting()
         size = record.text_bytes
         if self._senders or not self._fits(size):
             msg = (
-                f"the buffer is full: {self.pending} of {self.capacity} records, {self._used_bytes} of "
+                f"the buffer is full: {self.account.pending} of {self.capacity} records, {self._used_bytes} of "
                 f"{self.max_bytes} bytes; await send(), or raise channel_capacity or channel_bytes"
             )
             raise ChannelFull(msg)
-        self._reserve(size)
+        self._take_room(size)
         return self.accept(record, size)
 
-    async def send(self, record: CompletedRequest) -> Entry:
+    async def send(self, record: CompletedRequest) -> PendingRecord:
         """Accept ``record``, waiting for room. Cancelled while waiting, the record was not accepted."""
-        return self.accept(record, await self.reserve(record))
+        return self.accept(record, await self.wait_for_room(record))
 
-    async def reserve(self, record: CompletedRequest) -> int:
-        """Wait for room and take it; answers its bytes, for ``accept`` or ``free``.
+    async def wait_for_room(self, record: CompletedRequest) -> int:
+        """Wait for room, take it and return its bytes, for ``accept`` or ``return_room``.
 
-        Asked for once: encoding a text makes Python keep a second copy beside it, and the size grow.
+        The size is measured once: encoding a text makes Python keep a second copy beside it, and the size grow.
         """
         self.check_accepting()
         size = record.text_bytes
         if not self._senders and self._fits(size):
-            self._reserve(size)
+            self._take_room(size)
             return size
         sender = _Sender(size)
         self._senders.append(sender)
@@ -151,7 +142,7 @@ class Channel:
             self.check_accepting()
         except BaseException:
             if sender.future.done() and not sender.future.cancelled() and sender.future.exception() is None:
-                self._release(size)
+                self._add_room(size)
             elif sender in self._senders:
                 self._senders.remove(sender)
             # whoever was behind this sender may fit where it did not
@@ -159,31 +150,30 @@ class Channel:
             raise
         return size
 
-    def free(self, size: int) -> None:
+    def return_room(self, size: int) -> None:
         """Give reserved room back."""
-        self._release(size)
+        self._add_room(size)
         self._grant()
 
-    def accept(self, record: CompletedRequest, size: int) -> Entry:
+    def accept(self, record: CompletedRequest, size: int) -> PendingRecord:
         """Put ``record`` into the queue, in the room reserved for it."""
-        seq = self._accepted
-        entry = self._order[seq] = Entry(record, size, seq, self._clock())
-        self._accepted = seq + 1
+        seq = self.account.accept()
+        entry = self._order[seq] = PendingRecord(record, size, seq, self._clock())
         if self._index.add(entry):
             self._enqueue(entry)
         return entry
 
     # -- out
 
-    async def take(self, max_records: int, max_bytes: int, linger: float = 0.0) -> list[Entry]:
-        """The oldest queued entries, at least one; ``[]`` once the channel is closed and nothing is queued.
+    async def take(self, max_records: int, max_bytes: int, linger: float = 0.0) -> list[PendingRecord]:
+        """Take the oldest queued entries, at least one; ``[]`` once the channel is closed and nothing is queued.
 
         Waits while nothing is queued, and with ``linger`` until a batch is full, a flush is asked for, or the oldest
         entry has waited ``linger`` seconds. Entries stay charged: ``settle`` or ``give_back`` them.
         """
         while True:
             if not self._queue:
-                if self._refusal is not None:
+                if self.closed:
                     return []
                 await self._wait_for_work(None)
                 continue
@@ -192,46 +182,43 @@ class Channel:
                 return self._pop(max_records, max_bytes)
             await self._wait_for_work(rest)
 
-    def give_back(self, entries: Iterable[Entry]) -> None:
+    def give_back(self, entries: Iterable[PendingRecord]) -> None:
         """Put taken entries that are not settled back at the head of the queue, in order."""
-        returned = [entry for entry in entries if not entry.settled]
+        returned = [entry for entry in entries if entry.fate is None]
         if not returned:
             return
         self._queue = deque(sorted([*returned, *self._queue], key=lambda entry: entry.seq))
         self._queued_bytes += sum(entry.size for entry in returned)
         self._wake_taker()
 
-    def settle(self, entries: Iterable[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
-        """Count the fates of ``entries``, free their room and tell whoever waited for them.
+    def settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
+        """Give ``entries`` their fate, return their room and tell the senders that wait for them.
 
-        ``fates`` counts the entries by fate; which of a batch were the skipped ones is not known. ``error`` is what
-        a ``send(wait="committed")`` of one of them raises.
+        ``error`` is raised by a ``send(wait="committed")`` of one of them. Returns how many were settled: an entry
+        keeps the fate it has, as one that the drain deadline spooled or dropped while its flush was still running.
         """
-        entries = [entry for entry in entries if not entry.settled]
-        if not entries:
-            # a flush that outlived the drain deadline: its records were already given another fate
-            return
+        number = 0
         for entry in entries:
-            entry.settled = True
+            if entry.fate is not None:
+                continue
+            entry.fate = fate
+            number += 1
             del self._order[entry.seq]
-            self._release(entry.size)
+            self._add_room(entry.size)
             following = self._index.remove(entry)
             if following is not None:
                 self._enqueue(following)
-            if entry.waiter is not None and not entry.waiter.done():
-                if error is None:
-                    entry.waiter.set_result(None)
-                else:
-                    entry.waiter.set_exception(error)
-        for fate, number in fates.items():
-            self._fates[fate] += number
-        self._pass_barriers()
-        self._grant()
+            entry.answer(error)
+        if number:
+            self.account.settle(fate, number)
+            self._pass_barriers()
+            self._grant()
+        return number
 
     # -- waiting for what was accepted
 
-    async def settled(self, entry: Entry) -> None:
-        """Return once ``entry`` is stored, or raise what became of it. Cancelled, the record stays accepted."""
+    async def wait_settled(self, entry: PendingRecord) -> None:
+        """Return once ``entry`` is stored, or raise the error it was settled with. Cancelled, it stays accepted."""
         waiter = entry.waiter = asyncio.get_running_loop().create_future()
         try:
             await waiter
@@ -244,7 +231,7 @@ class Channel:
             return
         self.raise_failure()
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append((self._accepted, barrier))
+        self._barriers.append((self.account.accepted, barrier))
         self._wake_taker()
         try:
             await barrier
@@ -256,38 +243,37 @@ class Channel:
 
     def close(self) -> None:
         """Refuse new records and waiting senders; what is queued can still be taken."""
-        self._refuse(WriterClosed("the writer is closed: the record was not accepted"))
+        if not self.closed:
+            self._close_with(WriterClosed("the writer is closed: the record was not accepted"))
 
     def fail(self, error: WriterClosed) -> None:
-        """The consumer died: refuse like ``close``, and raise ``error`` in everyone who waits for a record."""
-        self._failure = error
-        self._refuse(error)
+        """Refuse like ``close`` because the consumer died, and raise ``error`` in everyone who waits for a record."""
+        self._close_with(error)
         for _, barrier in self._barriers:
             if not barrier.done():
                 barrier.set_exception(_again(error))
         for entry in self._order.values():
-            if entry.waiter is not None and not entry.waiter.done():
-                entry.waiter.set_exception(_again(error))
+            entry.answer(_again(error))
 
     def raise_failure(self) -> None:
-        """Raise what ``fail`` was called with, if it was."""
-        if self._failure is not None:
-            raise _again(self._failure)
+        """Raise the error that ``fail`` or ``refuse_after_fork`` was called with, if either was."""
+        if isinstance(self._refusal, WriterFailed | WriterForked):
+            raise _again(self._refusal)
 
-    def refuse(self, refusal: WriterClosed) -> None:
-        """Refuse everything from now on, and wake nobody: who waits belongs to another process."""
-        self._failure = self._refusal = refusal
+    def refuse_after_fork(self, refusal: WriterForked) -> None:
+        """Refuse everything from now on, and wake nobody: the waiters belong to the parent process."""
+        self._refusal = refusal
 
-    def leftovers(self) -> list[Entry]:
-        """Take everything still pending out of the queue, for the last word on it."""
+    def drain_all(self) -> list[PendingRecord]:
+        """Empty the queue and return every pending entry, for ``aclose()`` to spool or drop."""
         self._queue.clear()
-        self._index.forget_order()
+        self._index.drop_order()
         self._queued_bytes = 0
         return list(self._order.values())
 
     # -- inside
 
-    def _enqueue(self, entry: Entry) -> None:
+    def _enqueue(self, entry: PendingRecord) -> None:
         self._queue.append(entry)
         self._queued_bytes += entry.size
         if self._takers:
@@ -297,11 +283,11 @@ class Channel:
         # a record over the byte budget passes alone, or it would wait for ever
         return self._used < self.capacity and (self._used_bytes + size <= self.max_bytes or self._used == 0)
 
-    def _reserve(self, size: int) -> None:
+    def _take_room(self, size: int) -> None:
         self._used += 1
         self._used_bytes += size
 
-    def _release(self, size: int) -> None:
+    def _add_room(self, size: int) -> None:
         self._used -= 1
         self._used_bytes -= size
 
@@ -309,18 +295,18 @@ class Channel:
         while self._senders and self._fits(self._senders[0].size):
             sender = self._senders.popleft()
             if not sender.future.done():
-                self._reserve(sender.size)
+                self._take_room(sender.size)
                 sender.future.set_result(None)
 
     def _linger_left(self, max_records: int, max_bytes: int, linger: float) -> float:
         full = len(self._queue) >= max_records or self._queued_bytes >= max_bytes
         # senders waiting for room will not fill the batch while this one holds the room they wait for
-        if linger <= 0 or full or self._refusal is not None or self._barriers or self._senders:
+        if linger <= 0 or full or self.closed or self._barriers or self._senders:
             return 0.0
         return self._queue[0].accepted_at + linger - self._clock()
 
-    def _pop(self, max_records: int, max_bytes: int) -> list[Entry]:
-        taken: list[Entry] = []
+    def _pop(self, max_records: int, max_bytes: int) -> list[PendingRecord]:
+        taken: list[PendingRecord] = []
         size = 0
         while self._queue and len(taken) < max_records:
             head = self._queue[0]
@@ -359,13 +345,13 @@ class Channel:
                 return
 
     def _pass_barriers(self) -> None:
-        oldest = next(iter(self._order)) if self._order else self._accepted
+        oldest = next(iter(self._order)) if self._order else self.account.accepted
         for target, barrier in self._barriers:
             if oldest >= target and not barrier.done():
                 barrier.set_result(None)
 
-    def _refuse(self, refusal: WriterClosed) -> None:
-        self._refusal = self._failure or refusal
+    def _close_with(self, refusal: WriterClosed) -> None:
+        self._refusal = refusal
         senders, self._senders = self._senders, deque()
         for sender in senders:
             if not sender.future.done():
@@ -374,8 +360,8 @@ class Channel:
             self._wake_taker()
 
 
-def _again(error: WriterClosed) -> WriterClosed:
-    # a fresh instance for each who hears it: one raised twice would grow its traceback in every waiter
+def _again(error: E) -> E:
+    # a fresh instance for each waiter: one raised twice would grow its traceback in every waiter
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
@@ -387,6 +373,6 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:
-    # whoever was to read it was cancelled at the same moment: not an exception "never retrieved"
+    # the waiter was cancelled at the same moment: keep asyncio from reporting an exception "never retrieved"
     if future.done() and not future.cancelled():
         future.exception()

@@ -1,4 +1,4 @@
-"""What runs in the background while a writer is open: flushes, the spool's replay, the search for stale requests."""
+"""The background of an open writer: flushes, the spool's replay, the search for stale requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
 from rwriter.writer._delivery import Delivery
-from rwriter.writer._entry import Entry
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
-from rwriter.writer._replay import Replayer, SpoolOverflow
+from rwriter.writer._overflow import Overflow
+from rwriter.writer._pending import PendingRecord
+from rwriter.writer._replay import Replayer
 
 STALE_INTERVAL: Final = 60.0
 """Most seconds between two searches for stale requests."""
@@ -26,18 +27,25 @@ log = logging.getLogger("rwriter")
 class Consumer:
     """Takes batches out of the channel until it is closed and empty."""
 
-    def __init__(self, store: RequestStore, channel: Channel, options: Options, spool: Spool | None) -> None:
+    def __init__(
+        self,
+        store: RequestStore,
+        channel: Channel,
+        options: Options,
+        *,
+        spool: Spool | None = None,
+        overflow: Overflow | None = None,
+    ) -> None:
         self._store: Final = store
         self._channel: Final = channel
         self._options: Final = options
-        outage = Outage(options.name)
-        overflow = None if spool is None else SpoolOverflow(spool)
-        self._delivery: Final = Delivery(store, channel, options, outage=outage, overflow=overflow)
+        self._outage: Final = Outage(options.name)
+        self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
-                store, spool, overflow, options, outage=outage, busy=lambda: self._channel.pending > 0
+                store, spool, overflow, options, outage=self._outage, busy=lambda: channel.pending > 0
             )
 
     @property
@@ -51,7 +59,10 @@ class Consumer:
         return 0 if self._replayer is None else self._replayer.replayed
 
     async def run(self) -> None:
-        """Consume. Cancelled or broken, everything without a fate is in the channel again."""
+        """Consume until the channel is closed and empty.
+
+        When it is cancelled or breaks, every entry without a fate is back in the channel.
+        """
         name = self._options.name
         async with asyncio.TaskGroup() as group:
             flushes = {
@@ -70,8 +81,8 @@ class Consumer:
             for task in beside:
                 task.cancel()
 
-    def insist(self) -> None:
-        """Cancel whatever a first cancellation has not ended.
+    def cancel_again(self) -> None:
+        """Cancel every task that a first cancellation has not ended.
 
         SQLAlchemy waits two seconds for a silent peer when it closes a connection, and cancelled in that it drops it.
         A task group passes only the first cancellation on to its tasks.
@@ -79,18 +90,28 @@ class Consumer:
         for task in self._tasks:
             task.cancel()
 
-    async def give_up(self, entries: list[Entry], reason: str) -> None:
-        """The last word on what a drain left."""
-        await self._delivery.give_up(entries, reason)
+    async def spool_or_drop(self, entries: list[PendingRecord], reason: str) -> None:
+        """Spool or drop the entries that the drain did not deliver."""
+        await self._delivery.spool_or_drop(entries, reason)
 
     async def _flush_batches(self) -> None:
         bounds = (self._options.batch_size, self._options.batch_bytes, self._options.linger)
         while entries := await self._channel.take(*bounds):
             try:
-                await self._delivery.deliver(entries)
+                await self._deliver(entries)
             finally:
-                # cancelled or broken in the middle: whatever has no fate yet is queued again
+                # cancelled or broken in the middle: entries without a fate are queued again
                 self._channel.give_back(entries)
+
+    async def _deliver(self, entries: list[PendingRecord]) -> None:
+        if self._replayer is None:
+            await self._delivery.deliver(entries)
+            return
+        with self._outage.attempt() as allowed:
+            if allowed:
+                await self._delivery.deliver(entries)
+            else:
+                await self._delivery.spool_or_drop(entries, "the database is away")
 
     async def _fail_stale(self, after: float) -> None:
         while True:

@@ -3,44 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
+from uuid import UUID
 
 from rwriter._database_errors import Kind, backoff, describe, failure_of, server_message, sqlstate_of
 from rwriter.errors import RecordDropped, RecordRejected, RecordSkipped, RecordSpooled
-from rwriter.records import CompletedRequest
 from rwriter.store import RequestStore
 from rwriter.writer import _telemetry as telemetry
-from rwriter.writer._entry import Entry
+from rwriter.writer._account import Fate
+from rwriter.writer._bisection import halving_search
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
-from rwriter.writer._telemetry import Fate
+from rwriter.writer._overflow import Overflow
+from rwriter.writer._pending import PendingRecord
 
 T = TypeVar("T")
 
 log = logging.getLogger("rwriter")
 
 
-class Ledger(Protocol):
-    """Where fates are booked: the channel, or the spool's replay."""
+class Settling(Protocol):
+    """Takes the fates of records: the channel, or the spool's replay."""
 
-    def settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
-        """Book the fates of ``entries``; ``error`` is what a sender waiting for one of them hears."""
+    def settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
+        """Give ``entries`` their fate and return how many had none before.
 
-
-class Overflow(Protocol):
-    """Where batches go when the database stays away: the spool."""
-
-    async def keep(self, entries: Sequence[Entry]) -> None:
-        """Keep ``entries`` durably, or raise and keep none."""
-
-    async def landed(self, entries: Sequence[Entry]) -> None:
-        """``entries`` have their last fate: copies of them are needed no more."""
-
-    async def set_aside(self, entry: Entry, reason: str) -> bool:
-        """Keep the copy of a record that even ``dead_letters`` refuses, if there is one. Whether there was."""
+        ``error`` is raised in a sender that waits for one of them.
+        """
 
 
 class _Refused(Exception):
@@ -52,36 +45,30 @@ class _RetriesSpent(Exception):
 
 
 class Delivery:
-    """Delivers batches for one ledger. Every entry handed to ``deliver`` is settled when it returns."""
+    """Delivers batches. Every entry handed to ``deliver`` is settled when it returns."""
 
     def __init__(
         self,
         store: RequestStore,
-        ledger: Ledger,
+        settling: Settling,
         options: Options,
         *,
         outage: Outage,
         overflow: Overflow | None = None,
-        probes: bool = False,
     ) -> None:
         self.retries = 0
         self._store: Final = store
-        self._ledger: Final = ledger
+        self._settling: Final = settling
         self._options: Final = options
         self._name: Final = options.name
         self._outage: Final = outage
         self._overflow: Final = overflow
-        self._probes: Final = probes
 
-    async def deliver(self, entries: Sequence[Entry]) -> bool:
-        """Store ``entries``, bury the bad ones, or give up on them. Whether the database answered.
+    async def deliver(self, entries: Sequence[PendingRecord]) -> bool:
+        """Deliver a batch: store it, move refused records to ``dead_letters``, or spool or drop it.
 
-        Cancelled, entries not settled are the caller's.
+        Returns True if the database answered. Cancelled, entries not settled are the caller's.
         """
-        if self._outage.away and self._overflow is not None and not self._probes:
-            # the replay finds out when the database is back; a try per batch would be a storm of them
-            await self.give_up(entries, "the database is away")
-            return False
         started = time.monotonic()
         answered = True
         with telemetry.flush_span(self._name, len(entries)) as span:
@@ -92,96 +79,87 @@ class Delivery:
                     await self._isolate(entries, refusal)
             except _RetriesSpent as spent:
                 answered = False
-                self._outage.away = True
-                telemetry.flush_failed(span, describe(_cause(spent)))
-                await self.give_up([entry for entry in entries if not entry.settled], describe(_cause(spent)))
+                self._outage.retries_spent()
+                reason = describe(_cause(spent))
+                telemetry.flush_failed(span, reason)
+                await self.spool_or_drop([entry for entry in entries if entry.fate is None], reason)
         if self._overflow is not None:
-            await self._overflow.landed(entries)
+            await self._overflow.discard_copies(entries)
         telemetry.flush_done(self._name, len(entries), time.monotonic() - started)
         return answered
 
-    async def give_up(self, entries: Sequence[Entry], reason: str) -> None:
-        """The last resort: to the spool, or dropped and counted."""
-        # apart, or journaled records, which are on disk, would be dropped with others that find no room there
-        journaled = [entry for entry in entries if entry.spool_seq is not None]
-        for group in (journaled, [entry for entry in entries if entry.spool_seq is None]):
-            if group:
-                await self._give_up_alike(group, reason)
-
-    async def _give_up_alike(self, entries: Sequence[Entry], reason: str) -> None:
+    async def spool_or_drop(self, entries: Sequence[PendingRecord], reason: str) -> None:
+        """Put ``entries`` into the spool; drop and count those that find no room there, or all without a spool."""
+        lost = list(entries)
         if self._overflow is not None:
-            try:
-                await self._overflow.keep(entries)
-            except Exception as exc:  # noqa: BLE001 -- a full disk must not stop the writer
-                reason = f"{reason}; spool: {describe(exc)}"
-            else:
-                self._settle(entries, {"spooled": len(entries)}, RecordSpooled(f"in the spool: {reason}"))
-                return
-        self._settle(entries, {"dropped": len(entries)}, RecordDropped(f"dropped: {reason}"))
-        self._outage.dropped(len(entries), reason)
+            lost, error = await self._overflow.keep(entries)
+            homeless = set(lost)
+            kept = [entry for entry in entries if entry not in homeless]
+            self._settle(kept, "spooled", RecordSpooled(f"in the spool: {reason}"))
+            if error is not None:
+                reason = f"{reason}; spool: {describe(error)}"
+        if number := self._settle(lost, "dropped", RecordDropped(f"dropped: {reason}")):
+            self._outage.dropped(number, reason)
 
-    async def _persist(self, entries: Sequence[Entry]) -> Exception | None:
-        """Store and settle ``entries``; a refusal settles none and is returned, as it is the start of a search."""
+    async def _persist(self, entries: Sequence[PendingRecord]) -> Exception | None:
+        """Store and settle ``entries``, and return None.
+
+        If the database refuses the statement, settle nothing and return the refusal; the caller searches for the bad
+        record.
+        """
         records = [entry.record for entry in entries]
         try:
             result = await self._retrying(lambda: self._store.persist_completed(records))
         except _Refused as refused:
             return _cause(refused)
-        fates: dict[Fate, int] = {"persisted": result.inserted + result.updated, "skipped": result.skipped}
         if not result.skipped:
-            self._settle(entries, fates)
+            self._settle(entries, "persisted")
             return None
-        waiting = [(entry.record, entry.waiter) for entry in entries if entry.waiter is not None]
+        # of several with one id, in a batch of the replay, the first has the row
+        unclaimed = set(result.written)
+        written: list[PendingRecord] = []
+        skipped: list[PendingRecord] = []
         for entry in entries:
-            entry.waiter = None
-        self._settle(entries, fates)
-        if waiting:
-            await self._answer_skipped(waiting)
+            request_id = entry.record.request_id
+            (written if request_id in unclaimed else skipped).append(entry)
+            unclaimed.discard(request_id)
+        self._settle(written, "persisted")
+        await self._settle_skipped(skipped)
         return None
 
-    async def _answer_skipped(self, waiting: Sequence[tuple[CompletedRequest, asyncio.Future[None]]]) -> None:
-        """Tell a redelivery, whose row is there, from a row the writer may not touch."""
-        finished: set[object] = set()
+    async def _settle_skipped(self, skipped: Sequence[PendingRecord]) -> None:
+        """Settle records whose row was there before. A waiting sender hears of an error unless it is a redelivery."""
+        waiting = [entry for entry in skipped if entry.waiter is not None]
+        self._settle([entry for entry in skipped if entry.waiter is None], "skipped")
+        if not waiting:
+            return
+        finished: set[UUID] = set()
         try:
-            finished |= await self._retrying(lambda: self._store.finished_ids(r.request_id for r, _ in waiting))
+            finished |= await self._retrying(
+                lambda: self._store.finished_ids(entry.record.request_id for entry in waiting)
+            )
         except (_RetriesSpent, _Refused) as exc:
             log.warning("%s: could not look up skipped records: %s", self._name, describe(_cause(exc)))
-        finally:
-            for record, waiter in waiting:
-                if waiter.done():
+        for entry in waiting:
+            request_id = entry.record.request_id
+            foreign = RecordSkipped(f"a row {request_id} exists that is not the writer's")
+            self._settle([entry], "skipped", None if request_id in finished else foreign)
+
+    async def _isolate(self, entries: Sequence[PendingRecord], refusal: Exception) -> None:
+        """Find the bad records among ``entries``, which were refused together, and store the others."""
+        search = halving_search(entries)
+        accepted: bool | None = None
+        with contextlib.suppress(StopIteration):
+            while True:
+                step = search.send(accepted)
+                if step.is_bad:
+                    await self._bury(step.items[0], refusal)
                     continue
-                if record.request_id in finished:
-                    waiter.set_result(None)
-                else:
-                    waiter.set_exception(RecordSkipped(f"a row {record.request_id} exists that is not the writer's"))
+                answer = await self._persist(step.items)
+                accepted = answer is None
+                refusal = refusal if answer is None else answer
 
-    async def _isolate(self, entries: Sequence[Entry], refusal: Exception) -> None:
-        """Find the bad records among ``entries``, which were refused together, and store the others.
-
-        A halving search whose probes store what is good. When one half goes in, the other must hold the bad record,
-        and what a failed probe leaves aside is tried as a whole once that is found: a single bad record among n costs
-        log2(n) probes and one statement for the rest. Where bad records are dense, probes go record by record.
-        """
-        suspects = list(entries)
-        good = bad = 0
-        while suspects:
-            rest: list[Entry] = []
-            while len(suspects) > 1:
-                size = 1 if good < bad else len(suspects) // 2
-                probe, others = suspects[:size], suspects[size:]
-                answer = await self._persist(probe)
-                if answer is None:
-                    good += size
-                    suspects = others
-                else:
-                    refusal, suspects, rest = answer, probe, others + rest
-            await self._bury(suspects[0], refusal)
-            bad += 1
-            suspects = []
-            if rest and (answer := await self._persist(rest)) is not None:
-                refusal, suspects = answer, rest
-
-    async def _bury(self, entry: Entry, refusal: Exception) -> None:
+    async def _bury(self, entry: PendingRecord, refusal: Exception) -> None:
         record, sqlstate, reason = entry.record, sqlstate_of(refusal), describe(refusal)
         error = server_message(refusal)
         try:
@@ -189,12 +167,12 @@ class Delivery:
         except _Refused as refused:
             reason = f"{reason}; dead_letters: {describe(_cause(refused))}"
             kept = self._overflow is not None and await self._overflow.set_aside(entry, reason)
-            what = "set aside in the spool" if kept else "dropped"
-            log.error("%s: record %s %s: %s", self._name, record.request_id, what, reason)
-            self._settle([entry], {"dropped": 1}, RecordDropped(f"{what}: {reason}"))
+            ending = "set aside in the spool" if kept else "dropped"
+            log.error("%s: record %s %s: %s", self._name, record.request_id, ending, reason)
+            self._settle([entry], "dropped", RecordDropped(f"{ending}: {reason}"))
             return
         log.error("%s: record %s is in dead_letters: %s", self._name, record.request_id, reason)
-        self._settle([entry], {"dead": 1}, RecordRejected(f"in dead_letters: {reason}"))
+        self._settle([entry], "dead", RecordRejected(f"in dead_letters: {reason}"))
 
     async def _retrying(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Await ``operation`` until it succeeds, is refused, or the retries are spent."""
@@ -205,14 +183,14 @@ class Delivery:
                     result = await operation()
             except Exception as exc:
                 if failure_of(exc) is Kind.DATA:
-                    self._outage.over()
+                    self._outage.database_answered()
                     raise _Refused from exc
                 self._outage.attempt_failed(exc)
                 if attempt >= self._options.max_retries:
                     telemetry.count_retry(self._name, "exhausted")
                     raise _RetriesSpent from exc
             else:
-                self._outage.over()
+                self._outage.database_answered()
                 return result
             self.retries += 1
             telemetry.count_retry(self._name, "retried")
@@ -221,17 +199,10 @@ class Delivery:
             )
             attempt += 1
 
-    def _settle(self, entries: Sequence[Entry], fates: Mapping[Fate, int], error: Exception | None = None) -> None:
-        left = [entry for entry in entries if not entry.settled]
-        if not left:
-            # a flush that outlived the drain deadline: its records were already given another fate
-            return
-        if len(left) < len(entries):
-            # the same, for some of them: which ones were skipped is not known
-            fates = {next(iter(fates)): len(left)}
-        for fate, number in fates.items():
-            telemetry.count(self._name, fate, number)
-        self._ledger.settle(left, fates, error)
+    def _settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
+        number = self._settling.settle(entries, fate, error)
+        telemetry.count(self._name, fate, number)
+        return number
 
 
 def _cause(exc: BaseException) -> Exception:

@@ -1,12 +1,13 @@
-"""The writer's options, checked once and shared by its parts."""
+"""The writer's options: their names, types, defaults, bounds, units and meanings, each once."""
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, TypedDict
 
 import msgspec
 
 from rwriter._validation import at_least, one_of, positive
+from rwriter.spool import Spool
 
 MIB: Final = 1024 * 1024
 
@@ -23,9 +24,66 @@ _LEAST: Final[dict[str, float]] = {
 }
 _POSITIVE: Final = ("flush_timeout", "replay_interval")
 
+MEANINGS: Final[dict[str, tuple[str, str]]] = {
+    "batch_size": ("records", "most records in one statement (below 1 means 1)"),
+    "batch_bytes": ("bytes", "most bytes of text in one statement (a larger record goes alone)"),
+    "channel_capacity": ("records", "most records in the buffer"),
+    "channel_bytes": ("bytes", "most bytes of text in the buffer (a larger record is admitted alone)"),
+    "max_retries": ("attempts", "attempts after the first, then spool or drop"),
+    "retry_base_delay": ("seconds", "bound of the first delay; doubles, with full jitter"),
+    "retry_max_delay": ("seconds", "most seconds between two attempts"),
+    "linger": ("seconds", "how long the oldest record may wait for its batch to fill"),
+    "flush_concurrency": ("flushes", "flushes in flight, each on a connection of its own"),
+    "flush_timeout": ("seconds", "one attempt, acquiring the connection included"),
+    "drain_timeout": ("seconds", "how long ``aclose()`` drains by default"),
+    "spool": ("", "a ``Spool``: where batches go when retries are spent"),
+    "durability": ("", "``journal``: ``send`` returns when the record is in the spool"),
+    "replay_interval": ("seconds", "how often the spool is searched for rows other processes left"),
+    "fail_stale_after": ("seconds", "age at which ``fail_stale`` fails a row stuck in ``processing``; off"),
+    "check_schema": ("", "compare the database with head on start"),
+    "name": ("", "in logs, spans and metrics"),
+}
+"""Unit and meaning of each option. The tables in the docs and in docstrings are held against this one by a test."""
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """See ``RequestsWriter`` for what each means. Raises ``ValueError`` naming the one that cannot be used."""
+    """Holds the options of one writer. Raises ``ValueError`` naming the one that cannot be used."""
+
+    batch_size: int = 100
+    batch_bytes: int = 8 * MIB
+    channel_capacity: int = 10_000
+    channel_bytes: int = 64 * MIB
+    max_retries: int = 3
+    retry_base_delay: float = 0.1
+    retry_max_delay: float = 10.0
+    linger: float = 0.0
+    flush_concurrency: int = 2
+    flush_timeout: float = 60.0
+    drain_timeout: float = 30.0
+    spool: Spool | None = None
+    durability: Literal["memory", "journal"] = "memory"
+    replay_interval: float = 5.0
+    fail_stale_after: float | None = None
+    check_schema: bool = True
+    name: str = "rwriter"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            msgspec.structs.force_setattr(self, "batch_size", 1)
+        for option, least in _LEAST.items():
+            at_least(option, getattr(self, option), least)
+        for option in _POSITIVE:
+            positive(option, getattr(self, option))
+        if self.fail_stale_after is not None:
+            positive("fail_stale_after", self.fail_stale_after)
+        one_of("durability", self.durability, ("memory", "journal"))
+        if self.durability == "journal" and self.spool is None:
+            msg = "durability='journal' needs a spool: pass spool=Spool(directory)"
+            raise ValueError(msg)
+
+
+class WriterOptions(TypedDict, total=False):
+    """The names and types of ``Options`` for type checkers: a misspelt option is a type error. Held by a test."""
 
     batch_size: int
     batch_bytes: int
@@ -38,17 +96,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     flush_concurrency: int
     flush_timeout: float
     drain_timeout: float
+    spool: Spool | None
     durability: Literal["memory", "journal"]
     replay_interval: float
     fail_stale_after: float | None
     check_schema: bool
     name: str
-
-    def __post_init__(self) -> None:
-        for option, least in _LEAST.items():
-            at_least(option, getattr(self, option), least)
-        for option in _POSITIVE:
-            positive(option, getattr(self, option))
-        if self.fail_stale_after is not None:
-            positive("fail_stale_after", self.fail_stale_after)
-        one_of("durability", self.durability, ("memory", "journal"))

@@ -1,66 +1,90 @@
-"""Which pending record has which id, and whose turn it is among records with one id."""
+"""One pending record, and the index of all of them."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import deque
 from typing import Final
 
+import msgspec
+
 from rwriter.records import CompletedRequest
-from rwriter.writer._entry import Entry
+from rwriter.writer._account import Fate
+
+
+# gc=False is safe: the only cycle is record -> waiter -> waiting frame -> record, and settling the record breaks it
+class PendingRecord(msgspec.Struct, eq=False, gc=False):
+    """An accepted record with its bookkeeping: ``fate`` is ``None`` until it is settled, and never changes then."""
+
+    record: CompletedRequest
+    size: int
+    seq: int
+    accepted_at: float
+    fate: Fate | None = None
+    waiter: asyncio.Future[None] | None = None
+
+    def answer(self, error: Exception | None) -> None:
+        """Tell the sender that waits for this record, if any, of its end."""
+        if self.waiter is None or self.waiter.done():
+            return
+        if error is None:
+            self.waiter.set_result(None)
+        else:
+            self.waiter.set_exception(error)
 
 
 class PendingIndex:
-    """Every pending entry by its request's id, and by the id its client knows.
+    """Finds pending records by the request's id, and by the id its client knows.
 
-    Of each id one entry at a time may be queued or lent, and the others stay behind it: in two flushes at once the
+    Of each id one record at a time may be queued or taken, and the others stay behind it: in two flushes at once the
     later record could be stored first, and win.
     """
 
     def __init__(self) -> None:
         # by the id's number, which hashes in C: an id's own hash would be a tenth of what accepting a record costs
-        self._first: Final[dict[int, Entry]] = {}
-        self._behind: Final[dict[int, deque[Entry]]] = {}
-        self._by_custom_id: Final[dict[tuple[str, str], Entry]] = {}
+        self._head_by_id: Final[dict[int, PendingRecord]] = {}
+        self._queued_behind: Final[dict[int, deque[PendingRecord]]] = {}
+        self._by_custom_id: Final[dict[tuple[str, str], PendingRecord]] = {}
 
-    def add(self, entry: Entry) -> bool:
-        """Know ``entry``. Whether it may be queued now; if not, ``remove`` hands it out when its turn comes."""
+    def add(self, entry: PendingRecord) -> bool:
+        """Index ``entry``. Return True if it may be queued now, False if one with its id must be settled first."""
         record = entry.record
         if record.custom_id is not None:
             self._by_custom_id[record.custom_id, record.created_by] = entry
         number = record.request_id.int
-        if self._first.setdefault(number, entry) is entry:
+        if self._head_by_id.setdefault(number, entry) is entry:
             return True
-        self._behind.setdefault(number, deque()).append(entry)
+        self._queued_behind.setdefault(number, deque()).append(entry)
         return False
 
-    def remove(self, entry: Entry) -> Entry | None:
-        """Forget ``entry``; the one behind it, which may be queued now."""
+    def remove(self, entry: PendingRecord) -> PendingRecord | None:
+        """Remove ``entry`` and return the next one with the same id, if any: it may be queued now."""
         record = entry.record
         if record.custom_id is not None and self._by_custom_id.get((record.custom_id, record.created_by)) is entry:
             del self._by_custom_id[record.custom_id, record.created_by]
         number = record.request_id.int
-        if self._first.get(number) is not entry:
+        if self._head_by_id.get(number) is not entry:
             return None
-        del self._first[number]
-        behind = self._behind.get(number)
+        del self._head_by_id[number]
+        behind = self._queued_behind.get(number)
         if not behind:
             return None
-        following = self._first[number] = behind.popleft()
+        following = self._head_by_id[number] = behind.popleft()
         if not behind:
-            del self._behind[number]
+            del self._queued_behind[number]
         return following
 
-    def forget_order(self) -> None:
-        """Nothing is queued any more: no entry waits for another."""
-        self._behind.clear()
+    def drop_order(self) -> None:
+        """Drop the ordering among equal ids, once the queue has been emptied for good."""
+        self._queued_behind.clear()
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
-        """The record with that id: of several the first, whose row it will be."""
-        entry = self._first.get(request_id.int)
+        """Return the record with that id, or ``None``: of several the first, whose row it will be."""
+        entry = self._head_by_id.get(request_id.int)
         return None if entry is None else entry.record
 
     def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
-        """The latest record that its owner's client knows as ``custom_id``."""
+        """Return the latest record that its owner's client knows as ``custom_id``, or ``None``."""
         entry = self._by_custom_id.get((custom_id, created_by))
         return None if entry is None else entry.record

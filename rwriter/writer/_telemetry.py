@@ -6,15 +6,12 @@ import contextlib
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, Status, StatusCode
-
-Fate = Literal["persisted", "skipped", "dead", "spooled", "dropped"]
-FATES: Final[tuple[Fate, ...]] = ("persisted", "skipped", "dead", "spooled", "dropped")
 
 
 class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +102,7 @@ def watch(writer: Observed) -> None:
     _writers.add(writer)
 
 
-def count(writer: str, fate: Fate, number: int) -> None:
+def count(writer: str, fate: str, number: int) -> None:
     """Add to ``rwriter.records``."""
     if number:
         _records.add(number, {"writer": writer, "outcome": fate})

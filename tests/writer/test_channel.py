@@ -8,8 +8,9 @@ import pytest
 
 from rwriter import ChannelFull, WriterClosed, WriterFailed, WriterNotOpen
 from rwriter.records import CompletedRequest
+from rwriter.writer._account import Account
 from rwriter.writer._channel import Channel
-from rwriter.writer._entry import Entry
+from rwriter.writer._pending import PendingRecord
 from tests.support.driving import CancelAt, settle_loop
 from tests.support.records import record
 
@@ -23,17 +24,17 @@ class Clock:
 
 
 def channel(*, capacity: int = 10, max_bytes: int = 1_000_000, clock: Clock | None = None) -> Channel:
-    made = Channel(capacity=capacity, max_bytes=max_bytes, clock=clock or Clock())
+    made = Channel(Account(), capacity=capacity, max_bytes=max_bytes, clock=clock or Clock())
     made.open()
     return made
 
 
-def store(made: Channel, entries: list[Entry]) -> None:
-    made.settle(entries, {"persisted": len(entries)})
+def store(made: Channel, entries: list[PendingRecord]) -> None:
+    made.settle(entries, "persisted")
 
 
 def balanced(made: Channel) -> bool:
-    return made.accepted == sum(made.fates.values()) + made.pending
+    return made.account.accepted == sum(made.account.fates.values()) + made.pending
 
 
 async def test_a_batch_is_what_is_queued_up_to_its_bounds() -> None:
@@ -80,7 +81,7 @@ async def test_a_sender_waits_for_room_by_count() -> None:
     sending = asyncio.create_task(made.send(record()))
     await settle_loop()
     assert not sending.done()
-    assert made.accepted == 1
+    assert made.account.accepted == 1
     store(made, await made.take(1, 1_000_000))
     assert (await sending).seq == 1
 
@@ -147,7 +148,7 @@ async def test_a_small_record_behind_a_cancelled_large_one_is_let_in() -> None:
     blocked.cancel()
     await settle_loop()
     assert behind.done()
-    assert made.accepted == 2
+    assert made.account.accepted == 2
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -159,7 +160,7 @@ async def test_a_cancelled_send_was_not_accepted_and_holds_no_room(late: bool) -
     store(made, await made.take(1, 1_000_000))
     with pytest.raises(asyncio.CancelledError):
         await sending
-    assert made.accepted == 1
+    assert made.account.accepted == 1
     assert made.pending == made.pending_bytes == made.waiting_senders == 0
     made.send_nowait(record())
 
@@ -202,7 +203,7 @@ async def test_closing_refuses_new_records_and_waiting_senders_but_not_takers() 
         made.send_nowait(record())
     assert len(await made.take(1, 1_000)) == 1
     assert await made.take(1, 1_000) == []
-    assert made.accepted == made.pending == 1
+    assert made.account.accepted == made.pending == 1
 
 
 async def test_a_sender_granted_room_in_the_moment_of_closing_is_refused() -> None:
@@ -218,7 +219,7 @@ async def test_a_sender_granted_room_in_the_moment_of_closing_is_refused() -> No
 
 
 async def test_records_are_refused_before_opening() -> None:
-    made = Channel(capacity=1, max_bytes=1_000)
+    made = Channel(Account(), capacity=1, max_bytes=1_000)
     with pytest.raises(WriterNotOpen, match="async with"):
         made.send_nowait(record())
     with pytest.raises(WriterNotOpen):
@@ -273,7 +274,7 @@ async def test_linger_ends_when_the_oldest_record_has_waited_long_enough() -> No
 
 
 async def test_a_lingering_take_ends_by_its_own_timer() -> None:
-    made = Channel(capacity=10, max_bytes=1_000_000)
+    made = Channel(Account(), capacity=10, max_bytes=1_000_000)
     made.open()
     made.send_nowait(record())
     async with asyncio.timeout(10):
@@ -312,7 +313,7 @@ async def test_linger_does_not_wait_for_records_that_wait_for_room() -> None:
 async def test_a_dead_consumer_is_heard_by_every_waiter() -> None:
     made = channel(capacity=1)
     entry = made.send_nowait(record())
-    committed = asyncio.create_task(made.settled(entry))
+    committed = asyncio.create_task(made.wait_settled(entry))
     sending = asyncio.create_task(made.send(record()))
     flushing = asyncio.create_task(made.drained())
     await settle_loop()
@@ -337,10 +338,10 @@ async def test_a_dead_consumer_is_heard_by_every_waiter() -> None:
 async def test_waiting_for_a_commit_can_be_cancelled_and_the_record_stays(late: bool) -> None:
     made = channel()
     entry = made.send_nowait(record())
-    waiting = asyncio.create_task(CancelAt(0, late=late).run(made.settled(entry)))
+    waiting = asyncio.create_task(CancelAt(0, late=late).run(made.wait_settled(entry)))
     await settle_loop()
     if late:
-        made.settle([entry], {"dropped": 1}, RuntimeError("dropped"))
+        made.settle([entry], "dropped", RuntimeError("dropped"))
     with pytest.raises(asyncio.CancelledError):
         await waiting
     if not late:
@@ -381,9 +382,9 @@ async def test_settling_twice_counts_once() -> None:
     made = channel()
     made.send_nowait(record())
     entries = await made.take(1, 1_000_000)
-    made.settle(entries, {"dropped": 1})
+    made.settle(entries, "dropped")
     store(made, entries)
-    assert dict(made.fates) == {"persisted": 0, "skipped": 0, "dead": 0, "spooled": 0, "dropped": 1}
+    assert dict(made.account.fates) == {"persisted": 0, "skipped": 0, "dead": 0, "spooled": 0, "dropped": 1}
     assert balanced(made)
 
 
@@ -394,7 +395,7 @@ async def test_leftovers_are_all_that_has_no_fate_queued_or_lent() -> None:
         made.send_nowait(item)
     lent = await made.take(2, 1_000_000)
     store(made, lent[:1])
-    assert [entry.record for entry in made.leftovers()] == sent[1:]
+    assert [entry.record for entry in made.drain_all()] == sent[1:]
 
 
 async def test_the_age_is_that_of_the_oldest_pending_record() -> None:

@@ -1,0 +1,239 @@
+"""The life of a writer, in one place: opening, the consumer task, the drain and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import weakref
+from typing import Final
+
+from rwriter._database_errors import Kind, advice, describe, failure_of
+from rwriter.errors import SchemaOutdated, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.store import RequestStore
+from rwriter.writer._channel import Channel
+from rwriter.writer._consumer import Consumer
+from rwriter.writer._options import Options
+
+START_TIMEOUT: Final = 10.0
+"""Seconds the start check may take before the writer opens without it."""
+
+CANCEL_GRACE: Final = 0.5
+"""Seconds a cancelled flush has to tell the server and to close its connection, before it drops the connection."""
+
+DROP_GRACE: Final = 5.0
+"""Seconds a flush may take to drop its connection before the drain goes on without it."""
+
+DRAIN_ATTEMPTS: Final = 3
+"""How often ``close`` starts the consumer anew when it dies, before the rest is spooled or dropped."""
+
+log = logging.getLogger("rwriter")
+
+
+class State(enum.Enum):
+    """Where a writer is in its life."""
+
+    NEW = enum.auto()
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    DRAINING = enum.auto()
+    """New records are refused, pending ones are delivered until the deadline."""
+    CLOSED = enum.auto()
+    """Nothing is delivered any more; what was left is spooled or dropped."""
+    FAILED = enum.auto()
+    """The start check raised, or the consumer died. ``close`` still settles what is pending."""
+    FORKED = enum.auto()
+    """This is a child process: the consumer, the connections and the records are the parent's."""
+
+
+_OPENED: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+
+
+def _refuse_in_child() -> None:
+    for lifecycle in list(_OPENED):
+        lifecycle.forked()
+
+
+os.register_at_fork(after_in_child=_refuse_in_child)
+
+
+class Lifecycle:
+    """Moves one writer from new to closed, and owns its consumer task."""
+
+    def __init__(self, store: RequestStore, channel: Channel, consumer: Consumer, options: Options) -> None:
+        self.state = State.NEW
+        self._store: Final = store
+        self._channel: Final = channel
+        self._consumer: Final = consumer
+        self._options: Final = options
+        self._name: Final = options.name
+        self._task: asyncio.Task[None] | None = None
+        self._left_opening: Final = asyncio.Event()
+        self._finishing: Final = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Check the schema, open the spool and start the consumer. Raises what kept the writer from opening."""
+        if self.state is not State.NEW:
+            msg = "a writer is used once: make another RequestsWriter"
+            raise WriterClosed(msg)
+        self.state = State.OPENING
+        try:
+            if self._options.check_schema:
+                await self._check_start()
+            if self._options.spool is not None:
+                await self._options.spool.open()
+            self._check_still_opening()
+        except BaseException as exc:
+            await self._fail_to_open(exc)
+            raise
+        self.state = State.OPEN
+        self._channel.open()
+        _OPENED.add(self)
+        self._start_consumer()
+        self._left_opening.set()
+
+    async def wait_open(self) -> None:
+        """Return once records are accepted. Raises what kept the writer from opening."""
+        await self._left_opening.wait()
+        self._channel.check_accepting()
+
+    async def run(self, shutdown: asyncio.Event) -> None:
+        """Open, consume until ``shutdown`` is set, then close. See ``RequestsWriter.run``."""
+        await self.open()
+        stop = asyncio.create_task(shutdown.wait(), name=f"{self._name}-shutdown")
+        try:
+            await asyncio.wait({stop, self._running()}, return_when=asyncio.FIRST_COMPLETED)
+            failed = self._running().done()
+            await self.close(None)
+        except BaseException:
+            await self._cancel_consumer()
+            raise
+        finally:
+            stop.cancel()
+        if failed:
+            self._channel.raise_failure()
+
+    async def flush(self) -> None:
+        """Return once everything accepted before the call is settled. Raises ``WriterNotOpen`` or ``WriterFailed``."""
+        if self.state is State.NEW:
+            msg = "the writer is not open: there is nothing to flush"
+            raise WriterNotOpen(msg)
+        await self._channel.drained()
+
+    async def close(self, timeout: float | None) -> None:
+        """Refuse new records, drain, and spool or drop the rest. See ``RequestsWriter.aclose``."""
+        if self.state is State.FORKED:
+            return
+        loop = asyncio.get_running_loop()
+        timeout = self._options.drain_timeout if timeout is None else max(0.0, timeout)
+        # dropping connections is a part of the drain: where nobody answers, it takes all of the grace
+        deadline = loop.time() + timeout - min(CANCEL_GRACE, timeout / 4)
+        self._channel.close()
+        if self.state in {State.NEW, State.OPENING}:
+            self.state = State.CLOSED
+            self._left_opening.set()
+        if self._task is None:
+            return
+        if self.state in {State.OPEN, State.FAILED}:
+            self.state = State.DRAINING
+        await self._drain(deadline)
+        async with self._finishing:
+            await self._finish()
+
+    def forked(self) -> None:
+        """Refuse everything from now on: called in a child process."""
+        self.state = State.FORKED
+        self._channel.refuse_after_fork(
+            WriterForked("this writer was opened before a fork: open one in each worker (lifespan, post-fork hook)")
+        )
+
+    # -- opening
+
+    def _check_still_opening(self) -> None:
+        if self.state is not State.OPENING:
+            msg = "the writer was closed while it was opening"
+            raise WriterClosed(msg)
+
+    async def _check_start(self) -> None:
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._store.check_schema()
+        except SchemaOutdated:
+            raise
+        except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it
+            if failure_of(exc) is Kind.CONFIGURATION:
+                log.error("%s: cannot use the database, %s: %s", self._name, describe(exc), advice(exc))
+            else:
+                log.warning("%s: the database is away on start, %s; taking records", self._name, describe(exc))
+
+    async def _fail_to_open(self, exc: BaseException) -> None:
+        if self.state is State.OPENING:
+            self.state = State.FAILED
+            failure = WriterFailed("the writer did not open")
+            failure.__cause__ = exc
+            self._channel.fail(failure)
+        elif self._options.spool is not None:
+            await self._options.spool.aclose()
+        self._left_opening.set()
+
+    # -- the consumer task
+
+    def _start_consumer(self) -> None:
+        self._task = asyncio.create_task(self._consumer.run(), name=f"{self._name}-consumer")
+        self._task.add_done_callback(self._consumer_done)
+
+    def _running(self) -> asyncio.Task[None]:
+        if self._task is None:
+            msg = "the writer was not opened"
+            raise WriterNotOpen(msg)
+        return self._task
+
+    def _consumer_done(self, consumer: asyncio.Task[None]) -> None:
+        cause: BaseException | None = None
+        if not consumer.cancelled():
+            cause = consumer.exception()
+            while isinstance(cause, BaseExceptionGroup):
+                cause = cause.exceptions[0]
+            if cause is None and self._channel.closed:
+                return
+        if self.state is State.CLOSED:
+            return
+        if self.state is State.OPEN:
+            self.state = State.FAILED
+        failure = WriterFailed("the writer's background task ended before its time; aclose() settles what is pending")
+        failure.__cause__ = cause
+        self._channel.fail(failure)
+        reason = "cancelled" if cause is None else describe(cause)
+        log.error("%s: the background task ended, %s; %d records pending", self._name, reason, self._channel.pending)
+
+    async def _cancel_consumer(self) -> None:
+        consumer = self._running()
+        consumer.cancel()
+        await asyncio.wait({consumer}, timeout=CANCEL_GRACE)
+        self._consumer.cancel_again()
+        await asyncio.wait({consumer}, timeout=DROP_GRACE)
+
+    # -- the end
+
+    async def _drain(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(DRAIN_ATTEMPTS):
+            if self._running().done() and self._channel.pending and self.state is State.DRAINING:
+                # it was cancelled or died with records pending: another, under the same deadline
+                self._start_consumer()
+            await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
+
+    async def _finish(self) -> None:
+        self.state = State.CLOSED
+        if not self._running().done():
+            await self._cancel_consumer()
+        left = self._channel.drain_all()
+        if left:
+            log.error("%s: the drain deadline passed with %d records pending", self._name, len(left))
+            size = self._options.batch_size
+            # in batches: a spool with little room left takes what it can
+            for batch in (left[start : start + size] for start in range(0, len(left), size)):
+                await self._consumer.spool_or_drop(batch, "the drain deadline passed")
+        if self._options.spool is not None:
+            await self._options.spool.aclose()

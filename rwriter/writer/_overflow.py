@@ -1,0 +1,91 @@
+"""To the spool and back: which pending records have a copy on disk is known here alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rwriter._database_errors import describe
+from rwriter.records import CompletedRequest
+from rwriter.spool import Spool, SpooledRecord
+from rwriter.writer._pending import PendingRecord
+
+log = logging.getLogger("rwriter")
+
+
+class Overflow:
+    """Keeps pending records in the spool, and discards the copies of those that reached the database."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool: Final = spool
+        # the number in the spool of each pending record with a copy there, which this process has claimed
+        self._copies: Final[dict[PendingRecord, int]] = {}
+        self.kept: Final = asyncio.Event()
+        """Set when records were put into the spool or given back to it."""
+
+    async def journal(self, record: CompletedRequest) -> int:
+        """Put a copy of ``record`` on disk before it is accepted, and return its number in the spool."""
+        return await self._spool.journal(record)
+
+    async def withdraw(self, number: int) -> None:
+        """Remove a journaled copy whose record was not accepted."""
+        await self._spool.remove([number])
+
+    def has_copy(self, entry: PendingRecord, number: int) -> None:
+        """Remember that ``entry`` is in the spool under ``number``."""
+        self._copies[entry] = number
+
+    def claimed(self, row: SpooledRecord) -> PendingRecord:
+        """Return a pending record for a row that this process has claimed, its copy remembered."""
+        entry = PendingRecord(row.record, row.record.text_bytes, row.seq, row.spooled_at)
+        self._copies[entry] = row.seq
+        return entry
+
+    async def keep(self, entries: Sequence[PendingRecord]) -> tuple[list[PendingRecord], Exception | None]:
+        """Keep ``entries`` on disk for anyone to replay. Returns those that found no room there, and why.
+
+        Records with a copy are on disk already: they are given back, and not lost with others that find no room.
+        """
+        await self._give_back([entry for entry in entries if entry in self._copies])
+        new = [entry for entry in entries if entry not in self._copies]
+        error: Exception | None = None
+        if new:
+            try:
+                await self._spool.put([entry.record for entry in new])
+            except Exception as exc:  # noqa: BLE001 -- a full disk must not stop the writer
+                error = exc
+        lost = new if error is not None else []
+        for entry in entries:
+            self._copies.pop(entry, None)
+        self.kept.set()
+        return lost, error
+
+    async def discard_copies(self, entries: Iterable[PendingRecord]) -> None:
+        """Remove the copies of settled ``entries`` from the spool."""
+        settled = [entry for entry in entries if entry.fate is not None and entry in self._copies]
+        if not settled:
+            return
+        numbers = [self._copies.pop(entry) for entry in settled]
+        try:
+            await self._spool.remove(numbers)
+        except Exception as exc:  # noqa: BLE001 -- the row stays and is replayed once more, which changes nothing
+            log.warning("cannot remove stored records from the spool: %s", describe(exc))
+
+    async def set_aside(self, entry: PendingRecord, reason: str) -> bool:
+        """Move the copy of a record that even ``dead_letters`` refuses out of the replay. Returns False without one."""
+        number = self._copies.get(entry)
+        if number is None:
+            return False
+        await self._spool.set_aside([number], reason)
+        self._copies.pop(entry, None)
+        return True
+
+    async def _give_back(self, journaled: Sequence[PendingRecord]) -> None:
+        if not journaled:
+            return
+        try:
+            await self._spool.release([self._copies[entry] for entry in journaled])
+        except Exception as exc:  # noqa: BLE001 -- they are on disk, and given back before the next claim
+            log.warning("cannot give records back to the spool yet: %s", describe(exc))
