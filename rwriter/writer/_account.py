@@ -28,12 +28,6 @@ class Account:
         """Records accepted and not settled."""
         return self.accepted - sum(self._fates.values())
 
-    def accept(self) -> int:
-        """Count one more accepted record and return its number, from 0."""
-        number = self.accepted
-        self.accepted = number + 1
-        return number
-
     def settle(self, fate: Fate, number: int) -> None:
         """Count ``number`` pending records as settled."""
         self._fates[fate] += number

@@ -157,8 +157,9 @@ class Channel:
 
     def accept(self, record: CompletedRequest, size: int) -> PendingRecord:
         """Put ``record`` into the queue, in the room reserved for it."""
-        seq = self.account.accept()
+        seq = self.account.accepted
         entry = self._order[seq] = PendingRecord(record, size, seq, self._clock())
+        self.account.accepted = seq + 1
         if self._index.add(entry):
             self._enqueue(entry)
         return entry
