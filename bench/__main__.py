@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import axes, goals, report
+from bench import against, axes, goals, report
 from bench.axes import Axis
 from bench.database import server
 from bench.peers import missing
@@ -28,6 +29,9 @@ PEER_ROUNDS: Final = 2
 
 def main() -> None:
     """Parse the options, run, print, and write the JSON."""
+    if sys.argv[1:2] == ["against"]:
+        _run_against(sys.argv[2:])
+        return
     options = _options()
     started = time.monotonic()
     with server(options.database_url) as url:
@@ -38,6 +42,22 @@ def main() -> None:
     print(
         f"\n{time.monotonic() - started:.0f} s; {options.json} holds every figure. `python -m bench.plots` draws them."
     )
+
+
+def _run_against(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench against", description=against.__doc__)
+    against.add_options(parser)
+    parser.add_argument("--database-url", help="a server of your own, on which databases rwriter_bench_* are replaced")
+    parser.add_argument("--bin-dir", type=Path, help="start the PostgreSQL whose programs are here")
+    parser.add_argument("--rounds", type=int, help="(default 8)")
+    parser.add_argument("--quick", action="store_true", help="two short rounds")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    options = parser.parse_args(arguments)
+    with server(options.database_url, options.bin_dir) as url:
+        result = asyncio.run(against.measure(url, options))
+    print(*against.lines(result), sep="\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": report.machine(), **result}, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:

@@ -46,6 +46,19 @@ def server(url: str | None, bin_dir: Path | None = None) -> Iterator[str]:
 ProcessorTimes = Mapping[int, float]
 
 
+async def processor_times(connection: AsyncConnection) -> ProcessorTimes | None:
+    """Return each server process's seconds of processor time so far; ``None`` if the server is on another machine."""
+    pids = (await connection.exec_driver_sql("SELECT pid FROM pg_stat_activity")).scalars().all()
+    times = {pid: _processor_time(pid) for pid in pids}
+    return {pid: seconds for pid, seconds in times.items() if seconds is not None} or None
+
+
+async def wal_position(connection: AsyncConnection) -> int:
+    """Return the bytes of WAL written since the cluster was made: differences are what counts."""
+    position = "pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+    return int((await connection.exec_driver_sql(f"SELECT {position}")).scalar_one())
+
+
 def used(before: ProcessorTimes | None, after: ProcessorTimes | None) -> float | None:
     """Seconds of processor time between the two."""
     if before is None or after is None:
@@ -133,15 +146,12 @@ class Database:
     async def wal_position(self) -> int:
         """Bytes of WAL written since the cluster was made; differences are what counts."""
         async with self.control() as connection:
-            position = "pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
-            return int((await connection.exec_driver_sql(f"SELECT {position}")).scalar_one())
+            return await wal_position(connection)
 
     async def processor_times(self) -> ProcessorTimes | None:
         """Seconds of processor time so far, by process of the server; ``None`` for one that is not on this machine."""
         async with self.control() as connection:
-            pids = (await connection.exec_driver_sql("SELECT pid FROM pg_stat_activity")).scalars().all()
-        times = {pid: _processor_time(pid) for pid in pids}
-        return {pid: seconds for pid, seconds in times.items() if seconds is not None} or None
+            return await processor_times(connection)
 
     async def verify(self, expected: int, *, owner: str | None = None) -> Stored:
         """Raise ``AssertionError`` unless ``expected`` finished rows are there, each with its template.

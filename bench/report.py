@@ -25,6 +25,11 @@ def summary(values: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(digits), "min": min(digits), "max": max(digits), "rounds": digits}
 
 
+def spread(found: Mapping[str, Any], digits: int = 2) -> str:
+    """Return ``median [least .. most]`` of a summary."""
+    return f"{found['median']:.{digits}f} [{found['min']:.{digits}f} .. {found['max']:.{digits}f}]"
+
+
 def machine() -> dict[str, Any]:
     """What ran the measurement."""
     return {
