@@ -7,7 +7,7 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .PHONY: demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm \
-  bench bench-quick bench-memory bench-durability bench-replay bench-asgi bench-tuning \
+  bench bench-quick bench-memory bench-durability bench-replay bench-asgi \
   chaos format clean
 
 $(READY): pyproject.toml
@@ -87,11 +87,6 @@ bench-replay: $(READY)
 # The capture middleware off, on, journaling, and with the database down.
 bench-asgi: $(READY)
 	$(BIN)/python -m bench.asgi
-
-# What each idea brings, or would; lz4 where PostgreSQL 15 is installed.
-bench-tuning: $(READY)
-	$(BIN)/python -m bench.tuning
-	@if [ -x $(PG15)/initdb ]; then $(BIN)/python -m bench.tuning --only compression --bin-dir $(PG15); fi
 
 # The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY)
