@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
+import itertools
 import json
 import subprocess
 import tarfile
@@ -18,15 +20,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-
-from bench.database import processor_times, used, wal_position
+from bench.database import Database, own_database, used
 from bench.processes import Worker, worker
-from bench.report import spread, summary
+from bench.report import ratios, spread, summary
 from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, Traffic
-from rwriter.engines import connect_arguments
 
+ROUNDS: Final = 8
 ROOT: Final = Path(__file__).parent.parent
 WORKER: Final = Path(__file__).with_name("against_worker.py")
 
@@ -45,6 +44,15 @@ Round = dict[str, dict[str, Turn]]
 """By point, then ``this`` or ``other``."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A checkout and its database; ``url`` is the database's, for the worker."""
+
+    tree: Path
+    url: str
+    database: Database
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Take the other checkout."""
     parser.add_argument("other", help="a folder with another checkout, or a revision of this repository")
@@ -53,18 +61,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run the rounds and return each point's figures and ratios."""
-    rounds = options.rounds or (2 if options.quick else 8)
     records = options.records // 8 if options.quick else options.records
     bodies = Traffic().bodies(BODIES, request_bytes=REQUEST_BYTES, response_bytes=RESPONSE_BYTES)
     with _checkout(options.other) as other, tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
         file = Path(folder) / "bodies.json"
         file.write_text(json.dumps(bodies))
-        trees = {"this": ROOT, "other": other}
-        async with _databases(url, trees) as databases:
+        async with _sides(url, {"this": ROOT, "other": other}) as sides:
             found: list[Round] = []
-            for number in range(rounds):
-                found.append(await _round(trees, databases, file, records, number))
-                print(f"round {number + 1} of {rounds}", flush=True)
+            for number in range(options.rounds):
+                found.append(await _round(sides, file, records, number))
+                print(f"round {number + 1} of {options.rounds}", flush=True)
     return {"other": options.other, "records": records, "points": _figures(found)}
 
 
@@ -96,87 +102,65 @@ def _checkout(named: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _started(tree: Path, url: str, bodies: Path) -> Iterator[Worker]:
+def _started(side: Side, bodies: Path) -> Iterator[Worker]:
     # -P: this folder's modules are not for the worker; PYTHONPATH comes before an installed rwriter
-    with worker("-P", str(WORKER), url, str(bodies), environment={"PYTHONPATH": str(tree)}) as started:
+    with worker("-P", str(WORKER), side.url, str(bodies), environment={"PYTHONPATH": str(side.tree)}) as started:
         package = Path(started.answer())
-        if not package.is_relative_to(tree):
-            msg = f"the worker of {tree} imported {package}"
+        if not package.is_relative_to(side.tree):
+            msg = f"the worker of {side.tree} imported {package}"
             raise RuntimeError(msg)
         yield started
 
 
 @contextlib.asynccontextmanager
-async def _databases(url: str, trees: Mapping[str, Path]) -> AsyncIterator[dict[str, AsyncEngine]]:
-    """Make a database for each checkout; yields an engine for each, and drops them all at the end."""
+async def _sides(url: str, trees: Mapping[str, Path]) -> AsyncIterator[dict[str, Side]]:
+    """Give each checkout a database of its own, dropped at the end."""
     async with contextlib.AsyncExitStack() as stack:
-        control = await stack.enter_async_context(_engine(url))
-        engines = {}
-        for name in trees:
-            database = f"rwriter_bench_{name}"
-            await _execute(control, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)", f"CREATE DATABASE {database}")
-            stack.push_async_callback(_execute, control, f"DROP DATABASE {database} WITH (FORCE)")
-            own = make_url(url).set(database=database).render_as_string(hide_password=False)
-            engines[name] = await stack.enter_async_context(_engine(own))
-        yield engines
-
-
-@contextlib.asynccontextmanager
-async def _engine(url: str) -> AsyncIterator[AsyncEngine]:
-    parsed, arguments = connect_arguments(url)
-    engine = create_async_engine(parsed, connect_args=arguments, isolation_level="AUTOCOMMIT", pool_size=1)
-    try:
-        yield engine
-    finally:
-        await engine.dispose()
-
-
-async def _execute(engine: AsyncEngine, *statements: str) -> None:
-    async with engine.connect() as connection:
-        for statement in statements:
-            await connection.exec_driver_sql(statement)
+        sides = {}
+        for name, tree in trees.items():
+            own = await stack.enter_async_context(own_database(url, f"rwriter_bench_{name}"))
+            sides[name] = Side(tree, own, Database(own, "public"))
+            stack.push_async_callback(sides[name].database.dispose)
+        yield sides
 
 
 # -- a round
 
 
-async def _round(
-    trees: Mapping[str, Path], databases: Mapping[str, AsyncEngine], bodies: Path, records: int, number: int
-) -> Round:
+async def _round(sides: Mapping[str, Side], bodies: Path, records: int, number: int) -> Round:
     found: Round = {}
     with contextlib.ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(_started(tree, databases[name].url.render_as_string(hide_password=False), bodies))
-            for name, tree in trees.items()
-        }
-        points = [(path, batch) for path in PATHS for batch in BATCHES]
-        for index, (path, batch) in enumerate(points):
-            names = list(trees) if (index + number) % 2 == 0 else list(trees)[::-1]
+        workers = {name: stack.enter_context(_started(side, bodies)) for name, side in sides.items()}
+        for index, (path, batch) in enumerate(itertools.product(PATHS, BATCHES)):
             count = max(batch, int(records * PATHS[path] * BATCHES[batch]))
             order = {"path": path, "batch": batch, "records": count, "warm_up": max(batch, int(count * WARM_UP))}
-            found[f"{path}, {batch}"] = {name: await _turn(workers[name], databases[name], order) for name in names}
+            names = sorted(sides, reverse=(index + number) % 2 == 0)
+            found[f"{path}, {batch}"] = {
+                name: await _turn(workers[name], sides[name].database, order) for name in names
+            }
     return found
 
 
-async def _turn(process: Worker, database: AsyncEngine, order: Mapping[str, Any]) -> Turn:
+async def _turn(process: Worker, database: Database, order: Mapping[str, Any]) -> Turn:
     count = order["records"]
-    async with database.connect() as connection:
-        await connection.exec_driver_sql("TRUNCATE requests, request_templates")
-        process.ask(order)
-        await connection.exec_driver_sql("CHECKPOINT")
-        wal, server = await wal_position(connection), await processor_times(connection)
-        took = process.ask("go")
-        wal = await wal_position(connection) - wal
-        seconds = used(server, await processor_times(connection))
-        process.ask("close")
-        await _verify(connection, order["warm_up"] + count)
+    await database.execute("TRUNCATE requests, request_templates")
+    process.ask(order)
+    await database.checkpoint()
+    wal, server = await database.wal_position(), await database.processor_times()
+    took = process.ask("go")
+    wal = await database.wal_position() - wal
+    seconds = used(server, await database.processor_times())
+    process.ask("close")
+    await _verify(database, order["warm_up"] + count)
     turn = {"rate": count / took["seconds"], "cpu_us": took["cpu"] / count * 1e6, "wal_bytes": wal / count}
     return turn if seconds is None else turn | {"server_us": seconds / count * 1e6}
 
 
-async def _verify(connection: AsyncConnection, expected: int) -> None:
+async def _verify(database: Database, expected: int) -> None:
+    # not Database.verify: the other checkout's tables may differ from ours
     query = "SELECT count(*) FROM requests JOIN request_templates t ON t.id = template_id WHERE state = 'completed'"
-    stored = (await connection.exec_driver_sql(query)).scalar_one()
+    async with database.control() as connection:
+        stored = (await connection.exec_driver_sql(query)).scalar_one()
     if stored != expected:
         msg = f"{expected} records were sent, {stored} rows are finished"
         raise RuntimeError(msg)
@@ -189,5 +173,5 @@ def _figures(rounds: Sequence[Round]) -> dict[str, Any]:
 def _point(turns: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:
     names = [name for name in MEASURES if all(name in turn for turn in turns[0].values())]
     sides = {side: {name: summary([each[side][name] for each in turns]) for name in names} for side in turns[0]}
-    ratios = {name: summary([each["this"][name] / each["other"][name] for each in turns]) for name in names}
-    return {**sides, "ratios": ratios}
+    found = {name: ratios(*([each[side][name] for each in turns] for side in ("this", "other"))) for name in names}
+    return {**sides, "ratios": found}

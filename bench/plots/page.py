@@ -1,4 +1,4 @@
-"""The tables of a run as Markdown, and their place in a page that somebody writes around them."""
+"""Write the tables of a run as Markdown into a page that somebody writes around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-_BEGIN: Final = "<!-- {part}: written by `python -m bench.plots`, do not edit -->"
+_BEGIN: Final = "<!-- {part}: written by `python -m bench plots`, do not edit -->"
 _END: Final = "<!-- {part}: end -->"
 
 _PICTURES: Final = {
@@ -42,14 +42,14 @@ def insert(page: Path, text: str, part: str) -> None:
 
 
 def markdown(result: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
-    """Machine and goals, then a section for each axis. ``drawn``: where pictures are, beside the page, by name."""
+    """Return machine and goals, then a section for each axis. ``drawn``: each picture's place, seen from the page."""
     parts = [_conditions(result), _goals(result["goals"])]
     parts += [_section(name, axis, drawn) for name, axis in result["axes"].items()]
     return "\n\n".join(parts)
 
 
 def within_rounds(axis: Mapping[str, Any], at: tuple[str, str], over: tuple[str, str]) -> tuple[float, float, float]:
-    """Median, least and most of the ratio of two rates, each of a point and a peer, taken within a round."""
+    """Return median, least and most of the ratio of two rates, each of a point and a peer, taken within a round."""
     above, under = (axis["points"][label][peer]["rate"]["rounds"] for label, peer in (at, over))
     ratios = [one / other for one, other in zip(above, under, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
