@@ -30,6 +30,8 @@ _ALT: Final = {
 }
 _FIRST: Final = {"flushes": ("1", "one flush"), "rows": ("v7, empty", "v7, empty"), "paths": ("insert", "inserting")}
 """Axes whose points are compared with one another too: the point they are compared with, and its name."""
+_TELLING_WAL: Final = {"peers", "paths", "rows"}
+"""Elsewhere the bytes of WAL follow from the peer and the bodies. The JSON has them all."""
 
 
 def insert(page: Path, text: str, part: str) -> None:
@@ -108,13 +110,15 @@ def _axis_table(name: str, axis: Mapping[str, Any]) -> str:
             *([_value(within_rounds(axis, (label, peer), (first, peer)))] if between else []),
             f"{figures['rate']['median']:,.0f}",
             f"{figures['cpu_us']['median']:,.0f}",
-            f"{figures['wal_bytes']['median']:,.0f}",
-            f"{figures['records_a_transaction']:g}",
+            *([f"{figures['wal_bytes']['median']:,.0f}"] if name in _TELLING_WAL else []),
+            *([f"{figures['records_a_transaction']:g}"] if not several else []),
         ]
         for label, peers in axis["points"].items()
         for peer, figures in peers.items()
     ]
-    return _table((*head, "records/s", "client CPU, µs a record", "WAL, bytes a record", "records a transaction"), rows)
+    wal = ["WAL, bytes a record"] if name in _TELLING_WAL else []
+    transaction = [] if several else ["records a transaction"]
+    return _table((*head, "records/s", "client CPU, µs a record", *wal, *transaction), rows)
 
 
 def _spread(found: Mapping[str, Any]) -> str:
