@@ -7,7 +7,7 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .PHONY: demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm \
-  bench bench-quick bench-memory bench-durability bench-replay bench-asgi bench-tuning \
+  bench \
   chaos format clean
 
 $(READY): pyproject.toml
@@ -68,30 +68,13 @@ $(LITELLM_VENV)/.ready: pyproject.toml
 suite-litellm: $(LITELLM_VENV)/.ready
 	$(LITELLM_VENV)/bin/python -m pytest tests/integrations
 
-bench: $(READY)
-	$(BIN)/python -m bench
+# Throughput beside peers, ten minutes. `make bench-memory` and the like run the other commands of `python -m bench`;
+# BENCH="--quick" shortens any of them.
+BENCH ?=
+bench: bench-throughput
 
-bench-quick: $(READY)
-	$(BIN)/python -m bench --quick
-
-bench-memory: $(READY)
-	$(BIN)/python -m bench.memory
-
-bench-durability: $(READY)
-	$(BIN)/python -m bench.durability
-
-# Live traffic beside the replay of a large spool.
-bench-replay: $(READY)
-	$(BIN)/python -m bench.replay
-
-# The capture middleware off, on, journaling, and with the database down.
-bench-asgi: $(READY)
-	$(BIN)/python -m bench.asgi
-
-# What each idea brings, or would; lz4 where PostgreSQL 15 is installed.
-bench-tuning: $(READY)
-	$(BIN)/python -m bench.tuning
-	@if [ -x $(PG15)/initdb ]; then $(BIN)/python -m bench.tuning --only compression --bin-dir $(PG15); fi
+bench-%: $(READY)
+	$(BIN)/python -m bench $* $(BENCH)
 
 # The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY)

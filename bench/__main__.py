@@ -1,86 +1,73 @@
-"""``python -m bench``: records a second from ``send`` to commit, beside its peers, with one thing varied at a time.
-
-Peers take turns, in another order each round, on the same bodies, tables and connection settings; what counts is
-their ratio within a round.
-"""
+"""``python -m bench COMMAND``: every measurement, behind one parser and one server."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import importlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench import axes, goals, report
-from bench.axes import Axis
-from bench.database import server
-from bench.peers import missing
-from bench.turns import Grounds, measure
+from bench import report
+from bench.database import SCHEMA, server
 
-RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
-
-PEER_ROUNDS: Final = 2
-"""Rounds beside peers for each round of an axis: those figures are the ones that are quoted."""
-
-
-def main() -> None:
-    """Parse the options, run, print, and write the JSON."""
-    options = _options()
-    started = time.monotonic()
-    with server(options.database_url) as url:
-        result = asyncio.run(_measure(url, options))
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(*report.goal_lines(result["goals"]), sep="\n")
-    print(
-        f"\n{time.monotonic() - started:.0f} s; {options.json} holds every figure. `python -m bench.plots` draws them."
-    )
+COMMANDS: Final = {
+    "throughput": "records a second beside nine peers, with one thing varied at a time",
+    "against": "this checkout's writer in turns with another's: rate, processor time and WAL a record",
+    "request-path": "what a handler and its event loop pay for a record",
+    "read-path": "how long lookups and pages take among two million rows",
+    "asgi": "the capture middleware off, on, journaling, and with the database down",
+    "memory": "what a full buffer takes in memory",
+    "durability": "a journal under each fsync policy, beside memory",
+    "replay": "live traffic beside the replay of a large spool",
+    "plots": "draw a run of `throughput` and write its tables into docs/performance.md",
+}
+"""Each is a module of the same name with ``measure`` and ``lines``, and where it wants them ``add_options`` and
+``ROUNDS``. It is imported when it is chosen: some need an extra."""
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Throughput beside its peers, in one run.")
-    parser.add_argument(
-        "--database-url",
-        help="a server of your own (default: an embedded one); schemas rwriter_bench and rwriter_bench_* are replaced",
-    )
-    parser.add_argument("--rounds", type=int, help="measured rounds of an axis after the warm-up (default 6)")
-    parser.add_argument("--records", type=int, help="records in a turn (default 4,000; fewer for slow peers)")
-    parser.add_argument("--axes", nargs="+", metavar="AXIS", help=f"of {', '.join(one.name for one in axes.FULL)}")
-    parser.add_argument("--quick", action="store_true", help="a minute: the peers and a few points, short turns")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go (default %(default)s)")
-    options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 6)
-    options.records = options.records or (2_000 if options.quick else 4_000)
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that ``arguments`` begin with; returns the process's exit status."""
+    if not arguments or arguments[0] not in COMMANDS:
+        print("python -m bench COMMAND [options]; --help after a command lists its options\n")
+        print(*(f"  {name:<14} {does}" for name, does in COMMANDS.items()), sep="\n")
+        return 2 if arguments and arguments[0] not in {"-h", "--help"} else 0
+    name, *rest = arguments
+    command = importlib.import_module(f"bench.{name.replace('-', '_')}")
+    if name == "plots":
+        command.run(rest)
+        return 0
+    return _measure(command, _options(name, command, rest))
+
+
+def _options(name: str, command: Any, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m bench {name}", description=COMMANDS[name])
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    parser.add_argument("--database-url", help=f"a server of your own; schemas {SCHEMA} and {SCHEMA}_* are replaced")
+    parser.add_argument("--bin-dir", type=Path, help="start the PostgreSQL with these programs")
+    parser.add_argument("--json", type=Path, default=report.RESULTS / f"{name}.json", help="(default %(default)s)")
+    if rounds := getattr(command, "ROUNDS", None):
+        parser.add_argument("--rounds", type=int, help=f"(default {rounds}, with --quick 2)")
+    if hasattr(command, "add_options"):
+        command.add_options(parser)
+    options = parser.parse_args(arguments)
+    if rounds and options.rounds is None:
+        options.rounds = 2 if options.quick else rounds
     return options
 
 
-def _chosen(options: argparse.Namespace) -> Sequence[Axis]:
-    offered = axes.QUICK if options.quick else axes.FULL
-    return [axis for axis in offered if options.axes is None or axis.name in options.axes]
-
-
-async def _measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    for name in missing():
-        print(f"{name}: left out, its driver is not installed (pip install 'rwriter[bench]')")
-    found: dict[str, Any] = {}
-    grounds = Grounds(url, axes.FILL)
-    async with grounds.open() as database:
-        settings = await database.settings()
-        for axis in _chosen(options):
-            found[axis.name] = await _axis(axis, grounds, options)
-            print(*report.axis_lines(found[axis.name]), sep="\n", flush=True)
-    run = {"rounds": options.rounds, "records": options.records, "filled_rows": axes.FILL, "quick": options.quick}
-    facts = {"machine": report.machine(), "server": settings, "run": run}
-    return {**facts, "axes": found, "goals": goals.verdicts(found)}
-
-
-async def _axis(axis: Axis, grounds: Grounds, options: argparse.Namespace) -> dict[str, Any]:
-    rounds = options.rounds * (PEER_ROUNDS if axis is axes.PEERS else 1)
-    return report.axis_as_json(axis, await measure(axis, grounds, rounds=rounds, count=options.records))
+def _measure(command: Any, options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    with server(options.database_url, options.bin_dir) as url:
+        result = asyncio.run(command.measure(url, options))
+    print(*command.lines(result), sep="\n")
+    report.write(options.json, {"machine": report.machine()} | result)
+    print(f"\n{time.monotonic() - started:.0f} s; {options.json} holds every figure")
+    return int(result.get("missed", False))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -32,9 +32,9 @@ _SETTINGS: Final = (
 
 @contextlib.contextmanager
 def server(url: str | None, bin_dir: Path | None = None) -> Iterator[str]:
-    """``url``, or that of a server with PostgreSQL's own default settings, gone afterwards.
+    """Yield ``url``, or that of a server with PostgreSQL's own default settings that is gone afterwards.
 
-    ``bin_dir``: where its programs are; the embedded ones where it is ``None``.
+    ``bin_dir`` holds its programs; without it the embedded ones are used.
     """
     if url is not None:
         yield url
@@ -47,15 +47,28 @@ ProcessorTimes = Mapping[int, float]
 
 
 def used(before: ProcessorTimes | None, after: ProcessorTimes | None) -> float | None:
-    """Seconds of processor time between the two."""
+    """Return the seconds of processor time between the two."""
     if before is None or after is None:
         return None
     return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
+@contextlib.asynccontextmanager
+async def own_database(url: str, name: str) -> AsyncIterator[str]:
+    """Make database ``name`` anew on the server of ``url``; yields its URL, and drops it at the end."""
+    control = Database(url)
+    drop = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+    try:
+        await control.execute(drop, f"CREATE DATABASE {name}")
+        yield make_url(url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        await control.execute(drop)
+        await control.dispose()
+
+
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What the tables say after a round. ``stored_fraction``: bytes of a response body on disk by bytes given."""
+    """What the tables hold after a turn. ``stored_fraction``: bytes of a response body on disk by bytes given."""
 
     rows: int
     transactions: int
@@ -73,18 +86,13 @@ class Database:
 
     @property
     def libpq_url(self) -> str:
-        """The server, for drivers over libpq; ``schema`` is not in it."""
+        """Return the server's URL for drivers over libpq; ``schema`` is not in it."""
         return make_url(self._url).set(drivername="postgresql").render_as_string(hide_password=False)
 
     @contextlib.asynccontextmanager
-    async def engine(
-        self, connections: int, *, arguments: Mapping[str, Any] | None = None
-    ) -> AsyncIterator[AsyncEngine]:
-        """An engine that holds up to ``connections``; the same settings for every peer.
-
-        ``arguments``: of the driver's, beside those.
-        """
-        engine = self._engine(connections, arguments)
+    async def engine(self, connections: int) -> AsyncIterator[AsyncEngine]:
+        """Open an engine that holds up to ``connections``; the same settings for every peer."""
+        engine = self._engine(connections)
         try:
             yield engine
         finally:
@@ -92,52 +100,62 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def engines(self, connections: int) -> AsyncIterator[DbEngines]:
-        """The same for the library, told what ``DbEngines.from_url`` knows: that there is no pooler."""
+        """Open the same for the library, told what ``DbEngines.from_url`` knows: that there is no pooler."""
         async with self.engine(connections) as engine:
             yield DbEngines(engine, direct=True)
 
     @contextlib.asynccontextmanager
     async def drivers(self, connections: int) -> AsyncIterator[list[Any]]:
-        """As many ``asyncpg.Connection``; the same settings for every peer."""
+        """Open as many ``asyncpg.Connection``; the same settings for every peer."""
         async with self.engine(connections) as engine, contextlib.AsyncExitStack() as stack:
             held = [await stack.enter_async_context(engine.connect()) for _ in range(connections)]
             yield [(await connection.get_raw_connection()).driver_connection for connection in held]
 
     @contextlib.asynccontextmanager
     async def control(self) -> AsyncIterator[AsyncConnection]:
-        """A connection on which each statement is a transaction; not for peers."""
+        """Open a connection on which each statement is a transaction; not for peers."""
         async with self._control.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def tables(self) -> AsyncIterator[None]:
         """Migrate a fresh schema; drop it at the end."""
-        await self._execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
+        await self.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
         try:
             await migrate.upgrade(self._control, schema=self.schema)
             yield
         finally:
-            await self._execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
-            await self._control.dispose()
+            await self.execute(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
+            await self.dispose()
+
+    async def execute(self, *statements: str) -> None:
+        """Run ``statements``, each a transaction."""
+        async with self.control() as connection:
+            for statement in statements:
+                await connection.exec_driver_sql(statement)
+
+    async def dispose(self) -> None:
+        """Close the control connection."""
+        await self._control.dispose()
 
     async def empty(self) -> None:
         """Leave no rows, and no dirty pages of the peer before for the next one to pay for."""
-        await self._execute("TRUNCATE requests, request_templates")
+        await self.execute("TRUNCATE requests, request_templates")
         await self.checkpoint()
 
     async def checkpoint(self) -> None:
         """Write dirty pages out, where that is allowed."""
         with contextlib.suppress(DBAPIError):  # a user's server may not let us
-            await self._execute("CHECKPOINT")
+            await self.execute("CHECKPOINT")
 
     async def wal_position(self) -> int:
-        """Bytes of WAL written since the cluster was made; differences are what counts."""
+        """Return the bytes of WAL written since the cluster was made: differences are what counts."""
         async with self.control() as connection:
             position = "pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
             return int((await connection.exec_driver_sql(f"SELECT {position}")).scalar_one())
 
     async def processor_times(self) -> ProcessorTimes | None:
-        """Seconds of processor time so far, by process of the server; ``None`` for one that is not on this machine."""
+        """Return each server process's seconds of processor time; ``None`` if the server is on another machine."""
         async with self.control() as connection:
             pids = (await connection.exec_driver_sql("SELECT pid FROM pg_stat_activity")).scalars().all()
         times = {pid: _processor_time(pid) for pid in pids}
@@ -166,20 +184,15 @@ class Database:
         return Stored(row.rows, row.transactions, row.compression, float(row.stored_fraction))
 
     async def settings(self) -> dict[str, Any]:
-        """What of the server's configuration bears on the figures."""
+        """Return what of the server's configuration bears on the figures."""
         async with self._control.connect() as connection:
             shown = [await connection.exec_driver_sql(f"SHOW {name}") for name in _SETTINGS]
             return {name: result.scalar_one() for name, result in zip(_SETTINGS, shown, strict=True)}
 
-    def _engine(self, connections: int, more: Mapping[str, Any] | None = None) -> AsyncEngine:
+    def _engine(self, connections: int) -> AsyncEngine:
         url, arguments = connect_arguments(self._url)
-        arguments |= more or {}
         arguments["server_settings"] = arguments.get("server_settings", {}) | {"search_path": self.schema}
         return create_async_engine(url, connect_args=arguments, pool_size=connections, max_overflow=0)
-
-    async def _execute(self, statement: str) -> None:
-        async with self.control() as connection:
-            await connection.exec_driver_sql(statement)
 
 
 def _processor_time(pid: int) -> float | None:

@@ -1,4 +1,4 @@
-"""What ``durability="journal"`` costs beside ``memory``: ``python -m bench.durability``.
+"""Measure what ``durability="journal"`` costs beside ``memory``.
 
 Fifty handlers at once, each sending one record after the other, as in a busy gateway: journaled records share commits.
 """
@@ -7,59 +7,59 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from bench.database import Database, server
+from bench.database import Database
+from bench.report import percentiles, ratios, rotated, spread, summary
 from bench.traffic import Bodies, Traffic, records
 from rwriter import CompletedRequest, RequestsWriter, Spool
 
 HANDLERS: Final = 50
 COUNT: Final = 4_000
 ROUNDS: Final = 5
-# how: the spool's fsync, None without a journal
 KINDS: Final[dict[str, str | None]] = {
     "memory": None,
     "journal, fsync=off": "off",
     "journal, fsync=normal": "normal",
     "journal, fsync=full": "full",
 }
+"""The spool's ``fsync`` by kind; ``None`` is without a journal."""
 
 
-def main() -> None:
-    """Print each kind's rate, and the time ``send`` takes, as ratios to ``memory`` in the same round."""
-    parser = argparse.ArgumentParser(prog="python -m bench.durability", description=__doc__)
-    parser.add_argument("--database-url", help="a server of your own instead of an embedded one")
-    parser.add_argument("--quick", action="store_true", help="two short rounds")
-    options = parser.parse_args()
-    count, rounds = (COUNT // 8, 2) if options.quick else (COUNT, ROUNDS)
-    with server(options.database_url) as url:
-        asyncio.run(_measure(url, count, rounds))
-
-
-async def _measure(url: str, count: int, rounds: int) -> None:
-    database = Database(url)
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Take every kind's turn in each round; returns rates as parts of memory's, and how long a ``send`` took."""
+    database, count = Database(url), COUNT // 8 if options.quick else COUNT
     bodies = Traffic().bodies(count)
-    slower: dict[str, list[float]] = {kind: [] for kind in KINDS}
     waits: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    rounds: list[dict[str, float]] = []
     async with database.tables():
-        for number in range(rounds + 1):
-            seconds = {kind: await _round(database, kind, bodies, waits[kind]) for kind in KINDS}
-            if number == 0:  # warms connections, files and the interpreter
-                for kind in KINDS:
-                    waits[kind].clear()
-                continue
-            for kind in KINDS:
-                slower[kind].append(seconds["memory"] / seconds[kind])
-    print(f"{count} records of 6 kB from {HANDLERS} handlers, {rounds} rounds; rate as a part of memory's in its round")
-    for kind in KINDS:
-        each = " ".join(f"{ratio:.2f}" for ratio in slower[kind])
-        middle, late = statistics.median(waits[kind]), statistics.quantiles(waits[kind], n=100)[98]
-        line = f"{statistics.median(slower[kind]):.2f} [{each}]"
-        print(f"{kind:22} {line:40} send p50 {middle * 1e6:,.0f} us, p99 {late * 1e6:,.0f} us")
+        for number in range(options.rounds + 1):
+            if number == 1:  # the round before it warmed connections, files and the interpreter
+                rounds.clear()
+                waits = {kind: [] for kind in KINDS}
+            order = rotated(KINDS, number)
+            rounds.append({kind: await _round(database, kind, bodies, waits[kind]) for kind in order})
+    rates = {kind: [count / one[kind] for one in rounds] for kind in KINDS}
+    kinds = {
+        kind: {
+            "rate": summary(rates[kind]),
+            "ratio": ratios(rates[kind], rates["memory"]),
+            "send_us": percentiles([wait * 1e6 for wait in waits[kind]], 1),
+        }
+        for kind in KINDS
+    }
+    return {"records": count, "handlers": HANDLERS, "kinds": kinds}
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each kind."""
+    yield f"{result['records']} records of 6 kB from {HANDLERS} handlers; rate as a part of memory's in its round"
+    for kind, found in result["kinds"].items():
+        sends = f"send p50 {found['send_us']['p50']:,.0f} us, p99 {found['send_us']['p99']:,.0f} us"
+        yield f"{kind:22} {spread(found['ratio']):22} {found['rate']['median']:8,.0f}/s  {sends}"
 
 
 async def _round(database: Database, kind: str, bodies: Sequence[Bodies], waits: list[float]) -> float:
@@ -92,7 +92,3 @@ async def _handler(writer: RequestsWriter, left: Iterator[CompletedRequest], wai
         await writer.send(record)
         waits.append(time.perf_counter() - began)
         await asyncio.sleep(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m bench.memory``: what 10,000 queued records of 6 kB do to a service's resident memory in an outage.
+"""Measure what 10,000 queued records of 6 kB do to a service's resident memory in an outage.
 
 For each kind of text a fresh process opens a writer, lets it warm up, and locks the table, so that flushes hang in the
 database as in an outage. Then it sends until the buffer is full. Growth is the process's resident set; the budget is
@@ -13,18 +13,16 @@ import contextlib
 import ctypes
 import gc
 import inspect
-import json
+import multiprocessing
 import resource
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy
 
-from bench.database import Database, server
-from bench.peers import DEFAULT_CONCURRENCY
+from bench.database import Database
 from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, record
 from rwriter import ChannelFull, RequestsWriter
 
@@ -34,7 +32,9 @@ OVERHEAD: Final = 1_000
 """Bytes a queued record may take beyond its texts, which alone are charged to the budget: the record, its times, ids
 and fingerprint, the buffer's own bookkeeping, and what the allocator rounds up."""
 
-CHANNEL_BYTES: Final[int] = inspect.signature(RequestsWriter).parameters["channel_bytes"].default
+_DEFAULTS: Final = inspect.signature(RequestsWriter).parameters
+CHANNEL_BYTES: Final[int] = _DEFAULTS["channel_bytes"].default
+FLUSHES: Final[int] = _DEFAULTS["flush_concurrency"].default
 KINDS: Final = {"ascii": "", "emoji": "\N{ROCKET}"}
 """What each text ends with. One emoji, and Python keeps four bytes for every character of it."""
 
@@ -44,36 +44,26 @@ DEADLINE: Final = 60.0
 _WAITING: Final = sqlalchemy.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'requests'::regclass")
 
 
-def main() -> None:
-    """Measure every kind in a process of its own; exit with 1 where one grew past its bound."""
-    parser = argparse.ArgumentParser(prog="python -m bench.memory", description="Resident memory of a full buffer.")
-    parser.add_argument(
-        "--database-url", help="a server of your own (default: embedded); schema rwriter_bench is replaced in it"
-    )
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.kind is not None:
-        print(json.dumps(asyncio.run(_measure(options.database_url, options.kind))))
-        return
-    with server(options.database_url) as url:
-        found = [_in_a_process(url, kind) for kind in KINDS]
-    print(*(_line(figures) for figures in found), sep="\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    sys.exit(any(figures["grown_bytes"] > figures["bound_bytes"] for figures in found))
+async def measure(url: str, _: argparse.Namespace) -> dict[str, Any]:
+    """Measure every kind in a process of its own. It is missed where one grew past its bound."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as fresh:
+        loop = asyncio.get_running_loop()
+        found = [await loop.run_in_executor(fresh, _in_a_process, url, kind) for kind in KINDS]
+    return {"kinds": found, "missed": any(one["grown_bytes"] > one["bound_bytes"] for one in found)}
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what each kind took."""
+    yield from map(_line, result["kinds"])
 
 
 def _in_a_process(url: str, kind: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", __spec__.name, "--kind", kind, "--database-url", url]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 -- our own arguments
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return asyncio.run(_measured(url, kind))
 
 
-async def _measure(url: str, kind: str) -> dict[str, Any]:
+async def _measured(url: str, kind: str) -> dict[str, Any]:
     database, tail = Database(url), KINDS[kind]
-    async with database.tables(), database.engines(DEFAULT_CONCURRENCY) as engines:
+    async with database.tables(), database.engines(FLUSHES) as engines:
         async with RequestsWriter(engines, drain_timeout=DEADLINE) as writer:
             _fill(writer, tail, WARM_UP)
             await writer.flush(DEADLINE)
@@ -97,7 +87,7 @@ async def _measure(url: str, kind: str) -> dict[str, Any]:
 
 
 def _fill(writer: RequestsWriter, tail: str, count: int) -> bool:
-    """Send ``count`` records, or as many as fit. Whether the buffer was full before that."""
+    """Send ``count`` records, or as many as fit; returns True if the buffer was full before that."""
     for number in range(count):
         # each text is made in one allocation: growth is what the writer keeps, not the holes a generator leaves
         text = f"{number}{tail}"
@@ -116,7 +106,7 @@ async def _locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[No
 
         async def blocked() -> None:
             async with asyncio.timeout(DEADLINE):
-                while (await connection.execute(_WAITING)).scalar_one() < DEFAULT_CONCURRENCY:  # noqa: ASYNC110 -- the server's event, not ours
+                while (await connection.execute(_WAITING)).scalar_one() < FLUSHES:  # noqa: ASYNC110 -- the server's event, not ours
                     await asyncio.sleep(0.01)
 
         yield blocked
@@ -147,7 +137,3 @@ def _line(figures: dict[str, Any]) -> str:
         f"  a record: {grown / queued:,.0f} resident = {charged / queued:,.0f} charged to the budget "
         f"+ {(grown - charged) / queued:,.0f} (stats.pending_bytes: {charged:,})"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,22 @@
-"""``python -m bench.read_path``: how long readers wait on two million rows, by percentiles of each kind of call."""
+"""Measure how long readers wait on two million rows, by percentiles of each kind of call."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
-import json
 import random
-import statistics
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bench.database import Database, server
-from bench.many_rows import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, fill
-from bench.report import machine
+from bench.database import Database
+from bench.report import percentiles, verdict
+from bench.tables import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, fill_unevenly
 from rwriter import RequestFilter, RequestPage, RequestStore
 from rwriter.schema import requests
 from rwriter.store._listing import count
@@ -39,46 +35,34 @@ BUDGET: Final = 5.0
 Call = Callable[[], Awaitable[Any]]
 
 
-def main() -> None:
-    """Fill, measure, print, and write the JSON where one is asked for."""
-    options = _options()
-    with server(options.database_url) as url:
-        result = asyncio.run(_measure(url, rows=options.rows, calls=options.calls))
-    result["machine"] = machine()
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Take the size of a run."""
+    parser.add_argument("--rows", type=int, help="in the tables (default 2,000,000, with --quick 200,000)")
+    parser.add_argument("--calls", type=int, help="of each kind (default 500, with --quick 100; fewer of slow ones)")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.read_path", description="Reading beside many rows.")
-    parser.add_argument(
-        "--database-url", help="a server of your own (default: embedded); schema rwriter_bench is replaced in it"
-    )
-    parser.add_argument("--rows", type=int, help="in the tables (default 2,000,000)")
-    parser.add_argument("--calls", type=int, help="of each kind (default 500; fewer of slow ones)")
-    parser.add_argument("--quick", action="store_true", help="200,000 rows and 100 calls")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    options = parser.parse_args()
-    options.rows = options.rows or (ROWS // 10 if options.quick else ROWS)
-    options.calls = options.calls or (100 if options.quick else 500)
-    return options
-
-
-async def _measure(url: str, *, rows: int, calls: int) -> dict[str, Any]:
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fill the tables, then time each kind of call and print it."""
+    rows = options.rows or (ROWS // 10 if options.quick else ROWS)
+    calls = options.calls or (100 if options.quick else 500)
     database = Database(url)
     async with database.tables(), database.engines(1) as engines:
         started = time.perf_counter()
-        await fill(database, rows)
+        await fill_unevenly(database, rows)
         seconds = round(time.perf_counter() - started, 1)
         print(f"{rows:,} rows with their templates, made in {seconds:g} s\nmilliseconds: p50, p99, max (calls)")
         store, found = RequestStore(engines), {}
         for name, goal, call in await _kinds(store, engines.read, database, rows):
-            figures = await _timed(call, calls) | {"goal_p99_ms": goal}
-            _print(name, figures)
-            found[name] = figures
+            found[name] = await _timed(call, calls) | {"goal_p99_ms": goal}
+            print(_line(name, found[name]), flush=True)
         settings = await database.settings()
     return {"run": {"rows": rows, "page": PAGE, "fill_seconds": seconds}, "server": settings, "calls_ms": found}
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield how many of the goals are met: the calls were printed when they were made."""
+    goals = [one for one in result["calls_ms"].values() if one["goal_p99_ms"] is not None]
+    yield f"{sum(one['p99'] <= one['goal_p99_ms'] for one in goals)} of {len(goals)} goals for p99 are met"
 
 
 async def _timed(call: Call, calls: int) -> dict[str, Any]:
@@ -91,8 +75,7 @@ async def _timed(call: Call, calls: int) -> dict[str, Any]:
         answer = await call()
         found.append((time.perf_counter() - started) * 1_000)
         estimates += _is_estimate(answer)
-    cuts = statistics.quantiles(found, n=100, method="inclusive")
-    figures = {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "max": round(max(found), 3), "calls": len(found)}
+    figures = {**percentiles(found), "calls": len(found)}
     return figures | ({"estimates": estimates} if estimates else {})
 
 
@@ -103,20 +86,18 @@ def _is_estimate(answer: Any) -> bool:
     return False
 
 
-def _print(name: str, figures: dict[str, Any]) -> None:
+def _line(name: str, figures: Mapping[str, Any]) -> str:
     goal = figures["goal_p99_ms"]
-    verdict = "" if goal is None else f"  goal {goal:g}: {'met' if figures['p99'] <= goal else 'MISSED'}"
+    told = "" if goal is None else f"  {verdict(figures['p99'], goal)}"
     if "estimates" in figures:
-        verdict += f"  the total of {figures['estimates']} is an estimate"
-    print(
-        f"  {name:<58} {figures['p50']:8.2f} {figures['p99']:8.2f} {figures['max']:8.2f} ({figures['calls']}){verdict}"
-    )
+        told += f"  the total of {figures['estimates']} is an estimate"
+    return f"  {name:<58} {figures['p50']:8.2f} {figures['p99']:8.2f} {figures['max']:8.2f} ({figures['calls']}){told}"
 
 
 async def _kinds(
     store: RequestStore, engine: AsyncEngine, database: Database, rows: int
 ) -> list[tuple[str, float | None, Call]]:
-    """Every call, with the goal for its p99 in milliseconds where it has one."""
+    """Return every call, with the goal for its p99 in milliseconds where it has one."""
     ids, known = await _sample(database, rows)
     found: list[tuple[str, float | None, Call]] = [
         ("get_request", GET_GOAL_MS, lambda: store.get_request(next(ids))),
@@ -154,7 +135,7 @@ async def _kinds(
 
 
 def _totals(engine: AsyncEngine) -> list[tuple[str, float | None, Call]]:
-    """What ``list_requests`` does beside ``list_page``, alone."""
+    """Return the calls that ``list_requests`` makes beside ``list_page``, alone."""
     asked = {
         "of one owner, small": RequestFilter(created_by=SMALL_OWNER),
         "of one owner, large": RequestFilter(created_by=LARGE_OWNER),
@@ -174,14 +155,14 @@ def _listed(store: RequestStore, owner: str, **asked: Any) -> Call:
 
 
 async def _deep(store: RequestStore, **asked: Any) -> str | None:
-    """A cursor in the middle of the listing."""
+    """Return a cursor in the middle of the listing."""
     total = (await store.list_requests(RequestFilter(limit=1, **asked))).total_count
     _, cursor = await store.list_page(RequestFilter(limit=1, offset=max(0, total // 2 - PAGE), **asked))
     return cursor
 
 
 async def _sample(database: Database, rows: int) -> tuple[itertools.cycle[uuid.UUID], itertools.cycle[tuple[str, str]]]:
-    """Ids from all over the table, in no order, and what clients know some of them as."""
+    """Return ids from all over the table, in no order, and the custom ids of some with their owners."""
     query = select(requests.c.id, requests.c.custom_id, requests.c.created_by).where(
         # on the server: all ids would take this process a gigabyte
         requests.c.created_by.is_not(None),
@@ -193,7 +174,3 @@ async def _sample(database: Database, rows: int) -> tuple[itertools.cycle[uuid.U
     found = random.Random(1).sample(found, len(found))
     known = [(row.custom_id, row.created_by) for row in found if row.custom_id is not None]
     return itertools.cycle([row.id for row in found]), itertools.cycle(known)
-
-
-if __name__ == "__main__":
-    main()

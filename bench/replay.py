@@ -1,4 +1,4 @@
-"""``python -m bench.replay``: what a replay of the spool takes from live traffic.
+"""Measure what a replay of the spool takes from live traffic.
 
 Each round stores the same records twice: alone, and beside the replay of a spool that holds more than is replayed
 meanwhile. The ratio is taken within a round. Spooled rows are of the same size and kind.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
-import json
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from bench.database import Database, server
-from bench.report import machine, summary
+from bench.database import Database
+from bench.report import ratios, rotated, spread, summary, verdict
 from bench.traffic import Bodies, Traffic, records
 from rwriter import RequestsWriter, Spool
 
@@ -40,34 +37,38 @@ class Turn:
     left: int
 
 
-def main() -> None:
-    """Print the ratio of each round and the median; exit with 1 below the goal, or where the spool ran empty."""
-    parser = argparse.ArgumentParser(prog="python -m bench.replay", description="Live traffic beside a replay.")
-    parser.add_argument("--database-url", help="a server of your own; schema rwriter_bench is replaced in it")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--quick", action="store_true", help="two short rounds")
-    options = parser.parse_args()
-    count, rounds = (COUNT // 5, 2) if options.quick else (COUNT, ROUNDS)
-    with server(options.database_url) as url:
-        turns = asyncio.run(_measure(url, count, rounds))
-    ratios = [beside.rate / alone.rate for alone, beside in turns]
-    print(*_lines(turns, ratios, count), sep="\n")
-    if options.json is not None:
-        options.json.write_text(json.dumps(_figures(turns, ratios, count), indent=2) + "\n")
-    sys.exit(statistics.median(ratios) < GOAL or any(beside.left == 0 for _, beside in turns))
-
-
-async def _measure(url: str, count: int, rounds: int) -> list[tuple[Turn, Turn]]:
-    database = Database(url)
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Take both turns in each round. It is missed below the goal, or where a spool ran empty."""
+    database, count = Database(url), COUNT // 5 if options.quick else COUNT
     bodies = Traffic().bodies(count)
-    turns: list[tuple[Turn, Turn]] = []
+    rounds: list[dict[int, Turn]] = []
     async with database.tables():
         await _turn(database, bodies, backlog=count // 4)  # warms files, connections and the interpreter
-        for number in range(rounds):
-            order = (0, BACKLOG * count) if number % 2 == 0 else (BACKLOG * count, 0)
-            found = {backlog: await _turn(database, bodies, backlog=backlog) for backlog in order}
-            turns.append((found[0], found[BACKLOG * count]))
-    return turns
+        for number in range(options.rounds):
+            order = rotated((0, BACKLOG * count), number)
+            rounds.append({backlog: await _turn(database, bodies, backlog=backlog) for backlog in order})
+    alone, beside = ([one[backlog] for one in rounds] for backlog in (0, BACKLOG * count))
+    rates = {"alone": [turn.rate for turn in alone], "beside": [turn.rate for turn in beside]}
+    ratio = ratios(rates["beside"], rates["alone"])
+    return {
+        "live_records": count,
+        "ratio": ratio,
+        "alone_per_second": summary(rates["alone"]),
+        "beside_per_second": summary(rates["beside"]),
+        "replayed_per_second": summary(turn.replayed for turn in beside),
+        "left": [turn.left for turn in beside],
+        "missed": ratio["median"] < GOAL or not all(turn.left for turn in beside),
+    }
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the ratio, the rates, and what is left in the spools."""
+    count, ratio = result["live_records"], result["ratio"]
+    yield f"{count} live records of 6 kB beside a spool of {BACKLOG * count}"
+    yield f"live beside a replay / alone   {spread(ratio)}   {verdict(ratio['median'], GOAL, at_least=True)}"
+    names = ("alone", "beside", "replayed")
+    yield "records a second: " + ", ".join(f"{name} {result[f'{name}_per_second']['median']:,.0f}" for name in names)
+    yield f"left in the spool: {', '.join(map(str, result['left']))}"
 
 
 async def _turn(database: Database, bodies: Sequence[Bodies], *, backlog: int) -> Turn:
@@ -100,37 +101,7 @@ async def _filled(folder: Path, bodies: Sequence[Bodies], backlog: int) -> Spool
 
 
 async def _begun(writer: RequestsWriter, backlog: int) -> None:
-    """Until the replay is under way."""
+    """Wait until the replay is under way."""
     async with asyncio.timeout(DEADLINE):
         while backlog and not writer.stats.replayed:  # noqa: ASYNC110 -- the account rings no bell
             await asyncio.sleep(0.001)
-
-
-def _lines(turns: Sequence[tuple[Turn, Turn]], ratios: Sequence[float], count: int) -> list[str]:
-    each = " ".join(f"{ratio:.2f}" for ratio in ratios)
-    median = statistics.median(ratios)
-    alone, beside, replay = (
-        statistics.median(values)
-        for values in zip(*((alone.rate, beside.rate, beside.replayed) for alone, beside in turns), strict=True)
-    )
-    return [
-        f"{count} live records of 6 kB beside a spool of {BACKLOG * count}, {len(turns)} rounds",
-        f"live beside a replay / alone   {median:.2f} [{each}]   goal {GOAL}: {'met' if median >= GOAL else 'MISSED'}",
-        f"records a second, medians: alone {alone:,.0f}, beside {beside:,.0f}, replayed meanwhile {replay:,.0f}",
-        f"left in the spool: {', '.join(str(beside.left) for _, beside in turns)}",
-    ]
-
-
-def _figures(turns: Sequence[tuple[Turn, Turn]], ratios: Sequence[float], count: int) -> dict[str, object]:
-    return {
-        "machine": machine(),
-        "live_records": count,
-        "ratio": summary(list(ratios)),
-        "alone_per_second": summary([alone.rate for alone, _ in turns]),
-        "beside_per_second": summary([beside.rate for _, beside in turns]),
-        "replayed_per_second": summary([beside.replayed for _, beside in turns]),
-    }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The tables of a run as Markdown, and their place in a page that somebody writes around them."""
+"""Write the tables of a run as Markdown into a page that somebody writes around them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-_BEGIN: Final = "<!-- {part}: written by `python -m bench.plots`, do not edit -->"
+_BEGIN: Final = "<!-- {part}: written by `python -m bench plots`, do not edit -->"
 _END: Final = "<!-- {part}: end -->"
 
 _PICTURES: Final = {
@@ -30,6 +30,8 @@ _ALT: Final = {
 }
 _FIRST: Final = {"flushes": ("1", "one flush"), "rows": ("v7, empty", "v7, empty"), "paths": ("insert", "inserting")}
 """Axes whose points are compared with one another too: the point they are compared with, and its name."""
+_TELLING_WAL: Final = {"peers", "paths", "rows"}
+"""Elsewhere the bytes of WAL follow from the peer and the bodies. The JSON has them all."""
 
 
 def insert(page: Path, text: str, part: str) -> None:
@@ -42,14 +44,14 @@ def insert(page: Path, text: str, part: str) -> None:
 
 
 def markdown(result: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
-    """Machine and goals, then a section for each axis. ``drawn``: where pictures are, beside the page, by name."""
+    """Return machine and goals, then a section for each axis. ``drawn``: each picture's place, seen from the page."""
     parts = [_conditions(result), _goals(result["goals"])]
     parts += [_section(name, axis, drawn) for name, axis in result["axes"].items()]
     return "\n\n".join(parts)
 
 
 def within_rounds(axis: Mapping[str, Any], at: tuple[str, str], over: tuple[str, str]) -> tuple[float, float, float]:
-    """Median, least and most of the ratio of two rates, each of a point and a peer, taken within a round."""
+    """Return median, least and most of the ratio of two rates, each of a point and a peer, taken within a round."""
     above, under = (axis["points"][label][peer]["rate"]["rounds"] for label, peer in (at, over))
     ratios = [one / other for one, other in zip(above, under, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
@@ -108,13 +110,15 @@ def _axis_table(name: str, axis: Mapping[str, Any]) -> str:
             *([_value(within_rounds(axis, (label, peer), (first, peer)))] if between else []),
             f"{figures['rate']['median']:,.0f}",
             f"{figures['cpu_us']['median']:,.0f}",
-            f"{figures['wal_bytes']['median']:,.0f}",
-            f"{figures['records_a_transaction']:g}",
+            *([f"{figures['wal_bytes']['median']:,.0f}"] if name in _TELLING_WAL else []),
+            *([f"{figures['records_a_transaction']:g}"] if not several else []),
         ]
         for label, peers in axis["points"].items()
         for peer, figures in peers.items()
     ]
-    return _table((*head, "records/s", "client CPU, µs a record", "WAL, bytes a record", "records a transaction"), rows)
+    wal = ["WAL, bytes a record"] if name in _TELLING_WAL else []
+    transaction = [] if several else ["records a transaction"]
+    return _table((*head, "records/s", "client CPU, µs a record", *wal, *transaction), rows)
 
 
 def _spread(found: Mapping[str, Any]) -> str:

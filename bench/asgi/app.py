@@ -1,4 +1,4 @@
-"""The app that ``bench.asgi`` measures: ``python -m bench.asgi_app KIND URL``. It prints its port when it listens."""
+"""Serve the app that ``bench asgi`` measures: ``python -m bench.asgi.app KIND URL`` prints its port when it listens."""
 
 from __future__ import annotations
 

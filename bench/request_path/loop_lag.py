@@ -1,15 +1,15 @@
-"""How long a flush keeps the event loop from everybody else."""
+"""Measure how long a flush keeps the event loop from everybody else."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from bench.report import percentiles
 from bench.traffic import Bodies, records
 from rwriter import RequestsWriter
 
@@ -51,7 +51,7 @@ class Probe:
 
 
 async def measure(writer: RequestsWriter, bodies: Sequence[Bodies], *, batch: int) -> dict[str, Any]:
-    """The ticks during flushes of ``batch`` records, and during as many idle waits of the same length."""
+    """Return the ticks during flushes of ``batch`` records, and during as many idle waits of the same length."""
     flushing, idle = [], []
     for start in range(0, len(bodies), batch):
         # built and queued outside of it: those microseconds are the handlers', here they would come in one piece
@@ -74,12 +74,7 @@ async def measure(writer: RequestsWriter, bodies: Sequence[Bodies], *, batch: in
 
 
 def _figures(windows: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Milliseconds. ``worst``: the longest tick of each window; ``tick``: all of them, most of which are short."""
+    """Return milliseconds. ``worst``: the longest tick of each window; ``tick``: all, most of them short."""
     worst = [max(window) / 1e6 for window in windows]
     ticks = [tick / 1e6 for window in windows for tick in window]
-    return {"windows": len(windows), "worst": _summary(worst), "tick": _summary(ticks)}
-
-
-def _summary(values: Sequence[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return {"p50": round(cuts[49], 3), "p99": round(cuts[98], 3), "max": round(max(values), 3)}
+    return {"windows": len(windows), "worst": percentiles(worst), "tick": percentiles(ticks)}

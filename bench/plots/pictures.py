@@ -1,12 +1,7 @@
-"""``python -m bench.plots [JSON]``: pictures and tables of a run, for ``docs/performance.md``.
-
-The same JSON gives the same bytes: the SVG files hold no date and no random ids.
-"""
+"""Draw a run: the same JSON gives the same bytes, as the SVG files hold no date and no random ids."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +10,13 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import axes, pages
-from bench.__main__ import RESULTS
+from bench.peers import LIMIT, THREE, WRITER
+from bench.plots.page import within_rounds
 
-DOCS: Final = Path(__file__).parent.parent / "docs"
-
-_COLOURS: Final = {axes.WRITER: "#0072b2", axes.LIMIT: "#999999", axes.THREE: "#d55e00"}
+_COLOURS: Final = {WRITER: "#0072b2", LIMIT: "#999999", THREE: "#d55e00"}
 """Okabe and Ito's, which colour-blind readers can tell apart; markers and hatches say the same once more."""
 _OTHERS: Final = "#e6b450"
-_MARKERS: Final = {axes.WRITER: "o", axes.LIMIT: "s", axes.THREE: "^"}
+_MARKERS: Final = {WRITER: "o", LIMIT: "s", THREE: "^"}
 _STYLE: Final[Any] = {  # matplotlib's own type spells out every key there is
     "svg.hashsalt": "rwriter",
     "svg.fonttype": "none",
@@ -40,41 +33,24 @@ Peers = Mapping[str, Mapping[str, Any]]
 """Figures by peer, of one point."""
 
 
-def main() -> None:
-    """Draw, write the page's tables and print them."""
-    parser = argparse.ArgumentParser(prog="python -m bench.plots", description="Pictures and tables of a run.")
-    parser.add_argument(
-        "json", nargs="?", type=Path, default=RESULTS, help="of `python -m bench` (default %(default)s)"
-    )
-    parser.add_argument("--docs", type=Path, default=DOCS, help="where performance.md is (default %(default)s)")
-    parser.add_argument("--part", default="throughput", help="the page's part, of another server's run for instance")
-    options = parser.parse_args()
-    result = json.loads(options.json.read_text())
-    pictures = options.docs / "performance"
-    pictures.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(_STYLE):
-        drawn = draw(result["axes"], pictures, prefix="" if options.part == "throughput" else f"{options.part}-")
-    text = pages.markdown(result, drawn)
-    pages.insert(options.docs / "performance.md", text, options.part)
-    print(text)
-
-
 def draw(found: Mapping[str, Any], folder: Path, *, prefix: str = "") -> dict[str, str]:
-    """The pictures there are figures for, by name; where they are, seen from ``folder``'s parent."""
+    """Draw what there are figures for; returns by name where each picture is, seen from ``folder``'s parent."""
     makers = {
         "peers": lambda: _bars(found["peers"]["points"]["default"], "ratio", "of COPY's records a second"),
         "cpu": lambda: _bars(found["peers"]["points"]["default"], "cpu_us", "client CPU, µs a record (log)"),
         "batch": lambda: _lines(found["batch"], "records in a batch"),
         "bodies": lambda: _lines(found["bodies"], "request + response"),
-        "flushes": lambda: _lines(found["flushes"], "flushes in flight", over=("1", axes.LIMIT)),
+        "flushes": lambda: _lines(found["flushes"], "flushes in flight", over=("1", LIMIT)),
         "paths": lambda: _groups(found["paths"], "ratio", "of three statements' records/s"),
-        "rows": lambda: _groups(found["rows"], "rate", "of COPY's on empty tables, v7", over=("v7, empty", axes.LIMIT)),
+        "rows": lambda: _groups(found["rows"], "rate", "of COPY's on empty tables, v7", over=("v7, empty", LIMIT)),
         "wal": lambda: _groups(found["rows"], "wal_bytes", "WAL, bytes a record"),
     }
     needs = {"cpu": "peers", "wal": "rows"}
     drawn = {name: f"{folder.name}/{prefix}{name}.svg" for name in makers if needs.get(name, name) in found}
-    for name, place in drawn.items():
-        makers[name]().savefig(folder.parent / place, metadata={"Date": None, "Creator": None})
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_STYLE):
+        for name, place in drawn.items():
+            makers[name]().savefig(folder.parent / place, metadata={"Date": None, "Creator": None})
     return drawn
 
 
@@ -126,7 +102,7 @@ def _groups(axis: Mapping[str, Any], measure: str, label: str, over: tuple[str, 
         values = [_ratio(axis, (point, name), over, measure) for point in labels]
         left = [index + (number - (len(peers) - 1) / 2) * width for index in range(len(labels))]
         spread = [[one[0] - one[1] for one in values], [one[2] - one[0] for one in values]]
-        hatch = "" if name == axes.WRITER else "///"
+        hatch = "" if name == WRITER else "///"
         heights = [one[0] for one in values]
         plot.bar(left, heights, width * 0.92, color=_colour(name), hatch=hatch, edgecolor="white", label=name)
         plot.errorbar(left, heights, yerr=spread, fmt="none", ecolor="#444444", elinewidth=0.8)
@@ -147,11 +123,11 @@ def _empty(width: float, height: float) -> tuple[Figure, Axes]:
 def _ratio(
     axis: Mapping[str, Any], at: tuple[str, str], over: tuple[str, str] | None, measure: str = "ratio"
 ) -> tuple[float, float, float]:
-    """Median, least and most of a measure, or of the rate over another point's in the same round."""
+    """Return median, least and most of a measure, or of the rate over another point's in the same round."""
     if over is None:
         one = axis["points"][at[0]][at[1]][measure]
         return one["median"], one["min"], one["max"]
-    return pages.within_rounds(axis, at, over)
+    return within_rounds(axis, at, over)
 
 
 def _spread(peers: Peers, names: Sequence[str], measure: str) -> list[list[float]]:
@@ -165,7 +141,3 @@ def _colour(name: str) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.2f}" if value < 1 + _HALF else f"{value:,.0f}"
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The client's processor time for a record, beside asyncpg executing the very same statement with the same arrays."""
+"""Measure the client's processor time for a record, beside asyncpg executing the same statement and arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Final
 from sqlalchemy import Dialect
 
 from bench.database import Database
-from bench.report import summary
+from bench.peers.asyncpg import Driver
+from bench.peers.common import cut
+from bench.report import ratios, rotated, summary
 from bench.traffic import Bodies, records
 from rwriter import CompletedRequest, DbEngines, RequestStore, RequestsWriter
 from rwriter.store._persist import arrays_of, statement
@@ -26,29 +28,26 @@ Timed = Callable[[], Coroutine[Any, Any, None]]
 Way = Callable[[Batches], Timed]
 """Prepares whatever is not to be timed and answers with the part that is."""
 
-Driver = Any
-"""An ``asyncpg.Connection``; asyncpg ships no types."""
-
 
 async def measure(database: Database, bodies: Sequence[Bodies], *, batch: int, rounds: int) -> dict[str, Any]:
-    """Microseconds of this process for a record, by way, and their ratios to ``RAW`` within each round."""
+    """Return microseconds of this process for a record, by way, and their ratios to ``RAW`` within each round."""
     async with _opened(database, batch) as ways:
         found: list[dict[str, float]] = []
         for number in range(rounds + 1):
-            by = number % len(ways)
-            turns = [*list(ways.items())[by:], *list(ways.items())[:by]]
+            turns = rotated(ways.items(), number)
             found.append({name: await _seconds(database, way, bodies, batch) / len(bodies) for name, way in turns})
     measured = found[1:]  # the first round warms connections, statements and caches
+    seconds = {name: [one[name] for one in measured] for name in ways}
     return {
-        "microseconds": {name: summary([one[name] * 1e6 for one in measured]) for name in ways},
-        "ratios": {name: summary([one[name] / one[RAW] for one in measured]) for name in ways if name != RAW},
+        "microseconds": {name: summary(each * 1e6 for each in values) for name, values in seconds.items()},
+        "ratios": {name: ratios(values, seconds[RAW]) for name, values in seconds.items()},
     }
 
 
 async def _seconds(database: Database, way: Way, bodies: Sequence[Bodies], batch: int) -> float:
     await database.empty()
     fresh = records(bodies)
-    work = way([fresh[start : start + batch] for start in range(0, len(fresh), batch)])
+    work = way(cut(fresh, batch))
     gc.collect()
     # processor time of this process alone, the kernel's for its sockets included; the server's is its own
     started = time.process_time()

@@ -1,4 +1,4 @@
-"""Who asks in ``bench.asgi``: orders on standard input, a ``Turn`` back for each (``python -m bench.asgi_client``)."""
+"""Ask the app of ``bench asgi``: an order on standard input, a ``Turn`` back for each."""
 
 from __future__ import annotations
 

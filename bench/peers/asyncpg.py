@@ -2,48 +2,74 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from uuid_utils.compat import uuid7
 
-from bench.batches import Row, Store, Work, cut, rows
+from bench.database import Database
+from bench.peers.common import (
+    FINISH_BEGUN,
+    REQUEST_COLUMNS,
+    TEMPLATE_COLUMNS,
+    Open,
+    Peer,
+    Row,
+    Setting,
+    Store,
+    Work,
+    cut,
+    in_batches,
+    in_turns,
+    rows,
+)
 from rwriter import CompletedRequest
 
 Driver = Any
 """An ``asyncpg.Connection``; asyncpg ships no types."""
 
-_Copied = tuple[str, list[str], list[tuple[Any, ...]]]  # table, columns, rows
+
+def _over_drivers(make: Callable[[Driver], Awaitable[Store]]) -> Open:
+    """Return the peer that stores a batch at a time, on as many connections as flushes are in flight."""
+
+    @contextlib.asynccontextmanager
+    async def opened(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+        async with database.drivers(setting.flushes) as drivers:
+            yield in_batches([await make(driver) for driver in drivers], setting)
+
+    return opened
 
 
 # -- the limit
 
 
-def copies(drivers: Sequence[Driver], records: Sequence[CompletedRequest], size: int) -> Work:
-    """Rows finished beforehand, ``COPY`` into both tables, one transaction a batch, no upsert."""
-    # one iterator for all connections: each takes the next batch as soon as it is free
-    batches = iter([_copied(batch) for batch in cut([rows(record) for record in records], size)])
+@contextlib.asynccontextmanager
+async def copy(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    """Open ``COPY`` of rows finished beforehand into both tables, one transaction a batch, no upsert."""
+    async with database.drivers(setting.flushes) as drivers:
 
-    async def copy_all() -> None:
-        async with asyncio.TaskGroup() as group:
-            for driver in drivers:
-                group.create_task(_copy(driver, batches))
+        def work(records: Sequence[CompletedRequest]) -> Work:
+            finished = [rows(record) for record in records]
+            batches = [[_values(batch, index) for index in (0, 1)] for batch in cut(finished, setting.batch)]
+            return in_turns([_copying(driver) for driver in drivers], batches)
 
-    return copy_all
+        yield Peer(setting.flushes, work)
 
 
-async def _copy(driver: Driver, batches: Iterator[Sequence[_Copied]]) -> None:
-    for batch in batches:
+def _values(batch: Sequence[tuple[Row, Row]], index: int) -> list[tuple[Any, ...]]:
+    return [tuple(pair[index].values()) for pair in batch]
+
+
+def _copying(driver: Driver) -> Callable[[Sequence[list[tuple[Any, ...]]]], Awaitable[None]]:
+    async def store(batch: Sequence[list[tuple[Any, ...]]]) -> None:
+        templates, requests = batch
+        # in this order: the foreign key wants templates first
         async with driver.transaction():
-            for table, columns, values in batch:
-                await driver.copy_records_to_table(table, columns=columns, records=values)
+            await driver.copy_records_to_table("request_templates", columns=TEMPLATE_COLUMNS, records=templates)
+            await driver.copy_records_to_table("requests", columns=REQUEST_COLUMNS, records=requests)
 
-
-def _copied(batch: Sequence[tuple[Row, Row]]) -> list[_Copied]:
-    # in this order: the foreign key wants templates first
-    tables = enumerate(("request_templates", "requests"))
-    return [(table, list(batch[0][n]), [tuple(pair[n].values()) for pair in batch]) for n, table in tables]
+    return store
 
 
 # -- three statements
@@ -85,9 +111,7 @@ ON CONFLICT (id) DO NOTHING
 """
 
 
-def three_statements(driver: Driver) -> Store:
-    """Finish the rows in ``processing``; for the others insert templates, then requests that are not there yet."""
-
+async def _three(driver: Driver) -> Store:
     async def store(batch: Sequence[CompletedRequest]) -> None:
         async with driver.transaction():
             updated = await driver.fetch(
@@ -123,30 +147,25 @@ async def _insert(driver: Driver, new: Sequence[CompletedRequest]) -> None:
     )
 
 
+three_statements: Final = _over_drivers(_three)
+"""Finish the rows in ``processing``; for the others insert templates, then requests that are not there yet."""
+
+
 # -- COPY into a temporary table
 
-_REQUEST_COLUMNS: Final = (
-    "id, template_id, model, state, daemon_id, claimed_at, started_at, completed_at, response_status, response_body,"
-    " response_size, service_tier, created_by, created_at"
-)
-
+_COLUMNS: Final = ", ".join(REQUEST_COLUMNS)
+_OTHERS: Final = ", ".join(name for name in TEMPLATE_COLUMNS if name not in {"id", "model"})
 _UPSERT: Final = f"""
 WITH up AS (
-    INSERT INTO requests ({_REQUEST_COLUMNS}) SELECT {_REQUEST_COLUMNS} FROM incoming
-    ON CONFLICT (id) DO UPDATE SET
-        state = excluded.state, completed_at = excluded.completed_at, response_status = excluded.response_status,
-        response_body = excluded.response_body, response_size = excluded.response_size
-    WHERE requests.state = 'processing'
+    INSERT INTO requests ({_COLUMNS}) SELECT {_COLUMNS} FROM incoming {FINISH_BEGUN}
     RETURNING template_id
 )
-INSERT INTO request_templates (id, endpoint, method, path, model, api_key, body, body_byte_size)
-SELECT template_id, endpoint, method, path, model, api_key, body, body_byte_size
-FROM incoming JOIN up USING (template_id)
+INSERT INTO request_templates (id, model, {_OTHERS})
+SELECT template_id, model, {_OTHERS} FROM incoming JOIN up USING (template_id)
 """
 
 
-async def copy_upsert(driver: Driver) -> Store:
-    """``COPY`` into a temporary table of ``driver``'s session, then one statement that upserts from it."""
+async def _copy_then_upsert(driver: Driver) -> Store:
     # compressed as in the tables: values are moved as they are then, and no byte is compressed twice
     await driver.execute(
         """
@@ -160,7 +179,8 @@ async def copy_upsert(driver: Driver) -> Store:
         await driver.execute(f"ALTER TABLE incoming ALTER COLUMN {column} DROP NOT NULL")
 
     async def store(batch: Sequence[CompletedRequest]) -> None:
-        finished = [_incoming(record) for record in batch]
+        # id and model are the request's own
+        finished = [template | request for template, request in map(rows, batch)]
         async with driver.transaction():
             await driver.copy_records_to_table(
                 "incoming", columns=list(finished[0]), records=[tuple(row.values()) for row in finished]
@@ -170,7 +190,5 @@ async def copy_upsert(driver: Driver) -> Store:
     return store
 
 
-def _incoming(record: CompletedRequest) -> Row:
-    template, request = rows(record)
-    # id and model are the request's own
-    return template | request
+copy_upsert: Final = _over_drivers(_copy_then_upsert)
+"""``COPY`` into a temporary table of the session, then one statement that upserts from it."""
