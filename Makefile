@@ -93,7 +93,7 @@ bench-tuning: $(READY)
 	$(BIN)/python -m bench.tuning
 	@if [ -x $(PG15)/initdb ]; then $(BIN)/python -m bench.tuning --only compression --bin-dir $(PG15); fi
 
-# The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
+# The faults of docs/explanation/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY)
 	$(BIN)/python -m tests.chaos
 
