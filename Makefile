@@ -6,9 +6,13 @@ READY := $(VENV)/.ready
 JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
-.PHONY: demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm \
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm suite-lowest \
   bench \
   chaos format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,41 +20,41 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 # A gateway under the official clients, then a day's traffic.
-demo: example
+demo: example ## a gateway under the official clients, then a day's traffic, all read back
 	$(BIN)/rwriter demo
 
-example: $(READY)
+example: $(READY) ## the gateway of examples/ under the official clients
 	$(BIN)/python -m examples.gateway
 
-demo-stop: $(READY)
+demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
 
-test: lint types imports suite faults suite-pg15 suite-litellm
+test: lint types imports suite faults suite-pg15 suite-litellm suite-lowest ## lint, types, imports and every suite: what CI runs
 
-lint: $(READY)
+lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)
+types: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-imports: $(READY)
+imports: $(READY) ## the import contracts
 	$(BIN)/lint-imports
 
 # Everything but the faults below, on the embedded PostgreSQL 18; tests/migrate holds the drift check. Coverage starts
 # before pytest does, as pytest itself imports the plugin.
-suite: $(READY)
+suite: $(READY) ## the tests but for the faults, with coverage
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length.
-faults: $(READY)
+faults: $(READY) ## killed processes, cut lines, full disks: each once
 	$(BIN)/python -m pytest tests/chaos
 
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
-suite-pg15: $(READY)
+suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
 	@if [ -x $(PG15)/initdb ]; then \
 	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/store tests/writer tests/engines tests/migrate tests/cli tests/testing/test_testing_kit.py; \
 	else \
@@ -65,24 +69,42 @@ $(LITELLM_VENV)/.ready: pyproject.toml
 	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]' --editable '.[test]' pytest-asyncio blockbuster
 	touch $@
 
-suite-litellm: $(LITELLM_VENV)/.ready
+suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment of its own
 	$(LITELLM_VENV)/bin/python -m pytest tests/integrations
+
+# The lowest versions that pyproject.toml declares, on whichever Python this is: uv can resolve downwards, pip cannot.
+LOWEST_VENV ?= .venv-lowest
+LOWEST_TOOLS := 'pytest-asyncio>=1.0' 'blockbuster>=1.5.11' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27'
+$(LOWEST_VENV)/.ready: pyproject.toml
+	rm -rf $(LOWEST_VENV)
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet uv
+	UV_SYSTEM_CERTS=true $(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python \
+	  --resolution lowest-direct --editable '.[asgi,test]' $(LOWEST_TOOLS)
+	touch $@
+
+# The second schema is the other suites' business. click, which no floor of ours bounds, deprecates what typer imports.
+suite-lowest: $(LOWEST_VENV)/.ready ## a cross-section of the tests on the lowest versions declared
+	RWRITER_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -W "ignore:'click:DeprecationWarning" \
+	  -k "not named_schema" tests/lowest tests/test_records.py tests/engines/test_engines.py tests/engines/test_engines_network.py \
+	  tests/store/test_persist.py tests/store/test_read.py tests/writer/test_flow.py tests/cli tests/migrate/test_alembic_command.py \
+	  tests/asgi/capture/test_rows.py
 
 # Throughput beside peers, ten minutes. `make bench-memory` and the like run the other commands of `python -m bench`;
 # BENCH="--quick" shortens any of them.
 BENCH ?=
-bench: bench-throughput
+bench: bench-throughput ## throughput beside peers, ten minutes
 
 bench-%: $(READY)
 	$(BIN)/python -m bench $* $(BENCH)
 
-# The faults of docs/guarantees.md at length, with a table; up to twenty minutes.
-chaos: $(READY)
+# The faults of docs/explanation/guarantees.md at length, with a table; up to twenty minutes.
+chaos: $(READY) ## the faults at length, up to twenty minutes
 	$(BIN)/python -m tests.chaos
 
-format: $(READY)
+format: $(READY) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
-	rm -rf $(VENV) $(LITELLM_VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove environments and caches
+	rm -rf $(VENV) $(LITELLM_VENV) $(LOWEST_VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
