@@ -16,7 +16,7 @@ import pytest
 from rwriter import RequestStore
 from rwriter.testing import TestDbEngines
 from tests.docs.pages import Block, blocks, name_of, pages
-from tests.support.factory import record
+from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
 ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap")
@@ -61,7 +61,7 @@ def test_the_engine_swap_is_a_test_that_passes(
     (code,) = (block.code for _, found in PYTHON for block in found if block.note == "example: engine swap")
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(
-        "from rwriter import *\nfrom tests.support.factory import record as _record\nrecord = _record()\n\n" + code
+        "from rwriter import *\nfrom tests.support.records import record as _record\nrecord = _record()\n\n" + code
     )
     pytester.syspathinsert(Path(__file__).parents[2])
     pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)

@@ -155,8 +155,8 @@ async def wal_of(engine: AsyncEngine, records: Sequence[CompletedRequest]) -> fl
 
 async def test_a_small_record_writes_wal_for_two_rows_and_five_index_entries(rwriter_engines: TestDbEngines) -> None:
     found = [await wal_of(rwriter_engines.write, [record() for _ in range(SIZE)]) for _ in range(15)]
-    # the median: a checkpoint or a vacuum beside it spoils single ones. 1,060 or 1,083 bytes on PostgreSQL 15 and 18, 66 of
-    # them for the template's ON CONFLICT; the smallest of indexes, on a column that is the same in every row, adds 73
+    # the median: a checkpoint or a vacuum beside it spoils single ones. 1,060 or 1,083 bytes on PostgreSQL 15 and 18,
+    # 66 of them for the template's ON CONFLICT; the smallest of indexes, on a column of equal values, adds 73
     assert statistics.median(found) < 1_110
 
 
