@@ -7,7 +7,7 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test lint types imports suite faults suite-pg15 suite-litellm suite-lowest \
+.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-litellm suite-lowest \
   bench \
   chaos format clean
 
@@ -31,6 +31,10 @@ demo-stop: $(READY) ## stop the server that a demo left behind
 
 test: lint types imports suite faults suite-pg15 suite-litellm suite-lowest ## lint, types, imports and every suite: what CI runs
 
+# The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
+test-all: SCHEMAS := --every-schema
+test-all: test ## the same, every test of the store in a second schema too
+
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,7 +49,7 @@ imports: $(READY) ## the import contracts
 # before pytest does, as pytest itself imports the plugin.
 suite: $(READY) ## the tests but for the faults, with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos $(SCHEMAS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -56,7 +60,8 @@ faults: $(READY) ## killed processes, cut lines, full disks: each once
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
 	@if [ -x $(PG15)/initdb ]; then \
-	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/store tests/writer tests/engines tests/migrate tests/cli tests/testing/test_testing_kit.py; \
+	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+	    -m "db and not chaos" --ignore=tests/asgi --ignore=tests/gateway --ignore=tests/demo $(SCHEMAS); \
 	else \
 	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
 	  if [ -n "$$CI" ]; then exit 1; fi; \

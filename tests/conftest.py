@@ -1,16 +1,51 @@
-"""Fixtures of rwriter's own suite, on top of the shipped plugin."""
+"""Fixtures, options and markers of rwriter's own suite, on top of the shipped plugin."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 from blockbuster import blockbuster_ctx
 
 from rwriter.pytest_plugin import Databases
+from tests.support.fixtures import AWKWARD_SCHEMA
 
 pytest_plugins = ["pytester", "tests.support.fixtures"]
+
+CHAOS: Final = Path(__file__).parent / "chaos"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--every-schema``."""
+    parser.addoption(
+        "--every-schema",
+        action="store_true",
+        help="run every test of the store in both schemas, not only those marked both_schemas",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL, and leave the second schema to a sample of the tests."""
+    for item in items:
+        if item.path.is_relative_to(CHAOS):
+            item.add_marker(pytest.mark.chaos)
+            item.add_marker(pytest.mark.db)
+        # the closure of fixtures: a test that asks for a database asks for the server through it
+        elif "rwriter_postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.db)
+    if not config.getoption("every_schema"):
+        left_out = [item for item in items if _is_beyond_the_sample(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _is_beyond_the_sample(item)]
+
+
+def _is_beyond_the_sample(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)
+    in_second_schema = call is not None and call.params.get("schema") == AWKWARD_SCHEMA
+    return in_second_schema and item.get_closest_marker("both_schemas") is None
 
 
 @pytest.fixture

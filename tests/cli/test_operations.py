@@ -63,16 +63,17 @@ def test_the_spool_is_listed_and_shown_without_bodies_or_keys(tmp_path: Path) ->
     assert run("spool", "show", tmp_path, 99).exit_code == 1
 
 
+@pytest.mark.both_schemas
 def test_the_spool_is_replayed_once_and_again_without_harm(
-    tmp_path: Path, rwriter_database: str, rwriter_engines: TestDbEngines
+    tmp_path: Path, database: str, schema: str | None, engines: TestDbEngines
 ) -> None:
     items = [record() for _ in range(250)]
     in_spool(tmp_path, items, spoil=True)
-    where = ("--database-url", rwriter_database)
+    where = ("--database-url", database, *(() if schema is None else ("--schema", schema)))
     assert "replayed 249 records, 0 left" in ok("spool", "replay", tmp_path, *where)
-    assert do(stored(rwriter_engines)) == ids(items[1:])
+    assert do(stored(engines)) == ids(items[1:])
     assert json.loads(ok("spool", "replay", tmp_path, *where, "--set-aside", "--json")) == {"replayed": 1, "left": 0}
-    assert do(stored(rwriter_engines)) == ids(items)
+    assert do(stored(engines)) == ids(items)
     assert "replayed 0 records" in ok("spool", "replay", tmp_path, *where)
 
 

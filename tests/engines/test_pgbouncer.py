@@ -103,6 +103,7 @@ async def test_many_writers_share_few_sessions(pooled: DbEngines, engine: AsyncE
         assert (await connection.execute(query)).scalar_one() <= SERVER_CONNECTIONS
 
 
+@pytest.mark.both_schemas
 async def test_every_call_of_the_store_works_beside_the_others(pooled: DbEngines, engine: AsyncEngine) -> None:
     store = RequestStore(pooled)
 

@@ -41,6 +41,7 @@ async def begun(engine: AsyncEngine, age: timedelta, **columns: Any) -> uuid.UUI
 
 
 @pytest.mark.parametrize("owner", [None, "tenant-a"])
+@pytest.mark.both_schemas("RequestStore.delete_request")
 async def test_a_finished_request_goes_with_its_template_and_leaves_the_others(
     store: RequestStore, engine: AsyncEngine, owner: str | None
 ) -> None:
@@ -85,6 +86,7 @@ async def test_batch_rows_unknown_ids_and_remains_are_not_there_to_delete(
 
 
 @pytest.mark.parametrize("state", ["processing", "claimed", "pending"])
+@pytest.mark.both_schemas("RequestStore.delete_request")
 async def test_a_request_in_flight_leaves_a_blank_row_that_no_reader_sees(
     store: RequestStore, engine: AsyncEngine, state: str
 ) -> None:
@@ -181,6 +183,7 @@ async def test_two_deletions_at_once_are_one_deletion(database: str, schema: str
     assert await template_ids(engine) == set()
 
 
+@pytest.mark.both_schemas("RequestStore.fail_stale")
 async def test_a_row_stuck_in_processing_fails_with_504_and_says_why(store: RequestStore, engine: AsyncEngine) -> None:
     stuck = await begun(engine, 2 * HOUR, custom_id="chatcmpl-1")
     before = dict(await one(engine, requests))

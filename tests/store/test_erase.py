@@ -28,6 +28,7 @@ async def letters(engine: AsyncEngine) -> list[str]:
         return list((await connection.execute(select(dead_letters.c.created_by))).scalars())
 
 
+@pytest.mark.both_schemas("RequestStore.erase")
 async def test_erasing_an_owner_leaves_no_word_of_theirs_and_all_of_the_others(
     store: RequestStore, engine: AsyncEngine
 ) -> None:
@@ -126,6 +127,7 @@ async def test_rows_that_somebody_has_locked_are_passed_over(store: RequestStore
     assert await store.erase("tenant-a") == 1
 
 
+@pytest.mark.both_schemas("RequestStore.purge")
 async def test_purging_removes_what_is_old_and_finished_and_ours(store: RequestStore, engine: AsyncEngine) -> None:
     await store.persist_completed([record(**at(OLD)), record(**at(OLD, status_code=500)), record(**at(NEW))])
     await store.persist_completed([record(**at(CUT))])  # not before itself

@@ -14,6 +14,7 @@ from tests.support.records import STARTED, new_request, record
 from tests.support.rows import in_state, insert_request
 
 
+@pytest.mark.both_schemas("RequestStore.find_request")
 async def test_an_owner_finds_a_request_under_its_clients_id(store: RequestStore) -> None:
     stored = record(custom_id="chatcmpl-1")
     await store.persist_completed([stored, record(custom_id="chatcmpl-2"), record()])

@@ -18,6 +18,7 @@ from tests.support.records import STARTED, TOOK, new_request, record
 from tests.support.rows import rows
 
 
+@pytest.mark.both_schemas
 async def test_a_stored_request_and_its_template_are_read_as_objects(store: RequestStore, engine: AsyncEngine) -> None:
     one = record(status_code=429, custom_id="resp_1", response_body="naïve 😀")
     await store.persist_completed([one])

@@ -103,6 +103,7 @@ async def test_offset_counts_from_the_cursor(filled: RequestStore, engine: Async
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.both_schemas("RequestStore.list_page")
 async def test_the_page_across_the_border_of_active_and_finished_rows_is_continued(
     store: RequestStore, engine: AsyncEngine, limit: int
 ) -> None:
@@ -141,6 +142,7 @@ async def test_rows_that_arrive_between_pages_hide_and_repeat_none_of_the_others
     assert len(set(found)) == len(found)
 
 
+@pytest.mark.both_schemas("RequestStore.list_requests", "RequestStore.list_page")
 async def test_the_total_is_of_all_pages_and_the_last_page_has_no_cursor(store: RequestStore) -> None:
     await store.persist_completed([record(started_at=STARTED + timedelta(seconds=n)) for n in range(4)])
     first = await store.list_requests(RequestFilter(limit=2))
@@ -150,6 +152,7 @@ async def test_the_total_is_of_all_pages_and_the_last_page_has_no_cursor(store: 
     assert second.next_cursor is None
 
 
+@pytest.mark.both_schemas("RequestStore.list_requests")
 async def test_a_count_that_takes_too_long_becomes_the_planners_estimate(
     store: RequestStore, engine: AsyncEngine, schema: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
     }
 
 
+@pytest.mark.both_schemas("RequestStore.create_realtime")
 async def test_create_realtime_leaves_a_processing_row_with_its_template(
     store: RequestStore, engine: AsyncEngine
 ) -> None:
@@ -117,6 +118,7 @@ async def test_create_realtime_leaves_a_processing_row_with_its_template(
     ]  # fmt: skip
 
 
+@pytest.mark.both_schemas("RequestStore.persist_completed")
 async def test_a_begun_row_is_finished_and_keeps_what_it_began_with(store: RequestStore, engine: AsyncEngine) -> None:
     new = new_request()
     await store.create_realtime(new)
@@ -268,6 +270,7 @@ async def test_a_redelivery_of_a_whole_batch_changes_nothing(store: RequestStore
     assert await snapshot(engine) == before
 
 
+@pytest.mark.both_schemas("RequestStore.persist_completed")
 async def test_a_mixed_batch_treats_each_record_by_its_own_row(store: RequestStore, engine: AsyncEngine) -> None:
     begun = new_request()
     await store.create_realtime(begun)
@@ -341,6 +344,7 @@ async def test_ids_of_every_version_are_stored(store: RequestStore, engine: Asyn
     assert await template_ids(engine) == ids
 
 
+@pytest.mark.both_schemas("RequestStore.create_realtime")
 async def test_create_realtime_twice_raises_and_leaves_no_orphan_template(
     store: RequestStore, engine: AsyncEngine
 ) -> None:

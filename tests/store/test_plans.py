@@ -19,6 +19,8 @@ from rwriter.pytest_plugin import Databases
 from tests.support.driving import eventually
 from tests.support.records import new_request, record
 
+pytestmark = pytest.mark.costs
+
 ROWS, OWNERS, ACTIVE = 50_000, 20, 40
 LIMIT = 50
 PAGE_ROWS = 6 * LIMIT

@@ -32,6 +32,7 @@ async def filled(store: RequestStore, engine: AsyncEngine) -> RequestStore:
     return store
 
 
+@pytest.mark.both_schemas("RequestStore.get_request")
 async def test_a_stored_request_is_read_back_with_every_field(store: RequestStore) -> None:
     stored = record(status_code=404, response_body='{"error":"ü"}', custom_id="chatcmpl-1")
     await store.persist_completed([stored])
@@ -196,6 +197,7 @@ def elsewhere(_rwriter_databases: Databases, schema: str | None) -> Iterator[Asy
     _rwriter_databases.drop(name)
 
 
+@pytest.mark.both_schemas("RequestStore.get_request", "RequestStore.list_requests")
 async def test_reads_ask_the_read_engine_and_consistent_ones_the_primary(
     engine: AsyncEngine, elsewhere: AsyncEngine
 ) -> None:

@@ -22,6 +22,9 @@ from rwriter.testing import THROWAWAY, PostgresServer, TestDbEngines
 from tests.support.records import new_request, record
 from tests.support.rows import in_state, insert_request, one, quoted, rows, snapshot, template_ids
 
+# servers of its own, too
+pytestmark = pytest.mark.db
+
 APPLICATION = "counted"
 
 
@@ -153,6 +156,7 @@ async def test_an_error_of_create_realtime_that_is_no_duplicate_is_raised_as_it_
     assert await snapshot(engine) == [[], []]
 
 
+@pytest.mark.both_schemas("RequestStore.finished_ids")
 async def test_finished_ids_are_those_the_writer_would_skip_as_its_own(
     store: RequestStore, engine: AsyncEngine
 ) -> None:
@@ -163,6 +167,7 @@ async def test_finished_ids_are_those_the_writer_would_skip_as_its_own(
     assert await store.finished_ids([]) == set()
 
 
+@pytest.mark.both_schemas("RequestStore.bury")
 async def test_a_buried_record_is_complete_beside_the_reason(store: RequestStore, engine: AsyncEngine) -> None:
     buried = record(response_body="ä" * 1000, custom_id="chatcmpl-1", status_code=500)
     await store.bury(buried, sqlstate="23514", error="refused\0 by \ud800 a check")
@@ -172,6 +177,7 @@ async def test_a_buried_record_is_complete_beside_the_reason(store: RequestStore
     assert (letter["sqlstate"], letter["error"]) == ("23514", "refused\ufffd by \ufffd a check")
 
 
+@pytest.mark.both_schemas("RequestStore.check_schema")
 async def test_nothing_the_writer_does_touches_the_read_engine(
     database: str, schema: str | None, engine: AsyncEngine
 ) -> None:

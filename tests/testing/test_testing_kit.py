@@ -19,6 +19,9 @@ from rwriter import RwriterError
 from rwriter.testing import THROWAWAY, PostgresServer, TcpProxy
 from tests.support.driving import eventually
 
+# servers of its own, too
+pytestmark = pytest.mark.db
+
 PATIENCE = 20.0
 DEAD_LINE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 

@@ -27,6 +27,8 @@ from tests.support.faults import address_of
 from tests.support.records import new_request, record
 from tests.support.wire import Wire
 
+pytestmark = pytest.mark.costs
+
 SIZE = 100
 TEXT = "x" * 2_000, "y" * 4_000
 LONG, SMALL = 1_000_000, 50_000
