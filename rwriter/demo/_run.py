@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import os
 import shlex
-import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from rich.console import Console
@@ -27,6 +25,7 @@ from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaire
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
 from rwriter.testing import PostgresServer
+from rwriter.testing._places import server_account, temporary_folder
 
 ROUNDS: Final = 10
 """Times the traffic is sent, each under fresh ids: one round alone is over before it can be measured."""
@@ -75,7 +74,7 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
 
 
 def _own_server() -> PostgresServer:
-    return PostgresServer(data_dir=Path(tempfile.gettempdir()) / f"rwriter-demo-{os.getuid()}", keep=True)
+    return PostgresServer(data_dir=temporary_folder(server_account()) / f"rwriter-demo-{os.getuid()}", keep=True)
 
 
 def _stop(console: Console) -> None:

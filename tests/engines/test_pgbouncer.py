@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import DbEngines, PersistResult, RequestFilter, RequestStore
 from rwriter.schema import requests
-from rwriter.testing._postgres import _account
+from rwriter.testing._places import run_as, server_account
 from tests.support.rows import need, new_request, record, rows, template_ids
 
 SERVER_CONNECTIONS = 4
@@ -65,11 +65,10 @@ def pooler(rwriter_postgres: str) -> Iterator[Pooler]:
     config = made.folder / "pgbouncer.ini"
     config.write_text(CONFIG.format(host=server.host, port=server.port, listen_port=port, pool_size=SERVER_CONNECTIONS))
     # PgBouncer refuses to be root, as PostgreSQL does
-    account = _account()
+    as_account = run_as(server_account())
     made.folder.chmod(0o755)
-    as_account = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     with (made.folder / "log").open("w") as log:
-        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **as_account)  # type: ignore[call-overload]
+        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **as_account)
     try:
         deadline = time.monotonic() + 30
         while not made.answers():

@@ -141,13 +141,14 @@ def zombie(pid: int) -> bool:
 async def test_a_server_that_is_kept_is_adopted_by_the_next_and_deleted_at_last(folder: Path) -> None:
     with PostgresServer(data_dir=folder / "data", keep=True, settings=THROWAWAY) as first:
         await ask(first.url(), "CREATE DATABASE mine")
-    second = PostgresServer(data_dir=folder / "data").start()
+    second = PostgresServer(data_dir=folder / "data")
     try:
+        await asyncio.to_thread(second.start)
         assert second.port == first.port
         assert await ask(second.url("mine"), "SELECT current_database()") == "mine"
         assert await ask(second.url(), "SHOW fsync") == "off"
     finally:
-        second.delete()
+        await asyncio.to_thread(second.delete)
     assert await refuses(second.url())
     assert not first.running
     assert not (folder / "data").exists()
