@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rwriter.errors import RwriterError
 
+_FALLBACKS: Final = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 -- names in them are made by mkdtemp
 _UNQUOTABLE: Final = frozenset('"$`\\\n')
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -49,7 +50,7 @@ def temporary_folder(account: pwd.struct_passwd | None, *, to_run: bool = False)
     Raises ``RwriterError``, with what is wrong with each, where no folder will do.
     """
     faults = []
-    for name in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):  # noqa: S108 -- made by mkdtemp
+    for name in dict.fromkeys((tempfile.gettempdir(), *_FALLBACKS)):
         folder = Path(name).resolve()
         fault = _unusable(folder, account, to_run=to_run)
         if fault is None:

@@ -109,7 +109,7 @@ class PostgresServer:
 
     @property
     def running(self) -> bool:
-        """Whether the server's process is there."""
+        """Return whether the server's process runs."""
         return self._postmaster() is not None
 
     def stop(self, mode: str = "fast") -> None:
@@ -207,7 +207,8 @@ class PostgresServer:
         """Take over the server that runs already; return whether there is one, and it takes connections."""
 
         def settled() -> bool:
-            return not self.running or [line.strip() for line in self._postmaster_file()[_STATUS:]] == ["ready"]
+            status = [line.strip() for line in self._postmaster_file()[_STATUS:]]
+            return not self.running or status in (["ready"], ["standby"])
 
         _within(START_TIMEOUT, settled)
         if not self.running:
@@ -234,20 +235,19 @@ class PostgresServer:
         account, bin_dir = server_account(self.data_dir), self.bin_dir.resolve()
         if runs_in_place(bin_dir, account):
             return bin_dir
-        if self._copy is None or not self._copy.is_dir():
-            self._copy = copy_programs(bin_dir, account)
+        if self._copy is None or not (self._copy / "initdb").is_file():
+            self._copy = copy_programs(bin_dir, account, self.data_dir)
         return self._copy
 
     def _remove_copies(self, *, but: Path | None = None) -> None:
-        """Remove the copies of the programs made here and for whoever started the server before."""
+        """Remove the copies of the programs that the server ran from, as PostgreSQL wrote it down, or was to."""
+        used = [] if self._copy is None else [self._copy / "postgres"]
         with contextlib.suppress(FileNotFoundError):
             options = os.fsdecode((self.data_dir / "postmaster.opts").read_bytes())
-            used = Path(options.split(' "', 1)[0])
-            if used.parent != but:
-                remove_copy(used)
-        if self._copy is not None and self._copy != but:
-            remove_copy(self._copy / "postgres")
-            self._copy = None
+            used.append(Path(options.split(' "', 1)[0]))
+        for program in used:
+            if program.parent != but:
+                remove_copy(program, self.data_dir)
 
     def _pg_ctl(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", str(self.data_dir), *arguments)

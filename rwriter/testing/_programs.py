@@ -17,6 +17,7 @@ from rwriter.testing._places import barrier, quotable, temporary_folder
 
 COPY_PREFIX: Final = "rwriter-programs-"
 
+_WHOSE: Final = ".data_dir"
 _NEEDLESS: Final = ("include", "__pycache__")
 _PROGRAM_MODE: Final = 0o755
 _FILE_MODE: Final = 0o644
@@ -44,8 +45,8 @@ def runs_in_place(bin_dir: Path, account: pwd.struct_passwd | None) -> bool:
     return account is None or bool((bin_dir / "initdb").stat().st_mode & stat.S_IXOTH)
 
 
-def copy_programs(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
-    """Copy the installation around ``bin_dir`` for one server and return the copy's ``bin_dir``.
+def copy_programs(bin_dir: Path, account: pwd.struct_passwd | None, data_dir: Path) -> Path:
+    """Copy the installation around ``bin_dir`` for the server in ``data_dir`` and return the copy's ``bin_dir``.
 
     The copy has a fresh name, and only its owner, who is the caller, may write to it: whatever else lies around in the
     temporary folders, half-made, outdated or planted, is never run. Raises ``RwriterError`` where there is no place.
@@ -55,6 +56,7 @@ def copy_programs(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
     libraries = package.parent / f"{package.name}.libs"
     copy = Path(tempfile.mkdtemp(prefix=COPY_PREFIX, dir=temporary_folder(account, to_run=True)))
     try:
+        (copy / _WHOSE).write_bytes(os.fsencode(data_dir))
         _copy_tree(installation, copy / package.name / installation.name)
         if libraries.is_dir():
             _copy_tree(libraries, copy / libraries.name)
@@ -69,16 +71,22 @@ def copy_programs(bin_dir: Path, account: pwd.struct_passwd | None) -> Path:
     return copy / package.name / installation.name / bin_dir.name
 
 
-def remove_copy(program: Path) -> None:
-    """Remove the copy that ``program`` is in, if it is in one that ``copy_programs`` made for the caller.
+def remove_copy(program: Path, data_dir: Path) -> None:
+    """Remove the copy that ``program`` is in, if ``copy_programs`` made it for this caller and ``data_dir``.
 
     ``program`` may be what a server wrote down: no other folder is removed, whatever the path says.
     """
     for folder in program.parents:
-        if folder.name.startswith(COPY_PREFIX) and not folder.is_symlink() and folder.is_dir():
-            if folder.stat().st_uid == os.geteuid():
-                shutil.rmtree(folder, ignore_errors=True)
+        if folder.name.startswith(COPY_PREFIX) and _is_copy_for(folder, data_dir):
+            shutil.rmtree(folder, ignore_errors=True)
             return
+
+
+def _is_copy_for(folder: Path, data_dir: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.geteuid():
+        return False
+    whose = folder / _WHOSE
+    return whose.is_file() and whose.read_bytes() == os.fsencode(data_dir)
 
 
 def _copy_tree(source: Path, target: Path) -> None:

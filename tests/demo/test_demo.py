@@ -22,6 +22,7 @@ from rwriter import DbEngines
 from rwriter.demo import _run as demo
 from rwriter.demo._traffic import TRAFFIC, Pair, load_traffic
 from rwriter.testing import PostgresServer
+from rwriter.testing._places import server_account, temporary_folder
 
 ROOT = Path(__file__).parents[2]
 PAIRS = load_traffic()
@@ -333,7 +334,7 @@ def test_the_demo_fails_when_a_row_is_not_what_was_sent(
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary folder for the demo's server, so that one of the user's own is left alone."""
-    path = Path(tempfile.mkdtemp(prefix="rwriter-test-demo-"))
+    path = Path(tempfile.mkdtemp(prefix="rwriter-test-demo-", dir=temporary_folder(server_account())))
     path.chmod(0o755)  # a server that root starts runs as somebody else
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     yield path

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import DbEngines, PersistResult, RequestFilter, RequestStore
 from rwriter.schema import requests
-from rwriter.testing._places import run_as, server_account
+from rwriter.testing._places import run_as, server_account, temporary_folder
 from tests.support.rows import need, new_request, record, rows, template_ids
 
 SERVER_CONNECTIONS = 4
@@ -61,14 +61,15 @@ def pooler(rwriter_postgres: str) -> Iterator[Pooler]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-")))
+    account = server_account()
+    folder = temporary_folder(account)
+    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-", dir=folder)))
     config = made.folder / "pgbouncer.ini"
     config.write_text(CONFIG.format(host=server.host, port=server.port, listen_port=port, pool_size=SERVER_CONNECTIONS))
     # PgBouncer refuses to be root, as PostgreSQL does
-    as_account = run_as(server_account())
     made.folder.chmod(0o755)
     with (made.folder / "log").open("w") as log:
-        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **as_account)
+        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **run_as(account))
     try:
         deadline = time.monotonic() + 30
         while not made.answers():

@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 
 from rwriter import RwriterError
 from rwriter.testing import THROWAWAY, PostgresServer, TcpProxy
+from rwriter.testing._places import server_account, temporary_folder
 from tests.support.driving import eventually
 
 PATIENCE = 20.0
@@ -33,7 +34,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that the server's user may enter, whoever runs the tests."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=temporary_folder(server_account())) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
@@ -141,14 +142,13 @@ def zombie(pid: int) -> bool:
 async def test_a_server_that_is_kept_is_adopted_by_the_next_and_deleted_at_last(folder: Path) -> None:
     with PostgresServer(data_dir=folder / "data", keep=True, settings=THROWAWAY) as first:
         await ask(first.url(), "CREATE DATABASE mine")
-    second = PostgresServer(data_dir=folder / "data")
+    second = PostgresServer(data_dir=folder / "data").start()
     try:
-        await asyncio.to_thread(second.start)
         assert second.port == first.port
         assert await ask(second.url("mine"), "SELECT current_database()") == "mine"
         assert await ask(second.url(), "SHOW fsync") == "off"
     finally:
-        await asyncio.to_thread(second.delete)
+        second.delete()
     assert await refuses(second.url())
     assert not first.running
     assert not (folder / "data").exists()
