@@ -404,13 +404,15 @@ def test_a_process_that_is_no_server_is_not_ended_for_its_number(place: Path) ->
     data.mkdir(mode=0o700)
     with subprocess.Popen(["sleep", "600"]) as bystander:
         (data / "postmaster.pid").write_text(f"{bystander.pid}\n{data}\n1\n5432\n\n127.0.0.1\n\nready\n")
-        server = PostgresServer(data_dir=data)
-        assert not server.running
-        server.stop()
-        server.kill()
-        server.delete()
-        assert bystander.poll() is None
-        bystander.kill()
+        try:
+            server = PostgresServer(data_dir=data)
+            assert not server.running
+            server.stop()
+            server.kill()
+            server.delete()
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
 
 
 def test_a_folder_with_anything_else_in_it_is_refused_and_left_as_it_is(place: Path) -> None:
