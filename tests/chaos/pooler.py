@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import socket
 import tempfile
 import time
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+from rwriter.testing._places import run_as, server_account, temporary_folder
 from tests.support.rows import need
 
 PATIENCE: Final = 60.0
@@ -43,7 +43,9 @@ class PgBouncer:
             probe.bind(("127.0.0.1", 0))
             self.port: Final[int] = probe.getsockname()[1]
         self._server_port: Final = server_port
-        self._folder: Final = tempfile.TemporaryDirectory(prefix="rwriter-pgbouncer-")
+        self._folder: Final = tempfile.TemporaryDirectory(
+            prefix="rwriter-pgbouncer-", dir=temporary_folder(server_account())
+        )
         self._process: Popen[bytes] | None = None
 
     def url(self, url: str) -> str:
@@ -54,7 +56,7 @@ class PgBouncer:
         folder = Path(self._folder.name)
         configuration = CONFIGURATION.format(server_port=self._server_port, port=self.port, folder=folder)
         (folder / "pgbouncer.ini").write_text(configuration)
-        account = _account()
+        account = server_account()
         if account is not None:
             os.chown(folder, account.pw_uid, account.pw_gid)
             (folder / "pgbouncer.ini").chmod(0o644)
@@ -69,9 +71,7 @@ class PgBouncer:
 
     async def start(self) -> None:
         """Start PgBouncer, and wait until it takes connections."""
-        account = _account()
-        # it refuses to be root
-        options: dict[str, Any] = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid}
+        options = run_as(server_account())  # it refuses to be root
         command = [need("pgbouncer"), f"{self._folder.name}/pgbouncer.ini"]
         self._process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, cwd="/", **options)
         deadline = time.monotonic() + PATIENCE
@@ -93,7 +93,3 @@ class PgBouncer:
             return False
         writer.close()
         return True
-
-
-def _account() -> pwd.struct_passwd | None:
-    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from rwriter.testing import PostgresServer
+from rwriter.testing._places import server_account, temporary_folder
 from tests.chaos.ground import bin_dir
 
 
@@ -18,10 +19,10 @@ from tests.chaos.ground import bin_dir
 def primary_and_standby() -> Iterator[tuple[PostgresServer, PostgresServer]]:
     """Yield a running primary and its standby. Replication is asynchronous until the primary is told otherwise."""
     with PostgresServer(bin_dir()) as primary:
-        with tempfile.TemporaryDirectory(prefix="rwriter-postgres-") as folder:
+        with tempfile.TemporaryDirectory(dir=temporary_folder(server_account())) as folder:
             data = Path(folder) / "data"
             data.mkdir(mode=0o700)
-            # as _init does: the server's account must own its folder, and reach it
+            # as PostgresServer does: the server's account must own its folder, and reach it
             owner = primary.data_dir.stat()
             for path in (data, data.parent):
                 path.chmod(0o700)
@@ -34,7 +35,7 @@ def primary_and_standby() -> Iterator[tuple[PostgresServer, PostgresServer]]:
             try:
                 yield primary, standby.start()
             finally:
-                standby.stop("immediate")
+                standby.delete()
 
 
 def promote(standby: PostgresServer) -> None:

@@ -11,9 +11,11 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 from sqlalchemy import make_url, text
@@ -21,7 +23,9 @@ from sqlalchemy import make_url, text
 from rwriter import DbEngines
 from rwriter.demo import _run as demo
 from rwriter.demo._traffic import TRAFFIC, Pair, load_traffic
-from rwriter.testing import PostgresServer
+from rwriter.testing import PostgresServer, _places
+from rwriter.testing._places import server_account, temporary_folder
+from tests.support.driving import eventually
 
 ROOT = Path(__file__).parents[2]
 PAIRS = load_traffic()
@@ -333,12 +337,64 @@ def test_the_demo_fails_when_a_row_is_not_what_was_sent(
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary folder for the demo's server, so that one of the user's own is left alone."""
-    path = Path(tempfile.mkdtemp(prefix="rwriter-test-demo-"))
+    path = Path(tempfile.mkdtemp(prefix="rwriter-test-demo-", dir=temporary_folder(server_account())))
     path.chmod(0o755)  # a server that root starts runs as somebody else
     monkeypatch.setattr(tempfile, "tempdir", str(path))
     yield path
     demo.main(stop=True)
     shutil.rmtree(path)
+
+
+@pytest.mark.usefixtures("one_round")
+@pytest.mark.usefixtures("folder")
+def test_two_runs_at_the_same_time_share_a_server_and_both_succeed(capsys: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda _: demo.main(), range(2))) == [0, 0]
+    assert capsys.readouterr().out.count("look further") == 2
+
+
+@pytest.mark.usefixtures("one_round", "folder")
+async def test_a_run_leaves_the_database_alone_until_another_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    server = await asyncio.to_thread(lambda: demo._own_server().start())
+    other = await asyncpg.connect(server.url())
+    await other.execute(f"SELECT pg_advisory_lock({demo._LOCK})")
+    run = asyncio.create_task(asyncio.to_thread(demo.main))
+    waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    await eventually(lambda: other.fetchval(waiting))
+    assert not await other.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", demo.DATABASE)
+    await other.close()
+    assert await run == 0
+    assert "waiting for another run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_folder_that_somebody_else_put_in_the_servers_place_is_refused_and_left_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], stop: bool
+) -> None:
+    planted = folder / f"rwriter-demo-{os.getuid()}"
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "PG_VERSION").write_text("18\n")
+    planted.symlink_to("theirs")
+    assert "is a symbolic link, and is not used" in refusal(capsys, stop=stop)
+    assert (planted / "PG_VERSION").read_text() == "18\n"
+    planted.unlink()
+
+
+@pytest.mark.usefixtures("one_round")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be kept apart from the server's account")
+def test_the_demo_runs_with_a_temporary_folder_that_is_closed_to_the_server(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = folder / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(closed))
+    monkeypatch.setattr(_places, "_FALLBACKS", (str(folder),))
+    data = folder / f"rwriter-demo-{os.getuid()}"
+    assert demo.main() == 0
+    assert f"starting PostgreSQL in {data}" in capsys.readouterr().out
+    assert demo.main(stop=True) == 0
+    assert not data.exists()
+    assert not list(closed.iterdir())
 
 
 @pytest.mark.usefixtures("one_round")

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import DbEngines, RequestFilter, RequestStore
 from rwriter.schema import requests
-from rwriter.testing._postgres import _account
+from rwriter.testing._places import run_as, server_account, temporary_folder
 from tests.support.records import new_request, record
 from tests.support.rows import Counts, need, rows, template_ids
 
@@ -62,15 +62,15 @@ def pooler(rwriter_postgres: str) -> Iterator[Pooler]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-")))
+    account = server_account()
+    folder = temporary_folder(account)
+    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-", dir=folder)))
     config = made.folder / "pgbouncer.ini"
     config.write_text(CONFIG.format(host=server.host, port=server.port, listen_port=port, pool_size=SERVER_CONNECTIONS))
     # PgBouncer refuses to be root, as PostgreSQL does
-    account = _account()
     made.folder.chmod(0o755)
-    as_account = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     with (made.folder / "log").open("w") as log:
-        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **as_account)  # type: ignore[call-overload]
+        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **run_as(account))
     try:
         deadline = time.monotonic() + 30
         while not made.answers():

@@ -17,6 +17,7 @@ from sqlalchemy import make_url
 
 from rwriter import RwriterError
 from rwriter.testing import THROWAWAY, PostgresServer, TcpProxy
+from rwriter.testing._places import server_account, temporary_folder
 from tests.support.driving import eventually
 
 # servers of its own, too
@@ -36,7 +37,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder that the server's user may enter, whoever runs the tests."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=temporary_folder(server_account())) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
