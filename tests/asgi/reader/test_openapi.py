@@ -15,6 +15,7 @@ from rwriter import RequestStore
 from rwriter.asgi import responses_app
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._reader.openapi import document
+from rwriter.asgi._reader.query import DEFAULT_LIMIT, MAX_LIMIT, MAX_SEQUENCE, STATES_OF
 from tests.asgi.reader.test_changes import begun
 from tests.support.asgi_client import KEY, OWNER, owners
 from tests.support.reading import chat_record, response_record
@@ -30,6 +31,21 @@ def test_the_document_names_every_route_and_no_other(store: RequestStore) -> Non
         (path, method) for path, item in document("/p")["paths"].items() for method in item if method != "parameters"
     }
     assert {pair for pair in served if pair[1] != "head"} == described | {("/openapi.json", "get")}
+
+
+def test_the_document_allows_the_parameters_that_the_routes_take() -> None:
+    described = document("")
+    (paths, parameters) = described["paths"], described["components"]["parameters"]
+    limit = parameters["limit"]["schema"]
+    assert (limit["default"], limit["maximum"]) == (DEFAULT_LIMIT, MAX_LIMIT)
+    schemas = {
+        parameter["name"]: parameter["schema"]
+        for path in ("/responses", "/responses/{id}")
+        for parameter in paths[path]["get"]["parameters"]
+        if "$ref" not in parameter
+    }
+    assert schemas["status"]["enum"] == list(STATES_OF)
+    assert schemas["starting_after"]["maximum"] == MAX_SEQUENCE
 
 
 async def test_no_request_the_document_allows_or_forbids_makes_a_server_error(store: RequestStore) -> None:
