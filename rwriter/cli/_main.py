@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import itertools
-import logging
 import sys
 from typing import Annotated, Final, NoReturn
 
 import typer
 
-from rwriter import migrate as migrations
 from rwriter._database_errors import explain
-from rwriter._urls import URL_FORM
-from rwriter.cli._operations import dead_letters_app, reap, spool_app
-from rwriter.cli._options import DatabaseUrl, Schema
+from rwriter.cli._dead_letters import dead_letters_app
+from rwriter.cli._demo import demo_app
+from rwriter.cli._requests import requests_app
+from rwriter.cli._schema import schema_app
+from rwriter.cli._spool import spool_app
 from rwriter.migrate import URL_VARIABLE
-from rwriter.schema import HEAD_REVISION
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -31,8 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-
-app.command()(reap)
+# the top-level commands, in the order in which the help lists them
+for group in (requests_app, schema_app, demo_app):
+    app.add_typer(group)
 app.add_typer(spool_app, name="spool")
 app.add_typer(dead_letters_app, name="dead-letters")
 
@@ -53,63 +52,6 @@ def _options(
     if version:
         typer.echo(f"rwriter {importlib.metadata.version('rwriter')}")
         raise typer.Exit
-
-
-@app.command()
-def migrate(
-    revision: Annotated[str, typer.Argument(help="A revision of rwriter's; with --sql also FROM:TO.")] = "head",
-    *,
-    schema: Schema = None,
-    database_url: DatabaseUrl = None,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for a database without any.")] = False,
-) -> None:
-    """Bring the tables to this release's revision. Safe to run from many processes at once."""
-    if sql:
-        typer.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
-        return
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("alembic").setLevel(logging.INFO)
-    asyncio.run(migrations.upgrade(database_url, revision, schema=schema))
-    _print_current(database_url, schema)
-
-
-@app.command()
-def current(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
-    """Print the revision the database is at."""
-    _print_current(database_url, schema)
-
-
-@app.command()
-def check(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
-    """Exit with 1, and the reason, unless the tables are what this release needs."""
-    asyncio.run(migrations.check(database_url, schema=schema))
-    typer.echo("the tables are what this release needs")
-
-
-@app.command()
-def demo(
-    *,
-    # not from the environment: the demo writes, and that variable may well name production
-    database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help=f"A server of your own, {URL_FORM}; else one is started here.")
-    ] = None,
-    schema: Annotated[str | None, typer.Option(metavar="NAME", help="Where the tables are.")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the server an earlier run left behind.")] = False,
-) -> None:
-    """Feed the writer real traffic and show what is stored."""
-    import rwriter.demo  # noqa: PLC0415 -- the other commands must not need what it imports
-
-    raise typer.Exit(rwriter.demo.main(database_url=database_url, schema=schema, stop=stop))
-
-
-def _print_current(database_url: str | None, schema: str | None) -> None:
-    revision = asyncio.run(migrations.current(database_url, schema=schema))
-    if revision is None:
-        typer.echo("no revision of rwriter: run `rwriter migrate`")
-    elif revision == HEAD_REVISION:
-        typer.echo(f"{revision} (head)")
-    else:
-        typer.echo(f"{revision} (the head of this release is {HEAD_REVISION})")
 
 
 def _refuse_stray_url(arguments: list[str]) -> None:

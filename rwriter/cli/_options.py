@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from rwriter._urls import URL_FORM
+from rwriter.engines import DbEngines
+from rwriter.errors import RwriterError
 from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def duration(text: str) -> timedelta:
+    """Return the time that ``90s``, ``30m``, ``1h`` or ``7d`` says; raises ``typer.BadParameter``."""
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if match is None or int(match[1]) == 0:
+        msg = f"{text!r} is no duration: write 90s, 30m, 1h or 7d"
+        raise typer.BadParameter(msg)
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+
 
 DatabaseUrl: TypeAlias = Annotated[
     str | None, typer.Option("--database-url", metavar="URL", envvar=URL_VARIABLE, help=URL_FORM)
@@ -19,14 +33,16 @@ Schema: TypeAlias = Annotated[
     typer.Option("--schema", metavar="NAME", envvar=SCHEMA_VARIABLE, help="Where the tables are."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+Limit: TypeAlias = Annotated[int, typer.Option(min=1, help="Most lines.")]
+Bodies: TypeAlias = Annotated[bool, typer.Option("--bodies", help="Print both bodies whole.")]
+OlderThan: TypeAlias = Annotated[
+    timedelta, typer.Option(parser=duration, metavar="DURATION", help="90s, 30m, 1h or 7d.")
+]
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
-
-def duration(text: str) -> timedelta:
-    """``90s``, ``30m``, ``1h`` or ``7d``; raises ``typer.BadParameter``."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None or int(match[1]) == 0:
-        msg = f"{text!r} is no duration: write 90s, 30m, 1h or 7d"
-        raise typer.BadParameter(msg)
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+def engines_for(database_url: str | None, schema: str | None) -> DbEngines:
+    """Return engines for the options given; raises ``RwriterError`` where no database is named."""
+    if not database_url:
+        msg = f"no database given: pass --database-url, or set {URL_VARIABLE}"
+        raise RwriterError(msg)
+    return DbEngines.from_url(database_url, schema=schema)

@@ -1,0 +1,57 @@
+"""``rwriter migrate``, ``current`` and ``check``: the database's schema and this release's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from rwriter import migrate as migrations
+from rwriter.cli._options import DatabaseUrl, Schema
+from rwriter.schema import HEAD_REVISION
+
+schema_app = typer.Typer()
+
+
+@schema_app.command()
+def migrate(
+    revision: Annotated[str, typer.Argument(help="A revision of rwriter's; with --sql also FROM:TO.")] = "head",
+    *,
+    schema: Schema = None,
+    database_url: DatabaseUrl = None,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for a database without any.")] = False,
+) -> None:
+    """Bring the tables to this release's revision. Safe to run from many processes at once."""
+    if sql:
+        typer.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
+        return
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("alembic").setLevel(logging.INFO)
+    asyncio.run(migrations.upgrade(database_url, revision, schema=schema))
+    _print_current(database_url, schema)
+
+
+@schema_app.command()
+def current(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
+    """Print the revision the database is at."""
+    _print_current(database_url, schema)
+
+
+@schema_app.command()
+def check(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
+    """Exit with 1, and the reason, unless the tables are what this release needs."""
+    asyncio.run(migrations.check(database_url, schema=schema))
+    typer.echo("the tables are what this release needs")
+
+
+def _print_current(database_url: str | None, schema: str | None) -> None:
+    revision = asyncio.run(migrations.current(database_url, schema=schema))
+    if revision is None:
+        typer.echo("no revision of rwriter: run `rwriter migrate`")
+    elif revision == HEAD_REVISION:
+        typer.echo(f"{revision} (head)")
+    else:
+        typer.echo(f"{revision} (the head of this release is {HEAD_REVISION})")
