@@ -13,8 +13,7 @@ from rwriter._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
-
-AWKWARD_SCHEMA = "tenant a-Ü"
+from tests.support.schemas import AWKWARD_SCHEMA
 
 
 @pytest.fixture(autouse=True)
