@@ -1,4 +1,4 @@
-"""What every command does with its figures: the order of a round, medians, ratios within rounds, and the JSON."""
+"""Put figures into order for every command: the order of a round, medians, ratios within rounds, and the JSON."""
 
 from __future__ import annotations
 
