@@ -68,7 +68,7 @@ async def own_database(url: str, name: str) -> AsyncIterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What the tables hold after a turn. ``stored_fraction``: bytes of a response body on disk by bytes given."""
+    """The contents of the tables after a turn. ``stored_fraction``: bytes of a response body on disk by bytes given."""
 
     rows: int
     transactions: int

@@ -36,7 +36,7 @@ _DEFAULTS: Final = inspect.signature(RequestsWriter).parameters
 CHANNEL_BYTES: Final[int] = _DEFAULTS["channel_bytes"].default
 FLUSHES: Final[int] = _DEFAULTS["flush_concurrency"].default
 KINDS: Final = {"ascii": "", "emoji": "\N{ROCKET}"}
-"""What each text ends with. One emoji, and Python keeps four bytes for every character of it."""
+"""The end of each text, by kind. One emoji, and Python keeps four bytes for every character of it."""
 
 WARM_UP: Final = 200
 DEADLINE: Final = 60.0

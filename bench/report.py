@@ -1,4 +1,4 @@
-"""What every command does with its figures: the order of a round, medians, ratios within rounds, and the JSON."""
+"""Put figures into order for every command: the order of a round, medians, ratios within rounds, and the JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def rotated(items: Iterable[T], number: int) -> list[T]:
     # a step of one would leave everybody behind the same one in all rounds but one
     by = number * 3 % len(listed)
     turned = [*listed[by:], *listed[:by]]
-    return turned if number % 2 == 0 else turned[::-1]
+    # of two, turning is reversing: both would leave them as they were
+    return turned[::-1] if number % 2 and len(turned) > 2 else turned  # noqa: PLR2004 -- two
 
 
 def summary(values: Iterable[float]) -> dict[str, Any]:

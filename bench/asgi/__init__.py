@@ -28,10 +28,10 @@ from bench.report import ratios, rotated, summary
 KINDS: Final = ("off", "memory", "journal", "down")
 SHAPES: Final = ("plain", "stream")
 LOADS: Final = {"16 connections": (16, 0.0), "200 a second": (4, 0.02), "1 connection": (1, 0.0)}
-"""How many connections ask, and how many seconds each waits before it asks again."""
+"""The number of connections that ask, and the seconds that each waits before it asks again."""
 ROUNDS: Final = 5
 SECONDS: Final = 1.5
-"""Of each turn: every kind, shape and load has one in each round."""
+"""The length of a turn: every kind, shape and load has one in each round."""
 DEADLINE: Final = 60.0
 
 Rounds = dict[tuple[str, str, str], list[Turn]]

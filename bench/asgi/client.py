@@ -20,7 +20,7 @@ WORDS: Final = "every word of a question that asks nothing much at all, "
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What the client saw. Times are seconds; ``busy`` is the part of the turn its own processor was at work."""
+    """The client's view of a turn. Times are seconds; ``busy`` is its own processor's part of the turn."""
 
     answers: int
     rate: float

@@ -1,4 +1,4 @@
-"""What the peers share: the setting they store under, batches taken in turn by connections, and the finished rows."""
+"""Hold what the peers share: the setting they store under, batches taken in turn by connections, finished rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Path(enum.StrEnum):
-    """What the database does with a record: insert it, finish a row that was begun, or one as often as the other."""
+    """The database's part in storing a record: insert it, finish a row that was begun, or one as often as the other."""
 
     INSERT = "insert"
     UPDATE = "update"
@@ -35,7 +35,7 @@ class Path(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How records are stored. ``flushes``: transactions in flight, each on a connection; ``ids``: ``v4`` or ``v7``."""
+    """The way records are stored. ``flushes``: transactions in flight, one a connection; ``ids``: ``v4`` or ``v7``."""
 
     batch: int = 100
     request_bytes: int = REQUEST_BYTES

@@ -1,4 +1,4 @@
-"""What is varied, one thing at a time, and which peers take part in each comparison."""
+"""List what is varied, one thing at a time, and the peers that take part in each comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the throughput is to be, as ratios within a round, and whether it is."""
+"""State the goals of the throughput, as ratios within a round, and the verdict on each."""
 
 from __future__ import annotations
 

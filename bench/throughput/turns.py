@@ -19,7 +19,7 @@ from bench.traffic import Bodies, Traffic, records
 from rwriter import new_request_id
 
 WARM_UP: Final = 0.2
-"""Of the records of a turn: connections are opened and statements prepared before anything counts."""
+"""Share of a turn's records stored first: it opens connections and prepares statements before anything counts."""
 
 Key = tuple[str, str]
 """Label of the point, name of the peer."""
@@ -27,7 +27,7 @@ Key = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What a turn took. ``cpu_us``: processor time of this process a record; ``wal_bytes``: WAL written a record."""
+    """The figures of a turn. ``cpu_us``: this process's processor time a record; ``wal_bytes``: WAL a record."""
 
     rate: float
     cpu_us: float
