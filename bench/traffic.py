@@ -59,7 +59,7 @@ def records(
 def record(
     request_body: str, response_body: str, *, new_id: Callable[[], uuid.UUID] = new_request_id, owner: str = OWNER
 ) -> CompletedRequest:
-    """A request answered just now."""
+    """Return a request answered just now."""
     now = datetime.now(UTC)
     return CompletedRequest(
         request_id=new_id(),

@@ -25,7 +25,7 @@ config = context.config
 
 
 def target_schema(connection: Connection | None = None) -> str | None:
-    """The schema asked for by ``-x schema=``, the caller, the connection's engine or the environment, in that order."""
+    """Return the schema named by ``-x schema=``, the caller, the connection's engine or the environment, in this order."""
     asked = context.get_x_argument(as_dictionary=True).get("schema")
     options = connection.get_execution_options() if connection is not None else {}
     translated = options.get("schema_translate_map", {}).get(None)
@@ -54,7 +54,7 @@ def use_schema(schema: str) -> str:
 
 
 def quoted(schema: str) -> str:
-    """``schema`` as an SQL identifier."""
+    """Return ``schema`` as an SQL identifier."""
     return '"' + schema.replace('"', '""') + '"'
 
 
@@ -99,7 +99,7 @@ def settings(connection: Connection, schema: str | None) -> Iterator[None]:
 
 
 def setting(connection: Connection, name: str) -> str | None:
-    """The value of a setting of the session."""
+    """Return the value of a setting of the session."""
     value: str | None = connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
     return value
 

@@ -1,4 +1,4 @@
-"""Where the SQL runs: one engine for writes, one for reads, or a single engine for both."""
+"""Engines for the SQL: one engine for writes, one for reads, or a single engine for both."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
 
 
 def schema_of(engine: AsyncEngine) -> str | None:
-    """The schema ``in_schema`` set on ``engine``, if any."""
+    """Return the schema ``in_schema`` set on ``engine``, if any."""
     schema: str | None = engine.get_execution_options().get("schema_translate_map", {}).get(None)
     return schema
 

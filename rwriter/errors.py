@@ -53,7 +53,7 @@ class InvalidCursor(RwriterError, ValueError):
 
 
 class RecordNotStored(RwriterError):
-    """What became of a record sent with ``wait="committed"`` that has no row of its own. See the subclasses."""
+    """A record sent with ``wait="committed"`` has no row of its own. The subclasses say why."""
 
 
 class RecordRejected(RecordNotStored):

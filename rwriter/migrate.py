@@ -75,7 +75,7 @@ async def downgrade(target: Target = None, revision: str = "base", *, schema: st
 
 
 def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
-    """The SQL that ``upgrade`` would run on an empty database, or from ``A`` for ``revision="A:B"``."""
+    """Return the SQL that ``upgrade`` would run on an empty database, or from ``A`` for ``revision="A:B"``."""
     config = alembic_config(schema)
     config.output_buffer = io.StringIO()
     with _clear_errors():
@@ -84,7 +84,7 @@ def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
 
 
 async def current(target: Target = None, *, schema: str | None = None) -> str | None:
-    """The revision the database is at, or ``None`` where rwriter's migrations never ran."""
+    """Return the revision the database is at, or ``None`` where rwriter's migrations never ran."""
     async with _engine(target, schema) as (engine, _):
         return await current_revision(engine)
 

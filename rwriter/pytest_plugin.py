@@ -40,7 +40,7 @@ class Databases:
         self._templates: dict[str | None, str] = {}
 
     def url(self, name: str) -> str:
-        """The URL of database ``name`` on this server."""
+        """Return the URL of database ``name`` on this server."""
         from sqlalchemy import make_url
 
         return (
@@ -58,7 +58,7 @@ class Databases:
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def template(self, schema: str | None = None) -> str:
-        """The name of a database migrated to head in ``schema``."""
+        """Return the name of a database migrated to head in ``schema``."""
         if schema not in self._templates:
             from rwriter.migrate import upgrade
 
@@ -121,7 +121,7 @@ def rwriter_database(_rwriter_databases: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def rwriter_engines(rwriter_database: str) -> TestDbEngines:
-    """The engine swap: hand this to the code under test in place of its ``DbEngines``."""
+    """Provide the engine swap: hand this to the code under test in place of its ``DbEngines``."""
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 

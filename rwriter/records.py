@@ -1,4 +1,4 @@
-"""What a service hands to the writer: validated, repaired and free of secrets from the constructor on."""
+"""The records that a service hands to the writer: validated, repaired and free of secrets from the constructor on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _repaired = metrics.get_meter("rwriter").create_counter(
 
 
 def new_request_id() -> uuid.UUID:
-    """A fresh UUIDv7. Time-ordered keys cost a sixth of the WAL that random ones do on a large table."""
+    """Return a fresh UUIDv7. Time-ordered keys cost a sixth of the WAL of random ones on a large table."""
     return uuid7()
 
 

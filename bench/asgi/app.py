@@ -45,7 +45,7 @@ class Gateway:
     """The app: two answers, ready made, and on ``/state`` what it says of itself."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI interface."""
+        """Serve the ASGI interface."""
         if scope["type"] == "lifespan":
             await self.live(receive, send)
         elif scope["path"] == "/state":
@@ -70,7 +70,7 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     def state(self) -> dict[str, int]:
-        """Records not settled yet, and those that were since the last time."""
+        """Return the numbers of records not settled yet, and of those settled since the last call."""
         return {"pending": 0, "recorded": 0}
 
 

@@ -33,7 +33,7 @@ def spool_ls(directory: Directory, *, limit: Limit = 100, json: Json = False) ->
         async with _opened(directory) as spool:
             return [row_of(item, item.spooled_at) for item in await spool.listing(limit)]
 
-    print_rows(asyncio.run(work()), ("seq", "request_id", "age", "size", "in_hand", "reason"), json=json)
+    print_rows(asyncio.run(work()), ("seq", "request_id", "age", "size", "claimed", "reason"), json=json)
 
 
 @spool_app.command("show")

@@ -188,7 +188,7 @@ class Run:
         await self._check_templates()
 
     async def table(self) -> Table:
-        """What is stored of this run, by state and endpoint, as the database has it."""
+        """Return the rows that the database has of this run, by state and endpoint."""
         groups = (requests.c.state, request_templates.c.path)
         statuses = func.array_agg(requests.c.response_status.distinct())
         size = func.sum(requests.c.response_size + request_templates.c.body_byte_size)
@@ -201,7 +201,7 @@ class Run:
         return table
 
     def summary(self, stats: WriterStats, seconds: float) -> dict[str, str]:
-        """The lines below the table."""
+        """Return the lines below the table."""
         bodies = [body for pair, _ in self._sent for body in (pair.request_body, pair.response_body)]
         mended = sum(repaired(body) != body for body in bodies)
         rate = f"{len(self._sent) / seconds:,.0f} records/s"

@@ -48,13 +48,13 @@ class Sent(NamedTuple):
 
 
 def load_traffic() -> list[Pair]:
-    """The pairs of the shipped file. Only ``json`` reads it: to stricter parsers a lone surrogate is no JSON."""
+    """Return the pairs of the shipped file. Only ``json`` reads it: stricter parsers refuse a lone surrogate."""
     with TRAFFIC.open(encoding="utf-8") as lines:
         return [Pair(**json.loads(line)) for line in lines]
 
 
 def send_rounds(pairs: Sequence[Pair], rounds: int) -> list[Sent]:
-    """Records of the pairs, ``rounds`` times over under fresh ids and up to the present, in the order to be sent.
+    """Return records of the pairs, ``rounds`` times over under fresh ids and up to the present, in sending order.
 
     Their ``created_by`` names this run, so that its rows can be told from those of others.
     """
@@ -93,7 +93,7 @@ def repaired(body: str) -> str:
 
 
 def summary_faults(row: RequestSummary, sent: Sent) -> list[str]:
-    """The columns of a listed row that are not as they should be."""
+    """Return the columns of a listed row that are not as they should be."""
     pair, record = sent
     good = succeeded(pair.status_code)
     expected: dict[str, object] = {
@@ -117,7 +117,7 @@ def summary_faults(row: RequestSummary, sent: Sent) -> list[str]:
 
 
 def body_faults(row: RequestDetail, sent: Sent) -> list[str]:
-    """The texts of a row that was read back which are not as they should be."""
+    """Return the texts of a row that was read back which are not as they should be."""
     pair = sent.pair
     body, answer = repaired(pair.request_body), repaired(pair.response_body)
     envelope = {"type": "NonRetriableHttpStatus", "details": {"status": pair.status_code, "body": answer}}

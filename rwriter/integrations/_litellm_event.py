@@ -1,4 +1,4 @@
-"""What litellm tells its loggers, as records. Nothing here imports litellm."""
+"""Records of the calls that litellm reports to its loggers. Nothing here imports litellm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STATUSES: Final = range(400, 600)
 
 
 def owner_of(kwargs: Mapping[str, Any]) -> str | None:
-    """Who the proxy says made the call: the key's user, else its team.
+    """Return the owner of the call as the proxy names it: the key's user, else its team.
 
     Not the end user: on the proxy that is what a client writes into ``user``, and may be anybody's name.
     """
@@ -41,19 +41,19 @@ def owner_of(kwargs: Mapping[str, Any]) -> str | None:
 
 
 def proxy_metadata(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What litellm knows of the call, ``user_api_key_*`` among it; outside its proxy, what the caller passed."""
+    """Return litellm's metadata of the call, ``user_api_key_*`` among it; outside its proxy the caller's own."""
     logged = (kwargs.get("standard_logging_object") or {}).get("metadata")
     return logged or (kwargs.get("litellm_params") or {}).get("metadata") or {}
 
 
 def endpoint_of(kwargs: Mapping[str, Any]) -> str | None:
-    """The path the call would have on an API; ``None`` for kinds that are not recorded (images, audio, files)."""
+    """Return the path that the call has on an API; ``None`` for kinds not recorded (images, audio, files)."""
     call_type = _word(kwargs.get("call_type"))
     return ENDPOINTS.get(call_type) or ENDPOINTS.get(call_type.removeprefix("a"))
 
 
 def is_async(kwargs: Mapping[str, Any]) -> bool:
-    """Whether the call was one of the asynchronous functions: ``acompletion`` and its like."""
+    """Return True if the call was one of the asynchronous functions: ``acompletion`` and its like."""
     call_type = _word(kwargs.get("call_type"))
     return call_type not in ENDPOINTS and call_type.removeprefix("a") in ENDPOINTS
 
@@ -61,7 +61,7 @@ def is_async(kwargs: Mapping[str, Any]) -> bool:
 def completed(
     kwargs: Mapping[str, Any], response: object, started: datetime, ended: datetime, *, endpoint: str, owner: str
 ) -> CompletedRequest:
-    """The record of one call: ``response`` is its answer, or ``kwargs["exception"]`` what it raised instead."""
+    """Return the record of one call: ``response`` is its answer, or ``kwargs["exception"]`` what it raised."""
     model = _model(kwargs)
     failure = kwargs.get("exception") if response is None else None
     return CompletedRequest(
@@ -107,7 +107,7 @@ def _prompt(kwargs: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
 
 
 def _texts(messages: object) -> object:
-    """The prompts of a text completion, which litellm wraps in a message each."""
+    """Return the prompts of a text completion, which litellm wraps in a message each."""
     if not isinstance(messages, list):
         return messages
     texts = [message.get("content") if isinstance(message, dict) else message for message in messages]
@@ -156,7 +156,7 @@ def _word(value: object) -> str:
 
 
 def _api_key(kwargs: Mapping[str, Any]) -> str:
-    """The fingerprint of the proxy's virtual key: litellm has the whole hash of which a fingerprint is the head."""
+    """Return the fingerprint of the proxy's virtual key: litellm has the whole hash, of which it is the head."""
     known = proxy_metadata(kwargs).get("user_api_key_hash")
     return f"sha256:{known[:32]}" if isinstance(known, str) and _SHA256.fullmatch(known) else ""
 
@@ -176,7 +176,7 @@ def _encode(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: litellm's answers are pydantic models; anything else is named, not shown."""
+    """Return a JSON value for ``value``: litellm's answers are pydantic models; others are named, not shown."""
     if hasattr(value, "model_dump"):
         # unchecked: litellm puts the usage of one API into answers of another, and pydantic warns of it
         return value.model_dump(mode="json", warnings=False)

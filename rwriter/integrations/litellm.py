@@ -97,25 +97,25 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """A call was answered: the whole answer, for a stream too."""
+        """Record an answered call: litellm passes the whole answer, for a stream too."""
         await self._record(kwargs, response_obj, start_time, end_time)
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """A call failed. What it failed with is in ``kwargs["exception"]``."""
+        """Record a failed call: its exception is in ``kwargs["exception"]``."""
         await self._record(kwargs, response_obj, start_time, end_time)
 
     def log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """A synchronous call was answered."""
+        """Record an answered synchronous call."""
         self._record_sync(kwargs, response_obj, start_time, end_time)
 
     def log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """A synchronous call failed."""
+        """Record a failed synchronous call."""
         self._record_sync(kwargs, response_obj, start_time, end_time)
 
     # -- inside

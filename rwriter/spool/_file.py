@@ -1,7 +1,7 @@
 """The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous: ``spool.py`` has a thread.
 
-A row belongs to nobody (anyone may replay it), or to a living process that has it in hand. Who lives is known by a lock
-the kernel releases when its holder dies, however it dies.
+A row is unclaimed, and any process may replay it, or claimed by a living process. A claimant is known to live by a lock
+that the kernel releases when its holder dies, however it dies.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Row(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """What a listing says of a row. ``size`` is bytes, ``reason`` why it was set aside, if it was."""
+    """A row in a listing. ``size`` is bytes, ``reason`` why it was set aside, ``None`` if it was not."""
 
     seq: int
     request_id: bytes
     size: int
     spooled_at: float
-    in_hand: bool
+    claimed: bool
     reason: str | None
 
 
@@ -82,8 +82,8 @@ class SpoolFile:
         self._max_bytes = max_bytes
         self._synchronous = synchronous
         self._owner = uuid.uuid4().hex
-        # what a full disk kept from being written: done before the next claim, or the rows would be lost from sight
-        self._owed: list[tuple[str, list[tuple[int]]]] = []
+        # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
+        self._deferred: list[tuple[str, list[tuple[int]]]] = []
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = self._take_lock()
         self._db = self._open()
@@ -91,7 +91,7 @@ class SpoolFile:
     # -- rows in
 
     def put(self, rows: Sequence[tuple[bytes, str | None, bytes]], *, keep: bool) -> list[int]:
-        """Store ``(request_id, custom_id, payload)`` rows and return their numbers; ``keep`` them as one's own.
+        """Store ``(request_id, custom_id, payload)`` rows, claimed by this process with ``keep``; returns their numbers.
 
         Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
         """
@@ -108,10 +108,10 @@ class SpoolFile:
     # -- rows out
 
     def claim(self, limit: int, max_bytes: int) -> list[Row]:
-        """The oldest rows that are nobody's, at least one if there is any; they are this process's own afterwards."""
+        """Claim and return the oldest unclaimed rows, at least one if there is any."""
         with self._transaction():
-            self._pay()
-            self._adopt()
+            self._apply_deferred()
+            self._release_rows_of_dead_processes()
             claimed: list[Row] = []
             size = 0
             free = "SELECT seq, request_id, payload, spooled_at FROM records WHERE owner IS NULL ORDER BY seq LIMIT ?"
@@ -121,19 +121,19 @@ class SpoolFile:
                     break
                 claimed.append(row)
             self._each("UPDATE records SET owner = ? WHERE seq = ?", [(self._owner, row.seq) for row in claimed])
-        self._owed.clear()
+        self._deferred.clear()
         return claimed
 
     def release(self, seqs: Iterable[int]) -> None:
         """Give rows back for anyone to replay."""
-        self._owe("UPDATE records SET owner = NULL WHERE seq = ?", seqs)
+        self._defer("UPDATE records SET owner = NULL WHERE seq = ?", seqs)
 
     def remove(self, seqs: Iterable[int]) -> None:
-        """Forget rows: they are in the database."""
-        self._owe("DELETE FROM records WHERE seq = ?", seqs)
+        """Delete rows that are in the database."""
+        self._defer("DELETE FROM records WHERE seq = ?", seqs)
 
     def set_aside(self, seqs: Iterable[int], reason: str) -> None:
-        """Move rows that cannot be replayed to where they do no harm."""
+        """Move rows that cannot be replayed out of the replay, with the reason."""
         copy = (
             "INSERT OR REPLACE INTO set_aside (seq, request_id, custom_id, payload, spooled_at, reason) "
             "SELECT seq, request_id, custom_id, payload, spooled_at, ? FROM records WHERE seq = ?"
@@ -144,18 +144,18 @@ class SpoolFile:
             self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
     def find(self, request_id: bytes) -> bytes | None:
-        """The payload of the first row with this id."""
+        """Return the payload of the first row with this id."""
         query = "SELECT payload FROM records WHERE request_id = ? ORDER BY seq LIMIT 1"
         row: tuple[bytes] | None = self._db.execute(query, (request_id,)).fetchone()
         return None if row is None else row[0]
 
     def find_custom(self, custom_id: str) -> list[bytes]:
-        """The payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
+        """Return the payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
         query = "SELECT payload FROM records WHERE custom_id = ? ORDER BY seq DESC"
         return [payload for (payload,) in self._db.execute(query, (custom_id,))]
 
     def listing(self, limit: int) -> list[Listed]:
-        """The oldest rows, those set aside among them."""
+        """Return the oldest rows, those set aside among them."""
         query = (
             "SELECT seq, request_id, length(payload), spooled_at, owner, NULL FROM records "
             "UNION ALL SELECT seq, request_id, length(payload), spooled_at, NULL, reason FROM set_aside "
@@ -167,23 +167,23 @@ class SpoolFile:
         ]
 
     def payload(self, seq: int) -> bytes | None:
-        """The payload of one row, set aside or not."""
+        """Return the payload of one row, set aside or not."""
         query = "SELECT payload FROM records WHERE seq = ?1 UNION ALL SELECT payload FROM set_aside WHERE seq = ?1"
         row: tuple[bytes] | None = self._db.execute(query, (seq,)).fetchone()
         return None if row is None else row[0]
 
     def purge(self, before: float, *, set_aside_only: bool) -> int:
-        """Forget rows spooled before ``before`` (Unix seconds) that nobody has in hand. How many."""
+        """Delete rows spooled before ``before`` (Unix seconds) that no process has claimed. Returns how many."""
         with self._transaction():
             number = self._db.execute("DELETE FROM set_aside WHERE spooled_at < ?", (before,)).rowcount
             if not set_aside_only:
-                self._adopt()
+                self._release_rows_of_dead_processes()
                 free = "DELETE FROM records WHERE spooled_at < ? AND owner IS NULL"
                 number += self._db.execute(free, (before,)).rowcount
             return number
 
     def restore(self) -> int:
-        """Put rows that were set aside back among those to be replayed. How many."""
+        """Put rows that were set aside back among those to be replayed. Returns how many."""
         with self._transaction():
             moved = self._db.execute(
                 "INSERT INTO records (seq, request_id, custom_id, payload, spooled_at) "
@@ -193,12 +193,12 @@ class SpoolFile:
             return moved
 
     def count(self) -> int:
-        """Rows waiting, in whosever hands."""
+        """Return the number of rows waiting, claimed or not."""
         number: int = self._db.execute("SELECT count(*) FROM records").fetchone()[0]
         return number
 
     def close(self) -> None:
-        """Give back what is still in hand, and close."""
+        """Release the rows that this process has claimed, and close."""
         with contextlib.suppress(sqlite3.Error), self._transaction():
             self._db.execute("UPDATE records SET owner = NULL WHERE owner = ?", (self._owner,))
         self._db.close()
@@ -257,14 +257,14 @@ class SpoolFile:
         with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _owe(self, statement: str, seqs: Iterable[int]) -> None:
-        self._owed.append((statement, [(seq,) for seq in seqs]))
+    def _defer(self, statement: str, seqs: Iterable[int]) -> None:
+        self._deferred.append((statement, [(seq,) for seq in seqs]))
         with self._transaction():
-            self._pay()
-        self._owed.clear()
+            self._apply_deferred()
+        self._deferred.clear()
 
-    def _pay(self) -> None:
-        for statement, parameters in self._owed:
+    def _apply_deferred(self) -> None:
+        for statement, parameters in self._deferred:
             self._each(statement, parameters)
 
     def _each(self, statement: str, parameters: Sequence[tuple[object, ...]]) -> None:
@@ -289,7 +289,7 @@ class SpoolFile:
         used: int = (pages - free) * size
         return used
 
-    def _adopt(self) -> None:
+    def _release_rows_of_dead_processes(self) -> None:
         owners = self._db.execute("SELECT DISTINCT owner FROM records WHERE owner IS NOT NULL").fetchall()
         for (owner,) in owners:
             if not self._alive(owner):

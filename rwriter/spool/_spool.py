@@ -36,9 +36,9 @@ class SpooledRecord(msgspec.Struct, frozen=True):
 
 
 class SpoolItem(msgspec.Struct, frozen=True):
-    """What a listing says of a record.
+    """A record in a listing of the spool.
 
-    ``size`` is bytes, ``spooled_at`` Unix seconds; ``in_hand``: a living process is delivering it; ``reason``: why it
+    ``size`` is bytes, ``spooled_at`` Unix seconds; ``claimed``: a living process is delivering it; ``reason``: why it
     was set aside, ``None`` if it was not.
     """
 
@@ -46,7 +46,7 @@ class SpoolItem(msgspec.Struct, frozen=True):
     request_id: uuid.UUID
     size: int
     spooled_at: float
-    in_hand: bool
+    claimed: bool
     reason: str | None
 
 
@@ -99,7 +99,7 @@ class Spool:
             raise
 
     async def aclose(self) -> None:
-        """Give back what is in hand and close the file. Idempotent."""
+        """Release the rows that this process has claimed, and close the file. Idempotent."""
         if self._thread is None:
             return
         await self._abandoned_removed()
@@ -115,7 +115,7 @@ class Spool:
         await self._on_thread(lambda file: file.put(rows, keep=False))
 
     async def journal(self, record: CompletedRequest) -> int:
-        """Keep ``record`` in this process's own hands and return its number, once it is on disk.
+        """Put ``record`` into the spool, claimed by this process, and return its number once it is on disk.
 
         Records journaled at the same time share one commit.
         """
@@ -130,7 +130,7 @@ class Spool:
             raise
 
     async def claim(self, limit: int, max_bytes: int) -> list[SpooledRecord]:
-        """The oldest records nobody has in hand, for this process to replay; ``release`` or ``remove`` them.
+        """Claim and return the oldest unclaimed records, for this process to replay; ``release`` or ``remove`` them.
 
         Rows that cannot be read are set aside with the reason and not returned.
         """
@@ -148,7 +148,7 @@ class Spool:
         await self._on_thread(lambda file: file.release(numbers))
 
     async def remove(self, seqs: Iterable[int]) -> None:
-        """Forget records: they are in the database."""
+        """Remove records that are in the database."""
         numbers = list(seqs)
         await self._on_thread(lambda file: file.remove(numbers))
 
@@ -158,12 +158,12 @@ class Spool:
         await self._on_thread(lambda file: file.set_aside(numbers, reason))
 
     async def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
-        """A record in the spool by its request's id."""
+        """Return a record in the spool by its request's id."""
         payload = await self._on_thread(lambda file: file.find(request_id.bytes))
         return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
 
     async def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
-        """The latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
+        """Return the latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
         for payload in await self._on_thread(lambda file: file.find_custom(custom_id)):
             record = msgspec.msgpack.decode(payload, type=CompletedRequest)
             if record.created_by == created_by:
@@ -171,7 +171,7 @@ class Spool:
         return None
 
     async def listing(self, limit: int = 1_000) -> list[SpoolItem]:
-        """The oldest ``limit`` records in the spool, those set aside among them."""
+        """Return the oldest ``limit`` records in the spool, those set aside among them."""
         rows = await self._on_thread(lambda file: file.listing(limit))
         return [SpoolItem(row.seq, uuid.UUID(bytes=row.request_id), *row[2:]) for row in rows]
 
@@ -187,15 +187,15 @@ class Spool:
             raise RwriterError(msg) from exc
 
     async def purge(self, before: float, *, set_aside_only: bool = False) -> int:
-        """Forget records spooled before ``before`` (Unix seconds) that no process has in hand. How many."""
+        """Delete records spooled before ``before`` (Unix seconds) that no process has claimed. Returns how many."""
         return await self._on_thread(lambda file: file.purge(before, set_aside_only=set_aside_only))
 
     async def restore(self) -> int:
-        """Let records that were set aside be replayed once more. How many."""
+        """Let records that were set aside be replayed once more. Returns how many."""
         return await self._on_thread(lambda file: file.restore())
 
     async def count(self) -> int:
-        """Records in the spool, in whosever hands."""
+        """Return the number of records in the spool, claimed by a process or not."""
         return await self._on_thread(lambda file: file.count())
 
     # -- inside
@@ -205,7 +205,7 @@ class Spool:
             self._committing = asyncio.create_task(self._commit_groups(), name="rwriter-spool-commit")
 
     def _abandon(self, done: asyncio.Future[int]) -> None:
-        # its send was cancelled, so it was not accepted: in this process's hands it would stay for ever
+        # its send was cancelled, so it was not accepted: claimed by this process it would stay for ever
         if not done.cancelled() and done.exception() is None:
             self._abandoned.append(done.result())
             self._start_committing()

@@ -64,7 +64,7 @@ class PostgresServer:
 
     @property
     def bin_dir(self) -> Path:
-        """Where the server's programs are, ``psql`` among them."""
+        """Folder of the server's programs, ``psql`` among them."""
         if self._asked_bin_dir is not None:
             folder = Path(self._asked_bin_dir)
             if not (folder / "initdb").is_file():
@@ -93,7 +93,7 @@ class PostgresServer:
         return self._port
 
     def url(self, database: str = "postgres") -> str:
-        """A URL for ``database`` that SQLAlchemy (through rwriter), asyncpg and psql all take."""
+        """Return a URL for ``database`` that SQLAlchemy (through rwriter), asyncpg and psql all take."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> Self:

@@ -32,7 +32,7 @@ log = logging.getLogger("rwriter")
 
 
 class State(enum.Enum):
-    """Where a writer is in its life."""
+    """The stage of a writer's life."""
 
     NEW = enum.auto()
     OPENING = enum.auto()

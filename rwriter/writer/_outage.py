@@ -14,7 +14,7 @@ log = logging.getLogger("rwriter")
 
 
 class Database(enum.Enum):
-    """What is known of the database."""
+    """The state of the database, as far as the writer knows."""
 
     UP = enum.auto()
     """It answers, or nothing is known to the contrary."""

@@ -50,7 +50,7 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Observed(Protocol):
-    """What the gauges read: a writer."""
+    """A writer, as the gauges read it."""
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ def count_retry(writer: str, outcome: Literal["retried", "exhausted"]) -> None:
 
 @contextlib.contextmanager
 def flush_span(writer: str, size: int) -> Iterator[Span]:
-    """A span per flush. Exceptions are not recorded on it: their texts can quote a body."""
+    """Open a span for a flush. Exceptions are not recorded on it: their texts can quote a body."""
     with _tracer.start_as_current_span(
         "rwriter.flush",
         attributes={"rwriter.writer": writer, "rwriter.flush.size": size, "db.system.name": "postgresql"},

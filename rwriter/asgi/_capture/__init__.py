@@ -1,1 +1,1 @@
-"""What passes between a client and the app becomes a record. Knows nothing of the reader."""
+"""Records of the calls that pass between clients and the app. Knows nothing of the reader."""

@@ -122,7 +122,7 @@ _DECODERS: Final[dict[str, Callable[[], Decoder]]] = {
 
 
 def decoders(content_encoding: str | None) -> list[Decoder]:
-    """What undoes a ``Content-Encoding``, in the order of undoing. Raises ``UndecodableBody``."""
+    """Return the decoders that undo a ``Content-Encoding``, in that order. Raises ``UndecodableBody``."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     try:
         return [_DECODERS[name]() for name in reversed(names) if name not in {"", "identity"}]
@@ -131,7 +131,7 @@ def decoders(content_encoding: str | None) -> list[Decoder]:
 
 
 def decode(chain: Iterable[Decoder], data: bytes) -> Iterator[bytes]:
-    """``data`` through all of ``chain``."""
+    """Return ``data`` decoded by all of ``chain``."""
     pieces: Iterator[bytes] = iter((data,))
     for decoder in chain:
         pieces = _through(decoder, pieces)

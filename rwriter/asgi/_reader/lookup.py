@@ -30,7 +30,7 @@ class Lookup:
         self._writer: Final = writer
 
     async def find(self, response_id: str, owner: str) -> RequestDetail | None:
-        """The request known as ``resp_<uuid>``, or under the id its upstream gave it.
+        """Return the request known as ``resp_<uuid>``, or under the id its upstream gave it.
 
         ``None`` for a bad, an unknown and a foreign id alike. Raises what the database raises.
         """

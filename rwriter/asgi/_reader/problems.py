@@ -1,4 +1,4 @@
-"""What the reader routes answer when they cannot: one shape, that of the official clients' errors."""
+"""Answers of the reader routes to requests that fail: one shape, that of the official clients' errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problem(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What HTTP says beside the body."""
+        """HTTP headers that belong to the status."""
         extra = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER)}}
         return extra.get(self.status, {})
 
@@ -54,17 +54,17 @@ def unauthenticated() -> Problem:
 
 
 def not_found() -> Problem:
-    """The same for a bad, an unknown and a foreign id, to the byte: the message must not repeat the id."""
+    """Return one problem for a bad, an unknown and a foreign id, equal to the byte: it must not repeat the id."""
     return Problem(404, "nothing was found under this id", code="not_found")
 
 
 def invalid(param: str, message: str) -> Problem:
-    """A query parameter that cannot be used."""
+    """Return a query parameter that cannot be used."""
     return Problem(400, f"{param} {message}", code="invalid_value", param=param)
 
 
 def unavailable(message: str) -> Problem:
-    """What was asked cannot be done now, and may be later."""
+    """Return the problem of a request that cannot be served now, and may be later."""
     return Problem(503, message, code="unavailable")
 
 

@@ -45,7 +45,7 @@ def stream_in(query: Mapping[str, str]) -> bool:
 
 
 def states_in(query: Mapping[str, str]) -> tuple[str | None, ...]:
-    """The row states of ``status``; ``(None,)``, any, when it is not said."""
+    """Return the row states that ``status`` names; ``(None,)``, any, where the query has none."""
     status = query.get("status")
     return (None,) if status is None else STATES_OF[_one_of(query, "status", tuple(STATES_OF), "")]
 

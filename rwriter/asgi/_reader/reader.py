@@ -1,4 +1,4 @@
-"""What the reader routes do, without the HTTP: each method answers with JSON values or raises a ``Problem``."""
+"""The reader routes without their HTTP: each method returns JSON values or raises a ``Problem``."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class Reader:
         self._stream_timeout: Final = stream_timeout
 
     async def find(self, asked_id: str, owner: str) -> RequestDetail:
-        """The owner's request with that id."""
+        """Return the owner's request with that id."""
         detail = await self._lookup.find(asked_id, owner)
         if detail is None:
             raise not_found()
         return detail
 
     async def response(self, asked_id: str, owner: str) -> dict[str, Any]:
-        """The Response object."""
+        """Return the Response object."""
         return response_object(await self.find(asked_id, owner), asked_id)
 
     async def chat_completion(self, asked_id: str, owner: str) -> dict[str, Any]:
-        """The chat completion; there is none while it is not finished, nor when it failed."""
+        """Return the chat completion; there is none while it is not finished, nor when it failed."""
         completion = chat_completion(await self.find(asked_id, owner), asked_id)
         if completion is None:
             raise not_found()

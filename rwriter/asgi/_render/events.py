@@ -18,7 +18,7 @@ _ENDS: Final = {"completed": "response.completed", "incomplete": "response.incom
 
 
 def opening_events(response: dict[str, Any]) -> Iterator[Event]:
-    """The two events that say a response has begun; of a queued one only the first."""
+    """Return the two events that say a response has begun; of a queued one only the first."""
     status = "queued" if response["status"] == "queued" else "in_progress"
     begun = response | {"status": status, "output": [], "usage": None, "error": None}
     begun |= {"completed_at": None, "incomplete_details": None}
@@ -39,7 +39,7 @@ def closing_events(response: dict[str, Any]) -> Iterator[Event]:
 
 
 def error_event(code: str, message: str) -> Event:
-    """The last event of a stream that cannot go on."""
+    """Return the last event of a stream that cannot go on."""
     return {"type": "error", "code": code, "message": message, "param": None}
 
 

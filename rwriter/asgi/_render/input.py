@@ -1,4 +1,4 @@
-"""What a request was given, as the items of ``GET /responses/{id}/input_items``."""
+"""The input of a request, as the items of ``GET /responses/{id}/input_items``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FINISHED: Final = ("message", "function_call", "function_call_output", "custom_
 
 
 def input_items(detail: RequestDetail) -> list[dict[str, Any]]:
-    """The items of the request's ``input`` in their order, each with an id that no other has.
+    """Return the items of the request's ``input`` in their order, each with an id that no other has.
 
     A text is one message of the user; an item that came without an id has the same one each time. Requests without an
     ``input`` (chat completions, a body that was not kept) have none.

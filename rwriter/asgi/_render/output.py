@@ -39,7 +39,7 @@ class _Ids:
 
 
 def kind_of(body: Any, path: str) -> str:
-    """Which API's object ``body`` is: ``response``, ``chat``, ``text``, ``message`` or ``other``."""
+    """Return the API whose object ``body`` is: ``response``, ``chat``, ``text``, ``message`` or ``other``."""
     if not isinstance(body, dict):
         return "other"
     known = _KINDS.get(str(body.get("object") or body.get("type")))
@@ -62,7 +62,7 @@ _KINDS: Final = {
 
 
 def output_of(body: Any, kind: str, request_id: uuid.UUID, *, whole: bool) -> Output:
-    """The items of ``body``; with ``whole`` false each of them is marked ``incomplete``."""
+    """Return the items of ``body``; with ``whole`` false each of them is marked ``incomplete``."""
     render = _RENDERERS.get(kind)
     return Output([], None) if render is None else render(body, _Ids(request_id), whole)
 

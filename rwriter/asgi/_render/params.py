@@ -1,4 +1,4 @@
-"""What a Response repeats of its request: parameters in its own words, whichever API they were given to."""
+"""The parameters of a request that its Response repeats, in the words of the Responses API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TIERS: Final = ("auto", "default", "flex", "scale", "priority", "fast", "ultraf
 
 
 def required(request: dict[str, Any]) -> dict[str, Any]:
-    """The three parameters that no Response is without."""
+    """Return the three parameters that no Response is without."""
     parallel = request.get("parallel_tool_calls")
     return {
         "parallel_tool_calls": parallel if isinstance(parallel, bool) else True,

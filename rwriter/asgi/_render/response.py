@@ -32,7 +32,7 @@ _ENDINGS: Final = ("incomplete", "failed", "cancelled")
 
 
 def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[str, Any]:
-    """The Response object of a request of any API, under the id it was asked by (default ``resp_<uuid>``).
+    """Return the Response object of a request of any API, under the id it was asked by (default ``resp_<uuid>``).
 
     A stored Response is given back whole, with id, status, background and error as they truly are. Other answers
     become output items; what has none (embeddings, texts that are no JSON) is under ``rwriter.body``. Never raises for
@@ -51,7 +51,7 @@ def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[
 
 
 def chat_completion(detail: RequestDetail, asked_id: str) -> dict[str, Any] | None:
-    """The chat completion as it was answered, or ``None`` when the request ended in none (or not yet)."""
+    """Return the chat completion as it was answered, or ``None`` when the request ended in none (or not yet)."""
     if detail.status != "completed" or not detail.path.endswith("/chat/completions"):
         return None
     body = _json.loads(detail.response_body)
@@ -61,7 +61,7 @@ def chat_completion(detail: RequestDetail, asked_id: str) -> dict[str, Any] | No
 
 
 def summary(row: RequestSummary) -> dict[str, Any]:
-    """A line of the listing: a Response without its content. Times are Unix seconds.
+    """Return a line of the listing: a Response without its content. Times are Unix seconds.
 
     ``status`` is what the row says: an ``incomplete`` response counts as ``completed``, one that was cancelled while it
     ran as ``failed`` with ``response_status`` 499.
@@ -92,7 +92,7 @@ def page_of(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
 
 
 def is_background(detail: RequestDetail) -> bool:
-    """Whether the client asked for a background response."""
+    """Return True if the client asked for a background response."""
     return _background(detail, _json.loads_object(detail.body), _json.loads(detail.response_body))
 
 
@@ -184,7 +184,7 @@ def _default_code(kind: str) -> str:
 
 
 def _failure_of(detail: RequestDetail) -> str | None:
-    """What the library itself wrote of a failure without an answer, such as ``Abandoned``."""
+    """Return the error that this library wrote for a failure without an answer, such as ``Abandoned``."""
     kind = _json.loads_object(detail.error).get("type") if detail.response_body is None else None
     return kind if isinstance(kind, str) else None
 
