@@ -25,7 +25,7 @@ config = context.config
 
 
 def target_schema(connection: Connection | None = None) -> str | None:
-    """Return the schema named by ``-x schema=``, the caller, the connection's engine or the environment, in this order."""
+    """Return the schema named by ``-x schema=``, else by the caller, the connection's engine or the environment."""
     asked = context.get_x_argument(as_dictionary=True).get("schema")
     options = connection.get_execution_options() if connection is not None else {}
     translated = options.get("schema_translate_map", {}).get(None)

@@ -19,6 +19,7 @@ from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer import RequestsWriter, WriterOptions, WriterStats
+from rwriter.writer._options import Options
 
 T = TypeVar("T")
 
@@ -39,6 +40,7 @@ class ThreadedWriter:
 
     def __init__(self, engines: str | URL | Callable[[], EngineProvider], **options: Unpack[WriterOptions]) -> None:
         self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
+        Options(**options)  # a wrong one is refused here, not on the thread
         self._options: Final = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

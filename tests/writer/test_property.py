@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -16,6 +17,9 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import ChannelFull, CompletedRequest, RecordDropped, RecordRejected, RequestsWriter
 from rwriter.testing import TcpProxy
+from rwriter.writer._account import FATES, Fate
+from rwriter.writer._channel import Channel
+from rwriter.writer._pending import PendingRecord
 from tests.support.driving import settle_loop
 from tests.support.fates import balanced
 from tests.support.records import record
@@ -45,6 +49,8 @@ class Model:
     rejected: set[UUID] = field(default_factory=set)
     told_dropped: int = 0
     faults: bool = False
+    settled: list[tuple[int, UUID, Fate]] = field(default_factory=list)
+    """Number, id and fate of each record, in the order of settling."""
 
     def record(self, kind: Kind) -> CompletedRequest:
         if kind == "bad":
@@ -60,6 +66,20 @@ class Model:
     @property
     def distinct_good(self) -> set[UUID]:
         return {item.request_id for item in self.accepted if item.response_body != "bad"}
+
+
+def watch_fates(model: Model, channel: Channel) -> None:
+    settle = channel.settle
+
+    def watched(entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
+        given = list(entries)
+        unsettled = [entry for entry in given if entry.fate is None]
+        number = settle(given, fate, error)
+        assert number == len(unsettled)
+        model.settled += [(entry.seq, entry.record.request_id, fate) for entry in unsettled]
+        return number
+
+    channel.settle = watched  # type: ignore[method-assign]
 
 
 async def offer(model: Model, writer: RequestsWriter, how: str, kind: Kind) -> None:
@@ -104,6 +124,7 @@ async def play(url: str, script: list[tuple[str, object]]) -> None:
         async with RequestsWriter(
             engine, channel_capacity=CAPACITY, batch_size=3, max_retries=1, retry_base_delay=0.001, check_schema=False
         ) as writer:
+            watch_fates(model, writer._channel)
             for what, argument in script:
                 if what == "flush":
                     await writer.flush(timeout=30)
@@ -128,6 +149,11 @@ async def verify(engine: AsyncEngine, model: Model, writer: RequestsWriter) -> N
     assert stats.accepted == len(model.accepted)
     assert stats.pending == stats.pending_bytes == 0
     offered = [item.request_id for item in model.accepted]
+    # each accepted record has one fate, and the account counts just these
+    assert sorted(number for number, _, _ in model.settled) == list(range(stats.accepted))
+    counted = Counter(fate for _, _, fate in model.settled)
+    assert {fate: counted[fate] for fate in FATES} == {fate: getattr(stats, fate) for fate in FATES}
+    with_fate = {fate: {item for _, item, each in model.settled if each == fate} for fate in FATES}
     async with engine.connect() as connection:
         rows = (
             (await connection.execute(text("SELECT id FROM requests WHERE id = ANY(:ids)"), {"ids": offered}))
@@ -150,6 +176,10 @@ async def verify(engine: AsyncEngine, model: Model, writer: RequestsWriter) -> N
             )
         ).scalar_one()
     assert templates == 0
+    assert with_fate["persisted"] | with_fate["skipped"] <= set(rows)
+    assert with_fate["dead"] <= set(letters)
+    assert model.promised <= with_fate["persisted"] | with_fate["skipped"]
+    assert model.rejected <= with_fate["dead"]
     assert model.promised <= set(rows)
     assert model.rejected <= set(letters)
     assert set(rows) <= model.distinct_good
