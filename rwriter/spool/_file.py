@@ -91,7 +91,7 @@ class SpoolFile:
     # -- rows in
 
     def put(self, rows: Sequence[tuple[bytes, str | None, bytes]], *, keep: bool) -> list[int]:
-        """Store ``(request_id, custom_id, payload)`` rows, claimed by this process with ``keep``. Returns their numbers.
+        """Store ``(request_id, custom_id, payload)`` rows, with ``keep`` claimed by this process. Return their numbers.
 
         Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
         """

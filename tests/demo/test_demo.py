@@ -305,7 +305,7 @@ def test_without_an_embedded_server_the_demo_says_what_to_install(
 FUNCTION = "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {}; RETURN NEW; END $$"
 TRIGGER = "CREATE TRIGGER spoil BEFORE INSERT ON {} FOR EACH ROW WHEN ({}) EXECUTE FUNCTION spoil()"
 ORPHAN = """INSERT INTO request_templates (id, endpoint, method, path, model, api_key)
-    SELECT NEW.id, '', 'POST', '', 'm', api_key FROM request_templates LIMIT 1"""
+    SELECT gen_random_uuid(), '', 'POST', '', 'm', api_key FROM request_templates LIMIT 1"""
 BIG = "length(NEW.response_body) > 1000000"
 
 
