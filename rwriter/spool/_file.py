@@ -7,17 +7,16 @@ that the kernel releases when its holder dies, however it dies.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from rwriter.errors import RwriterError, SpoolFull
+from rwriter.spool._liveness import Claimant, bury, is_alive
 
 log = logging.getLogger("rwriter")
 
@@ -34,7 +33,7 @@ CREATE TABLE IF NOT EXISTS records (
     custom_id TEXT,
     payload BLOB NOT NULL,
     spooled_at REAL NOT NULL,
-    owner TEXT
+    claimant TEXT
 );
 CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
 CREATE INDEX IF NOT EXISTS records_custom_id ON records (custom_id) WHERE custom_id IS NOT NULL;
@@ -47,11 +46,6 @@ CREATE TABLE IF NOT EXISTS set_aside (
     reason TEXT NOT NULL
 );
 """
-
-# owners of this process: POSIX locks do not exclude their own process, so a second spool here could not see them
-_LIVING: set[str] = set()
-# a child has none of its parent's spools, and would take the parent for alive after its death
-os.register_at_fork(after_in_child=_LIVING.clear)
 
 
 class Row(NamedTuple):
@@ -81,11 +75,10 @@ class SpoolFile:
         self.directory: Final = directory
         self._max_bytes = max_bytes
         self._synchronous = synchronous
-        self._owner = uuid.uuid4().hex
         # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
         self._deferred: list[tuple[str, list[tuple[int]]]] = []
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        self._claimant = Claimant(directory)
         self._db = self._open()
 
     # -- rows in
@@ -95,15 +88,15 @@ class SpoolFile:
 
         Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
         """
-        owner = self._owner if keep else None
+        claimant = self._claimant.name if keep else None
         now = time.time()
         with self._transaction():
             self._check_room(sum(len(payload) for *_, payload in rows))
             insert = (
-                "INSERT INTO records (request_id, custom_id, payload, spooled_at, owner) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO records (request_id, custom_id, payload, spooled_at, claimant) VALUES (?, ?, ?, ?, ?) "
                 "RETURNING seq"
             )
-            return [self._db.execute(insert, (*row, now, owner)).fetchone()[0] for row in rows]
+            return [self._db.execute(insert, (*row, now, claimant)).fetchone()[0] for row in rows]
 
     # -- rows out
 
@@ -114,19 +107,23 @@ class SpoolFile:
             self._release_rows_of_dead_processes()
             claimed: list[Row] = []
             size = 0
-            free = "SELECT seq, request_id, payload, spooled_at FROM records WHERE owner IS NULL ORDER BY seq LIMIT ?"
+            free = (
+                "SELECT seq, request_id, payload, spooled_at FROM records WHERE claimant IS NULL ORDER BY seq LIMIT ?"
+            )
             for row in map(Row._make, self._db.execute(free, (limit,))):
                 size += len(row.payload)
                 if claimed and size > max_bytes:
                     break
                 claimed.append(row)
-            self._each("UPDATE records SET owner = ? WHERE seq = ?", [(self._owner, row.seq) for row in claimed])
+            self._each(
+                "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, row.seq) for row in claimed]
+            )
         self._deferred.clear()
         return claimed
 
     def release(self, seqs: Iterable[int]) -> None:
         """Give rows back for anyone to replay."""
-        self._defer("UPDATE records SET owner = NULL WHERE seq = ?", seqs)
+        self._defer("UPDATE records SET claimant = NULL WHERE seq = ?", seqs)
 
     def remove(self, seqs: Iterable[int]) -> None:
         """Delete rows that are in the database."""
@@ -157,13 +154,15 @@ class SpoolFile:
     def listing(self, limit: int) -> list[Listed]:
         """Return the oldest rows, those set aside among them."""
         query = (
-            "SELECT seq, request_id, length(payload), spooled_at, owner, NULL FROM records "
+            "SELECT seq, request_id, length(payload), spooled_at, claimant, NULL FROM records "
             "UNION ALL SELECT seq, request_id, length(payload), spooled_at, NULL, reason FROM set_aside "
             "ORDER BY seq LIMIT ?"
         )
         return [
-            Listed(seq, request_id, size, spooled_at, owner is not None and self._alive(owner), reason)
-            for seq, request_id, size, spooled_at, owner, reason in self._db.execute(query, (limit,))
+            Listed(
+                seq, request_id, size, spooled_at, claimant is not None and is_alive(self.directory, claimant), reason
+            )
+            for seq, request_id, size, spooled_at, claimant, reason in self._db.execute(query, (limit,))
         ]
 
     def payload(self, seq: int) -> bytes | None:
@@ -178,7 +177,7 @@ class SpoolFile:
             number = self._db.execute("DELETE FROM set_aside WHERE spooled_at < ?", (before,)).rowcount
             if not set_aside_only:
                 self._release_rows_of_dead_processes()
-                free = "DELETE FROM records WHERE spooled_at < ? AND owner IS NULL"
+                free = "DELETE FROM records WHERE spooled_at < ? AND claimant IS NULL"
                 number += self._db.execute(free, (before,)).rowcount
             return number
 
@@ -200,11 +199,9 @@ class SpoolFile:
     def close(self) -> None:
         """Release the rows that this process has claimed, and close."""
         with contextlib.suppress(sqlite3.Error), self._transaction():
-            self._db.execute("UPDATE records SET owner = NULL WHERE owner = ?", (self._owner,))
+            self._db.execute("UPDATE records SET claimant = NULL WHERE claimant = ?", (self._claimant.name,))
         self._db.close()
-        self._lock_path(self._owner).unlink(missing_ok=True)
-        os.close(self._lock)
-        _LIVING.discard(self._owner)
+        self._claimant.release()
 
     # -- inside
 
@@ -290,37 +287,12 @@ class SpoolFile:
         return used
 
     def _release_rows_of_dead_processes(self) -> None:
-        owners = self._db.execute("SELECT DISTINCT owner FROM records WHERE owner IS NOT NULL").fetchall()
-        for (owner,) in owners:
-            if not self._alive(owner):
+        claimants = self._db.execute("SELECT DISTINCT claimant FROM records WHERE claimant IS NOT NULL").fetchall()
+        for (claimant,) in claimants:
+            if not is_alive(self.directory, claimant):
                 log.warning("adopting spooled records of a process that died (%s)", self.directory)
-                self._db.execute("UPDATE records SET owner = NULL WHERE owner = ?", (owner,))
-                self._lock_path(owner).unlink(missing_ok=True)
-
-    def _take_lock(self) -> int:
-        # POSIX, not flock: a forked child would inherit a flock and keep its dead parent alive
-        lock = os.open(self._lock_path(self._owner), os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _LIVING.add(self._owner)
-        return lock
-
-    def _alive(self, owner: str) -> bool:
-        if owner in _LIVING:
-            return True
-        try:
-            lock = os.open(self._lock_path(owner), os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(lock)
-        return False
-
-    def _lock_path(self, owner: str) -> Path:
-        return self.directory / f"{owner}.lock"
+                self._db.execute("UPDATE records SET claimant = NULL WHERE claimant = ?", (claimant,))
+                bury(self.directory, claimant)
 
 
 def _check(db: sqlite3.Connection) -> None:
