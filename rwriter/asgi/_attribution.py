@@ -81,7 +81,7 @@ class Attribution:
             # the first caller has asked for all that waited behind it
             cached = self._cache.get(key, _MISSING)
             if cached is not _MISSING:
-                return cached
+                return str(cached) if cached is not None else None
             owner = await self._ask(api_key, scope)
             if owner is not None or self._negative_ttl > 0:
                 self._cache[key] = owner

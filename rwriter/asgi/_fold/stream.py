@@ -29,8 +29,9 @@ class Folded(msgspec.Struct, frozen=True):
 
     ``body`` is the folded object (``chat.completion``, ``text_completion``, ``response`` or ``message``), with the
     error of an error frame as its ``error``; ``None`` if no event was of a known kind. ``complete``: the kind's own end
-    marker was seen (``[DONE]``; ``response.completed``, ``.incomplete``, ``.failed``; ``message_stop``). ``error``: an error
-    frame was seen, or the response failed. ``truncated``: the object outgrew ``max_bytes``, ``body`` holds what fitted.
+    marker was seen (``[DONE]``; ``response.completed``, ``.incomplete``, ``.failed``; ``message_stop``). ``error``: an
+    error frame was seen, or the response failed. ``truncated``: the object outgrew ``max_bytes``, ``body`` holds what
+    fitted.
     """
 
     body: dict[str, Any] | None
