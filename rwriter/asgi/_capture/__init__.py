@@ -1,1 +1,1 @@
-"""What passes between a client and the app becomes a record. Knows nothing of the reader."""
+"""Makes a record of each exchange between a client and the app. Imports nothing of the reader."""
