@@ -1,4 +1,4 @@
-"""The ids that clients see: ``resp_<uuid>``."""
+"""Converts request ids to the ids that clients see, ``resp_<uuid>``, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def response_id(request_id: uuid.UUID) -> str:
-    """Return the id clients are given: ``resp_<uuid>``."""
+    """Return the id that clients are given: ``resp_<uuid>``."""
     return f"{PREFIX}{request_id}"
 
 

@@ -1,4 +1,4 @@
-"""The shapes of ASGI, as the middleware uses them."""
+"""The types of ASGI, as the middleware uses them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def header(headers: Headers, name: bytes) -> str | None:
-    """Return the first header called ``name`` (in lower case), or ``None``."""
+    """Return the first header called ``name`` (given in lower case), or ``None``."""
     for key, value in headers:
         if key.lower() == name:
             return value.decode("latin-1").strip()

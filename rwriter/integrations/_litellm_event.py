@@ -1,4 +1,4 @@
-"""Records of the calls that litellm reports to its loggers. Nothing here imports litellm."""
+"""Makes records of the events that litellm passes to its loggers. Does not import litellm."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ENDPOINTS: Final = {
     "responses": "/v1/responses",
     "anthropic_messages": "/v1/messages",
 }
-"""By call type. Each has an asynchronous twin, whose name has an ``a`` before it."""
+"""Path of a call by its type. Each type has an asynchronous twin, named with an ``a`` before it."""
 
 REDACTED: Final = "redacted-by-litellm"
-"""What litellm writes in place of bodies when it is told not to log them."""
+"""Text that litellm puts in place of bodies when it is told not to log them."""
 
 _PROMPTS: Final = {"/v1/completions": "prompt", "/v1/embeddings": "input", "/v1/responses": "input"}
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -31,9 +31,9 @@ _STATUSES: Final = range(400, 600)
 
 
 def owner_of(kwargs: Mapping[str, Any]) -> str | None:
-    """Return the owner of the call as the proxy names it: the key's user, else its team.
+    """Return the user of the proxy's virtual key, else its team, else ``None``.
 
-    Not the end user: on the proxy that is what a client writes into ``user``, and may be anybody's name.
+    Never the end user: on the proxy that is the ``user`` of the request, which a client may set to any name.
     """
     metadata = proxy_metadata(kwargs)
     owner = metadata.get("user_api_key_user_id") or metadata.get("user_api_key_team_id")
@@ -41,19 +41,19 @@ def owner_of(kwargs: Mapping[str, Any]) -> str | None:
 
 
 def proxy_metadata(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return litellm's metadata of the call, ``user_api_key_*`` among it; outside its proxy the caller's own."""
+    """Return litellm's metadata of the call, with ``user_api_key_*``; outside its proxy, the caller's metadata."""
     logged = (kwargs.get("standard_logging_object") or {}).get("metadata")
     return logged or (kwargs.get("litellm_params") or {}).get("metadata") or {}
 
 
 def endpoint_of(kwargs: Mapping[str, Any]) -> str | None:
-    """Return the path that the call has on an API; ``None`` for kinds not recorded (images, audio, files)."""
+    """Return the path of the call on an API; ``None`` for kinds that are not recorded (images, audio, files)."""
     call_type = _word(kwargs.get("call_type"))
     return ENDPOINTS.get(call_type) or ENDPOINTS.get(call_type.removeprefix("a"))
 
 
 def is_async(kwargs: Mapping[str, Any]) -> bool:
-    """Return True if the call was one of the asynchronous functions: ``acompletion`` and its like."""
+    """Return True for a call of an asynchronous function, such as ``acompletion``."""
     call_type = _word(kwargs.get("call_type"))
     return call_type not in ENDPOINTS and call_type.removeprefix("a") in ENDPOINTS
 
@@ -61,7 +61,7 @@ def is_async(kwargs: Mapping[str, Any]) -> bool:
 def completed(
     kwargs: Mapping[str, Any], response: object, started: datetime, ended: datetime, *, endpoint: str, owner: str
 ) -> CompletedRequest:
-    """Return the record of one call: ``response`` is its answer, or ``kwargs["exception"]`` what it raised."""
+    """Make the record of one call from its answer ``response``, or from ``kwargs["exception"]`` if it failed."""
     model = _model(kwargs)
     failure = kwargs.get("exception") if response is None else None
     return CompletedRequest(
@@ -80,7 +80,7 @@ def completed(
 
 
 def _model(kwargs: Mapping[str, Any]) -> str:
-    # behind a router the client asks for a group, of which ``model`` is one deployment
+    # behind a router the client names a model group, and ``model`` is one deployment of it
     group = (kwargs.get("standard_logging_object") or {}).get("model_group")
     return str(group or kwargs.get("model") or "")
 
@@ -107,7 +107,7 @@ def _prompt(kwargs: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
 
 
 def _texts(messages: object) -> object:
-    """Return the prompts of a text completion, which litellm wraps in a message each."""
+    """Return the prompts of a text completion, each of which litellm wraps in a message."""
     if not isinstance(messages, list):
         return messages
     texts = [message.get("content") if isinstance(message, dict) else message for message in messages]
@@ -117,7 +117,7 @@ def _texts(messages: object) -> object:
 def _response(kwargs: Mapping[str, Any], response: object, endpoint: str) -> str:
     body = _encode(response)
     if endpoint == "/v1/messages" and REDACTED not in body:
-        # litellm shows its loggers a chat completion, made from the message that the client got
+        # litellm passes its loggers a chat completion made from the message, and the client got the message
         return _message(kwargs.get("original_response")) or body
     return body
 
@@ -142,7 +142,7 @@ def _error(failure: object) -> dict[str, Any]:
 
 
 def _status(failure: object) -> int:
-    # the proxy's own refusals have their status in ``code``
+    # errors of the proxy itself have their status in ``code``
     for value in (getattr(failure, "status_code", None), getattr(failure, "code", None)):
         with contextlib.suppress(TypeError, ValueError):
             if (status := int(value)) in _STATUSES:  # type: ignore[arg-type]  # refused by int() itself
@@ -151,12 +151,12 @@ def _status(failure: object) -> int:
 
 
 def _word(value: object) -> str:
-    """Text for a member of an enumeration, too."""
+    """Return ``value`` as a text; of a member of an enumeration, its value."""
     return str(getattr(value, "value", value))
 
 
 def _api_key(kwargs: Mapping[str, Any]) -> str:
-    """Return the fingerprint of the proxy's virtual key: litellm has the whole hash, of which it is the head."""
+    """Return the fingerprint of the proxy's virtual key: the first digits of the hash that litellm has."""
     known = proxy_metadata(kwargs).get("user_api_key_hash")
     return f"sha256:{known[:32]}" if isinstance(known, str) and _SHA256.fullmatch(known) else ""
 
@@ -167,7 +167,7 @@ def _response_id(response: object) -> str | None:
 
 
 def _aware(moment: datetime) -> datetime:
-    # litellm's own clock is datetime.now(): local time that does not say so
+    # litellm takes times from datetime.now(): local time without a timezone
     return moment.astimezone() if moment.tzinfo is None else moment
 
 
@@ -176,8 +176,8 @@ def _encode(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a JSON value for ``value``: litellm's answers are pydantic models; others are named, not shown."""
+    """Convert a value that JSON cannot express: pydantic models to their fields, others to the name of their type."""
     if hasattr(value, "model_dump"):
-        # unchecked: litellm puts the usage of one API into answers of another, and pydantic warns of it
+        # no warnings: litellm puts the usage of one API into answers of another, and pydantic would warn of it
         return value.model_dump(mode="json", warnings=False)
     return f"<{type(value).__name__}>"

@@ -1,8 +1,8 @@
-"""``RwriterLogger``: records litellm's calls, those of its SDK, router and proxy alike.
+"""``RwriterLogger`` records the calls of litellm: of its SDK, its router and its proxy.
 
     litellm.callbacks.append(RwriterLogger(writer))
 
-litellm pins versions of other libraries: it is not a dependency of rwriter, install it beside.
+litellm is no dependency of rwriter, because it pins versions of other libraries: install it beside.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ AttributeEvent = Callable[[Mapping[str, Any]], str | None]
 
 
 class LoggerStats(msgspec.Struct, frozen=True):
-    """Calls by what became of them here.
+    """Counts of calls.
 
-    ``recorded``: the writer accepted them. ``ignored``: kinds that are not recorded, and calls of nobody known where
-    there is no ``default_owner``. ``lost``: the writer had no room in time or was closed, or the logger failed.
+    ``recorded``: accepted by the writer. ``ignored``: of a kind that is not recorded, or without an owner where there
+    is no ``default_owner``. ``lost``: the writer had no room in time or was closed, or the logger failed.
     """
 
     recorded: int
@@ -57,14 +57,14 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
     what litellm's proxy needs, whose configuration is loaded before there is a loop. Calls on other loops, and
     synchronous ones, are handed over to the writer's.
 
-    ``attribute`` says who made a call, by default the user of the proxy's key, else its team. ``default_owner`` owns
-    calls of nobody known; with ``None`` they are ignored, among them what the proxy refuses to a wrong key.
+    ``attribute`` returns the owner of a call, by default the user of the proxy's key, else its team. ``default_owner``
+    owns calls without an owner; with ``None`` they are ignored, as are calls that the proxy refuses for a wrong key.
     ``timeout`` is how many seconds a record may wait for room in the writer's buffer before it is lost and counted.
     Nothing raised here reaches the call.
 
-    What a row says: the model is the name the client asked for; the key, litellm's hash of the proxy's virtual key;
-    ``custom_id``, the id of the answer; a failed call has the status of its exception and an ``error`` object for a
-    body. A router's retries are calls of their own. A stream that the client leaves early is not reported by litellm.
+    In the row, ``model`` is the name the client asked for, ``api_key`` litellm's hash of the proxy's virtual key and
+    ``custom_id`` the id of the answer; a failed call has the status of its exception and an ``error`` object as its
+    body. A router's retries are calls of their own. litellm does not report a stream that the client leaves early.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
 
     @property
     def stats(self) -> LoggerStats:
-        """The account so far. Calls litellm has not told of yet are in none of the numbers."""
+        """The counts so far. A call is in none of them until litellm reports it."""
         with self._lock:
             return LoggerStats(**self._counts)
 
@@ -97,25 +97,25 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
     async def async_log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """Record an answered call: litellm passes the whole answer, for a stream too."""
+        """Record a call that was answered; of a stream litellm passes the whole answer."""
         await self._record(kwargs, response_obj, start_time, end_time)
 
     async def async_log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """Record a failed call: its exception is in ``kwargs["exception"]``."""
+        """Record a call that failed with ``kwargs["exception"]``."""
         await self._record(kwargs, response_obj, start_time, end_time)
 
     def log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """Record an answered synchronous call."""
+        """Record a synchronous call that was answered."""
         self._record_sync(kwargs, response_obj, start_time, end_time)
 
     def log_failure_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: datetime, end_time: datetime
     ) -> None:
-        """Record a failed synchronous call."""
+        """Record a synchronous call that failed."""
         self._record_sync(kwargs, response_obj, start_time, end_time)
 
     # -- inside
@@ -132,13 +132,13 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
                 raise
 
     def _record_sync(self, kwargs: dict[str, Any], response: Any, started: datetime, ended: datetime) -> None:
-        # the proxy tells of calls that it refuses twice: so, too
+        # the proxy reports a call that it refuses to both loggers; the asynchronous one records it
         record = None if is_async(kwargs) else self._made(kwargs, response, started, ended)
         if record is None:
             return
         try:
             self._hand_over_sync(record)
-        except Exception as exc:  # noqa: BLE001 -- the call must not hear of it
+        except Exception as exc:  # noqa: BLE001 -- nothing may reach the call
             self._lost(exc)
 
     def _made(
@@ -151,7 +151,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
                 self._count("ignored")
                 return None
             return completed(kwargs, response, started, ended, endpoint=endpoint, owner=owner)
-        except Exception as exc:  # noqa: BLE001 -- the call must not hear of it
+        except Exception as exc:  # noqa: BLE001 -- nothing may reach the call
             self._lost(exc)
             return None
 
@@ -170,7 +170,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
         except RuntimeError:  # that loop is closed
             sending.close()
             raise
-        # it may have stopped, too, and would never answer
+        # a loop that has stopped would never answer
         async with asyncio.timeout(self._timeout):
             await asyncio.wrap_future(elsewhere)
 
@@ -180,7 +180,7 @@ class RwriterLogger(CustomLogger):  # type: ignore[misc]  # litellm is not insta
             self._count("recorded")
             return
         writer, loop = self._target
-        # not waited for: the caller may be the loop's own thread, or in the middle of raising the call's error
+        # not waited for, because the caller may be on the loop's own thread, or about to raise the call's error
         loop.call_soon_threadsafe(self._begin, writer, record)
 
     def _begin(self, writer: RequestsWriter, record: CompletedRequest) -> None:

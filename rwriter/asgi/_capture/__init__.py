@@ -1,1 +1,1 @@
-"""Records of the calls that pass between clients and the app. Knows nothing of the reader."""
+"""Makes a record of each exchange between a client and the app. Imports nothing of the reader."""

@@ -1,4 +1,4 @@
-"""Content codings undone, for storage only: gzip, deflate, br and zstd, each fed piece by piece."""
+"""Decodes content codings, for storage only: gzip, deflate, br and zstd, each fed piece by piece."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 PIECE: Final = 1024 * 1024
-"""Bytes decoded at a time: a small body can unfold to gigabytes."""
+"""Most bytes decoded at a time, as a small body can grow to gigabytes."""
 
 
 _ZLIB_HEADER: Final = 2
 
 
 class UndecodableBody(Exception):
-    """The body is not in its coding, or nothing here can decode that coding."""
+    """Raised if a body is not in its coding, or no decoder for the coding is installed."""
 
 
 class Decoder(Protocol):
-    """Undoes one content coding."""
+    """Decodes one content coding."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decode ``data``, the next piece. Raises ``UndecodableBody``."""
+        """Decode the next piece. Raises ``UndecodableBody``."""
 
 
 class _Gzip:
@@ -33,7 +33,7 @@ class _Gzip:
             yield from _inflate(self._stream, data)
             data = self._stream.unused_data
             if self._stream.eof:
-                # members may follow one another
+                # a gzip file may have several members
                 self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
@@ -48,9 +48,9 @@ class _Deflate:
             if len(data) < _ZLIB_HEADER:
                 self._head = data
                 return
-            # zlib's format by the book; the bare one from many servers
-            by_the_book = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:_ZLIB_HEADER], "big") % 31 == 0
-            self._stream = zlib.decompressobj(zlib.MAX_WBITS if by_the_book else -zlib.MAX_WBITS)
+            # the standard asks for zlib's format, but many servers send bare deflate
+            has_zlib_header = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:_ZLIB_HEADER], "big") % 31 == 0
+            self._stream = zlib.decompressobj(zlib.MAX_WBITS if has_zlib_header else -zlib.MAX_WBITS)
         yield from _inflate(self._stream, data)
 
 
@@ -100,7 +100,7 @@ class _Zstd:
                 yield from self._pieces(data)
             except self._module.ZstdError as exc:
                 raise UndecodableBody("zstd") from exc
-            # frames may follow one another
+            # a zstd file may have several frames
             data = self._stream.unused_data if self._stream.eof else b""
 
     def _pieces(self, data: bytes) -> Iterator[bytes]:
@@ -122,7 +122,7 @@ _DECODERS: Final[dict[str, Callable[[], Decoder]]] = {
 
 
 def decoders(content_encoding: str | None) -> list[Decoder]:
-    """Return the decoders that undo a ``Content-Encoding``, in that order. Raises ``UndecodableBody``."""
+    """Return the decoders for a ``Content-Encoding``, the last coding first. Raises ``UndecodableBody``."""
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
     try:
         return [_DECODERS[name]() for name in reversed(names) if name not in {"", "identity"}]
@@ -131,7 +131,7 @@ def decoders(content_encoding: str | None) -> list[Decoder]:
 
 
 def decode(chain: Iterable[Decoder], data: bytes) -> Iterator[bytes]:
-    """Return ``data`` decoded by all of ``chain``."""
+    """Pass ``data`` through all decoders of ``chain``."""
     pieces: Iterator[bytes] = iter((data,))
     for decoder in chain:
         pieces = _through(decoder, pieces)

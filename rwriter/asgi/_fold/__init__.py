@@ -1,1 +1,1 @@
-"""Streams folded to the objects that the official clients would have."""
+"""Folds streams into the objects that the official clients would build from them."""

@@ -1,4 +1,4 @@
-"""The reader routes: what was captured, read back the way the official clients ask for it."""
+"""``responses_app``: HTTP routes that read captured requests back the way the official clients ask for them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     settle_timeout: float = 5.0,
     stream_timeout: float = 300.0,
 ) -> Starlette:
-    """Make an app that reads back what was captured. Mount it at "/", after the service's own routes.
+    """Make an app that reads captured requests back. Mount it at "/", after the service's own routes.
 
     ======================================== ==========================================================================
     ``GET {prefix}/responses/{id}``          the Response object; ``?stream=true`` its events, ``starting_after`` one
@@ -75,7 +75,7 @@ class _Routes:
         self._document: Final = _json.dumps(document(prefix))
 
     def app(self) -> Starlette:
-        # :path, as an id may hold an encoded slash, and must be a 404 like any other
+        # `:path`, because an id with an encoded slash in it must be a 404 like any other bad id
         one = self._prefix + "/responses/{id:path}"
         routes = [
             Route(one + "/input_items", _answering(self._input_items), methods=["GET"]),
@@ -87,7 +87,7 @@ class _Routes:
             Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
-        # or the service's own routes, asked with another method, would answer with a redirect to one of these
+        # with redirects, a request for a route of the service with another method would be redirected to one of these
         app.router.redirect_slashes = False
         return app
 
@@ -127,7 +127,7 @@ class _Routes:
     async def _owner(self, request: Request) -> str:
         try:
             owner = await self._attribution.owner(request.scope)
-        except Exception as exc:  # the service's own code: whatever it raises, it could not tell
+        except Exception as exc:  # the service's own code may raise anything
             log.warning("attribute raised %s", type(exc).__name__)
             raise unavailable("cannot tell whose API key this is, try again later") from exc
         if owner is None:
@@ -141,7 +141,7 @@ class _Routes:
             return _problem_response(problem, dict(getattr(exc, "headers", None) or {}))
         path = request.scope["path"].removeprefix(request.scope.get("root_path", "")).removeprefix(self._prefix)
         try:
-            # an id with a line break in it matches no route, and is asked for its key like any other
+            # an id with a line break matches no route, but needs a key like any other
             if path.startswith(("/responses/", "/chat/completions/")):
                 await self._owner(request)
         except Problem as problem:
@@ -150,7 +150,7 @@ class _Routes:
 
 
 def _answering(endpoint: _Endpoint) -> _Endpoint:
-    """``endpoint``, with its problems said in JSON."""
+    """Wrap ``endpoint`` so that its problems become JSON answers."""
 
     async def answer(request: Request) -> Response:
         try:

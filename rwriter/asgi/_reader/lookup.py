@@ -1,4 +1,4 @@
-"""Read your writes: a response just returned is found at once, wherever its record is on the way."""
+"""Finds a response as soon as the client has it, wherever its record is on its way to the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rwriter.writer import RequestsWriter
 log = logging.getLogger("rwriter")
 
 SEND_TIMEOUT: Final = 2.0
-"""Seconds to wait for a record whose owner is still being looked up."""
+"""Seconds to wait for a record that is being made, as its owner may still be looked up."""
 
 
 class Lookup:
@@ -30,14 +30,15 @@ class Lookup:
         self._writer: Final = writer
 
     async def find(self, response_id: str, owner: str) -> RequestDetail | None:
-        """Return the request known as ``resp_<uuid>``, or under the id its upstream gave it.
+        """Return the request with the id ``resp_<uuid>``, or with the id that its upstream gave it.
 
-        ``None`` for a bad, an unknown and a foreign id alike. Raises what the database raises.
+        Returns ``None`` for a bad, an unknown and a foreign id alike. Raises what the database raises.
         """
         if not 0 < len(response_id) <= NAME_LIMIT:
             return None
         request_id = request_id_of(response_id)
-        # of a call that has ended neither owner nor upstream's id need be known: a miss waits for those on their way
+        # a call that just ended may not have its owner or custom id yet, so on a miss wait for the records that are
+        # still being made, and look again
         before = set() if self._writer is None else self._writer.in_flight.sending()
         found = await self._find(response_id, request_id, owner)
         if found is None and before:
@@ -50,7 +51,7 @@ class Lookup:
             found = await self._by_id(request_id)
             if found is not None and found.created_by == owner:
                 return found
-        # an upstream that is a gateway of this kind gives ids of the same form
+        # an upstream that runs this gateway too gives ids of the same form
         return await self._by_custom_id(response_id, owner)
 
     async def _by_id(self, request_id: uuid.UUID) -> RequestDetail | None:
@@ -74,13 +75,13 @@ class Lookup:
             return None
         try:
             return await search(spool)
-        except Exception as exc:  # noqa: BLE001 -- not open, or a broken disk: the database may know
+        except Exception as exc:  # noqa: BLE001 -- not open, or a broken disk: the row may be in the database
             log.warning("cannot look into the spool: %s", describe(exc))
             return None
 
     async def _stored(self, search: Callable[[bool], Awaitable[RequestDetail | None]]) -> RequestDetail | None:
         found = await search(False)  # noqa: FBT003 -- consistent
         if self._store.has_replica and (found is None or found.status in ACTIVE_STATES):
-            # the replica may not have heard of it yet, or not of its end
+            # the replica may lag behind: without the row, or without its end
             return await search(True)  # noqa: FBT003 -- consistent
         return found

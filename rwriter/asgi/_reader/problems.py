@@ -1,4 +1,4 @@
-"""Answers of the reader routes to requests that fail: one shape, that of the official clients' errors."""
+"""The error answers of the reader routes, in the shape that the official clients expect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rwriter.errors import RwriterError
 RETRY_AFTER: Final = 5
 """Seconds a client is asked to wait before it tries again."""
 
-# the driver's own classes too: SQLAlchemy does not wrap what fails while a connection is made
+# with the driver's own classes, as SQLAlchemy does not wrap what fails while a connection is made
 AWAY: Final = (
     SQLAlchemyError,
     OSError,
@@ -27,13 +27,13 @@ AWAY: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
-"""What the store and the writer raise when the database is away."""
+"""Errors that the store and the writer raise while the database is away."""
 
 log = logging.getLogger("rwriter")
 
 
 class Problem(Exception):
-    """An answer other than the one that was asked for."""
+    """Raised to answer with an error: HTTP status and JSON body."""
 
     def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -43,34 +43,34 @@ class Problem(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers that belong to the status."""
+        """Headers that belong to the status."""
         extra = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_AFTER)}}
         return extra.get(self.status, {})
 
 
 def unauthenticated() -> Problem:
-    """No API key, or one that nobody owns."""
+    """Make the answer to a request without an API key, or with one that nobody owns."""
     return Problem(401, "missing or unknown API key", code="invalid_api_key")
 
 
 def not_found() -> Problem:
-    """Return one problem for a bad, an unknown and a foreign id, equal to the byte: it must not repeat the id."""
+    """Make the answer for a bad, an unknown and a foreign id: the same to the byte, so it must not repeat the id."""
     return Problem(404, "nothing was found under this id", code="not_found")
 
 
 def invalid(param: str, message: str) -> Problem:
-    """Return a query parameter that cannot be used."""
+    """Make the answer to a query parameter that cannot be used."""
     return Problem(400, f"{param} {message}", code="invalid_value", param=param)
 
 
 def unavailable(message: str) -> Problem:
-    """Return the problem of a request that cannot be served now, and may be later."""
+    """Make the answer to a request that cannot be served now and may be later."""
     return Problem(503, message, code="unavailable")
 
 
 @contextlib.contextmanager
 def database_or_503() -> Iterator[None]:
-    """Turn what the database raises when it is away into a ``Problem``."""
+    """Turn the errors of a database that is away into a ``Problem``."""
     try:
         yield
     except AWAY as exc:

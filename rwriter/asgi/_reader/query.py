@@ -1,4 +1,4 @@
-"""The query parameters of the reader routes. Those that nobody asks about are ignored."""
+"""Reads the query parameters of the reader routes. Unknown ones are ignored."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ STATES_OF: Final = {
     "failed": ("failed",),
     "cancelled": ("canceled",),
 }
-"""The states of the rows that the listing shows with a status."""
+"""The row states that the listing shows as each status."""
 
 _INTEGER = re.compile(r"[0-9]{1,16}")
 
 
 def limit_in(query: Mapping[str, str]) -> int:
-    """``limit``: 1..100, 20 when it is not said."""
+    """Read ``limit``: 1..100, by default 20."""
     return _integer(query, "limit", 1, MAX_LIMIT, DEFAULT_LIMIT)
 
 
 def starting_after_in(query: Mapping[str, str]) -> int:
-    """``starting_after``: the last sequence number that the client has, -1 when it has none."""
+    """Read ``starting_after``: the last sequence number that the client has, by default -1."""
     return _integer(query, "starting_after", 0, MAX_SEQUENCE, -1)
 
 
 def ascending_in(query: Mapping[str, str]) -> bool:
-    """``order``: ``asc`` or ``desc``, which is the default."""
+    """Read ``order``: return True for ``asc``, False for ``desc``, which is the default."""
     return _one_of(query, "order", ("asc", "desc"), "desc") == "asc"
 
 
 def stream_in(query: Mapping[str, str]) -> bool:
-    """``stream``: ``true`` or ``false``, which is the default."""
+    """Read ``stream``: ``true`` or ``false``, which is the default."""
     return _one_of(query, "stream", ("true", "false", "True", "False", "1", "0"), "false") in ("true", "True", "1")
 
 
 def states_in(query: Mapping[str, str]) -> tuple[str | None, ...]:
-    """Return the row states that ``status`` names; ``(None,)``, any, where the query has none."""
+    """Read ``status``: return the row states it stands for, by default ``(None,)``, which is any state."""
     status = query.get("status")
     return (None,) if status is None else STATES_OF[_one_of(query, "status", tuple(STATES_OF), "")]
 

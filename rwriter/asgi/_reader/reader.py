@@ -1,4 +1,4 @@
-"""The reader routes without their HTTP: each method returns JSON values or raises a ``Problem``."""
+"""Does the work of the reader routes, without HTTP: each method returns JSON values or raises a ``Problem``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNFINISHED: Final = ("queued", "in_progress")
 
 
 class Reader:
-    """Reads, cancels and deletes an owner's requests. Every method is told the owner and sees no other's rows."""
+    """Reads, cancels and deletes requests. Every method takes the owner and sees no rows of others."""
 
     def __init__(
         self, store: RequestStore, writer: RequestsWriter | None, *, settle_timeout: float, stream_timeout: float
@@ -53,14 +53,14 @@ class Reader:
         return response_object(await self.find(asked_id, owner), asked_id)
 
     async def chat_completion(self, asked_id: str, owner: str) -> dict[str, Any]:
-        """Return the chat completion; there is none while it is not finished, nor when it failed."""
+        """Return the chat completion, which exists only once the request has completed."""
         completion = chat_completion(await self.find(asked_id, owner), asked_id)
         if completion is None:
             raise not_found()
         return completion
 
     async def input_items(self, asked_id: str, owner: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """One page of what the request was given."""
+        """Return one page of the request's input items."""
         limit, ascending = limit_in(query), ascending_in(query)
         items = input_items(await self.find(asked_id, owner))
         if not ascending:
@@ -70,18 +70,18 @@ class Reader:
         return page_of(page, has_more=len(items) > start + limit)
 
     async def listing(self, owner: str, query: Mapping[str, str], models: Sequence[str]) -> dict[str, Any]:
-        """One page of the owner's rows, newest first."""
+        """Return one page of the owner's rows, newest first."""
         limit, states = limit_in(query), states_in(query)
         cursor = await self._cursor(query.get("after"), owner)
         asked = RequestFilter(created_by=owner, models=models or None, cursor=cursor, limit=limit)
         pages = [await self._store.list_page(msgspec.structs.replace(asked, status=state)) for state in states]
-        # "queued" is two states, each with pages of its own
+        # "queued" stands for two row states, and each has pages of its own
         rows = sorted((row for data, _ in pages for row in data), key=lambda row: (row.created_at, row.id))[::-1]
         has_more = len(rows) > limit or any(cursor is not None for _, cursor in pages)
         return page_of([summary(row) for row in rows[:limit]], has_more=has_more)
 
     async def delete(self, asked_id: str, owner: str) -> dict[str, Any]:
-        """Delete the request, wherever it is on its way."""
+        """Delete the request, waiting for a record of it that is not stored yet."""
         detail = await self.find(asked_id, owner)
         await self._stop(detail)
         await self._settle(detail)
@@ -89,16 +89,16 @@ class Reader:
         return {"id": asked_id, "object": "response", "deleted": True}
 
     async def cancel(self, asked_id: str, owner: str) -> dict[str, Any]:
-        """Cancel a background response; a finished one is answered as it is."""
+        """Cancel a background response and return it. A finished one is returned as it is."""
         detail = await self.find(asked_id, owner)
         if not is_background(detail):
             raise Problem(400, "only a background response can be cancelled", code="not_background")
         if detail.status not in ACTIVE_STATES:
             return response_object(detail, asked_id)
-        # the row first: what the task writes of its own end comes second, and is skipped
+        # end the row before the task, so that the record the task writes of its own end comes second and is skipped
         result = await self._store.persist_completed([_cancellation(detail)])
         if result.inserted:
-            # deleted in between: the row is not to come back as a cancelled one
+            # the row was deleted in between and must not come back as a cancelled one
             await self._store.delete_request(detail.id, created_by=owner)
         await self._stop(detail)
         cancelled = await self._store.get_request(detail.id, consistent=True)
@@ -107,7 +107,7 @@ class Reader:
         return response_object(cancelled, asked_id)
 
     async def replay(self, detail: RequestDetail, asked_id: str, after: int) -> AsyncIterator[bytes]:
-        """Server-sent events with a sequence number above ``after``, waiting for the response to finish."""
+        """Yield server-sent events with a sequence number above ``after``, until the response is finished."""
         async for event in self._events(detail, asked_id):
             if event is None:
                 yield b": waiting\n\n"
@@ -143,7 +143,7 @@ class Reader:
         try:
             return await self._lookup.find(asked_id, known.created_by)
         except AWAY:
-            return known  # it may be back before the stream's own deadline
+            return known  # the database may be back before the stream's deadline
 
     async def _cursor(self, after: str | None, owner: str) -> str | None:
         if after is None:
@@ -152,19 +152,19 @@ class Reader:
         return cursor_after(row)
 
     async def _stop(self, detail: RequestDetail) -> None:
-        """Cancel the task that works on it here, if there is one, and wait for its end."""
+        """Cancel the task that runs the response in this process, if there is one, and wait for its end."""
         task = None if self._writer is None else self._writer.in_flight.cancel_response(detail.id)
         if task is not None:
             await asyncio.wait({task}, timeout=self._settle_timeout)
 
     async def _settle(self, detail: RequestDetail) -> None:
-        """Wait until no record of it is on its way, which would bring the row back after it was deleted."""
-        if not await self._on_its_way(detail):
+        """Wait until the row's record is stored: one that came later would bring the row back after the deletion."""
+        if not await self._is_on_its_way(detail):
             return
         try:
             async with asyncio.timeout(self._settle_timeout):
                 await self._flush()
-                while await self._on_its_way(detail):  # noqa: ASYNC110 -- the spool is other processes' too: no event
+                while await self._is_on_its_way(detail):  # noqa: ASYNC110 -- other processes share the spool, so there is no event to wait for
                     await asyncio.sleep(FIRST_POLL)
         except TimeoutError as exc:
             raise unavailable("the response is not stored yet, try again later") from exc
@@ -173,7 +173,7 @@ class Reader:
         if self._writer is not None:
             await self._writer.flush()
 
-    async def _on_its_way(self, detail: RequestDetail) -> bool:
+    async def _is_on_its_way(self, detail: RequestDetail) -> bool:
         if self._writer is None:
             return False
         if self._writer.in_flight.sending(detail.id) or self._writer.get(detail.id) is not None:
@@ -187,7 +187,7 @@ def _cancellation(detail: RequestDetail) -> CompletedRequest:
         request_id=detail.id,
         status_code=CLIENT_CLOSED_REQUEST,
         response_body=_json.to_text({"error": _CANCELLED}),
-        # the row has its request; should it be gone by now, nothing of it must come back
+        # the row has the request's body already, and if the row was deleted by now, nothing of it must come back
         request_body="",
         model=detail.model,
         endpoint=detail.path,

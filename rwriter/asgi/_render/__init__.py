@@ -1,1 +1,1 @@
-"""Stored rows as the JSON that the official clients read."""
+"""Renders stored rows as the JSON that the official clients read."""

@@ -1,4 +1,4 @@
-"""A Response object as the server-sent events that would have built it, each text in one delta."""
+"""Renders a Response object as the server-sent events that build it, each text in one delta."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from rwriter.asgi import _json
 from rwriter.asgi._json import objects_in, text_or_empty
 
 Event = dict[str, Any]
-"""An event with its ``type``, as yet without a ``sequence_number``."""
+"""An event with its ``type``, before it gets a ``sequence_number``."""
 
 OPENING: Final = 2
-"""How many events come before the first output item: created and in_progress."""
+"""Number of events before the first output item: created and in_progress."""
 
 _ENDS: Final = {"completed": "response.completed", "incomplete": "response.incomplete"}
 
 
 def opening_events(response: dict[str, Any]) -> Iterator[Event]:
-    """Return the two events that say a response has begun; of a queued one only the first."""
+    """Yield the two events that say a response has begun; of a queued one only the first."""
     status = "queued" if response["status"] == "queued" else "in_progress"
     begun = response | {"status": status, "output": [], "usage": None, "error": None}
     begun |= {"completed_at": None, "incomplete_details": None}
@@ -28,7 +28,7 @@ def opening_events(response: dict[str, Any]) -> Iterator[Event]:
 
 
 def closing_events(response: dict[str, Any]) -> Iterator[Event]:
-    """Everything after the opening, for a finished response.
+    """Yield every event after the opening of a finished response.
 
     There is no event for a cancelled one: it ends in ``response.failed``, whose response says ``cancelled``.
     """
@@ -39,18 +39,18 @@ def closing_events(response: dict[str, Any]) -> Iterator[Event]:
 
 
 def error_event(code: str, message: str) -> Event:
-    """Return the last event of a stream that cannot go on."""
+    """Make the last event of a stream that cannot go on."""
     return {"type": "error", "code": code, "message": message, "param": None}
 
 
 def numbered(events: Iterable[Event], first: int) -> Iterator[Event]:
-    """``events`` with their sequence numbers, counted from ``first``."""
+    """Yield ``events`` with sequence numbers, counted from ``first``."""
     for number, event in enumerate(events, first):
         yield event | {"sequence_number": number}
 
 
 def frame(event: Event) -> bytes:
-    """One server-sent event as it goes over the wire."""
+    """Return one server-sent event as bytes for the wire."""
     return f"event: {event['type']}\ndata: ".encode() + _json.dumps(event) + b"\n\n"
 
 
@@ -63,7 +63,7 @@ def _item_events(item: dict[str, Any], index: int) -> Iterator[Event]:
 
 
 _Emptied = tuple[dict[str, Any], Iterable[Event]]
-"""An item as it was before anything of it came, and the events by which the rest came."""
+"""An output item before its content came, and the events that bring the content."""
 
 
 def _whole(item: dict[str, Any], where: dict[str, Any]) -> _Emptied:  # noqa: ARG001 -- one of _ITEMS

@@ -1,4 +1,4 @@
-"""The input of a request, as the items of ``GET /responses/{id}/input_items``."""
+"""Renders the input of a request as the items of ``GET /responses/{id}/input_items``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FINISHED: Final = ("message", "function_call", "function_call_output", "custom_
 
 
 def input_items(detail: RequestDetail) -> list[dict[str, Any]]:
-    """Return the items of the request's ``input`` in their order, each with an id that no other has.
+    """Return the items of the request's ``input`` in their order, each with a unique id.
 
-    A text is one message of the user; an item that came without an id has the same one each time. Requests without an
-    ``input`` (chat completions, a body that was not kept) have none.
+    A text becomes one message of the user. An item that came without an id gets the same one at each reading. Requests
+    without an ``input`` (chat completions, a body that was not kept) have no items.
     """
     given = _json.loads_object(detail.body).get("input")
     seen: set[str] = set()
@@ -32,7 +32,7 @@ def input_items(detail: RequestDetail) -> list[dict[str, Any]]:
         if item is None:
             continue
         identity = item.get("id")
-        # of two items with one id the second would never be reached by paging after the first
+        # paging after the first of two items with one id would never reach the second
         if not isinstance(identity, str) or not identity or identity in seen:
             prefix = _PREFIXES.get(str(item.get("type")), "item")
             identity = f"{prefix}_{detail.id.hex}_in{number}"

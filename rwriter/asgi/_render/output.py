@@ -1,4 +1,4 @@
-"""A stored answer as the output items of a Response, whichever API gave it."""
+"""Renders a stored answer of any API as the output items of a Response."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _CUT: Final = {
     "content_filter": "content_filter",
     "refusal": "content_filter",
 }
-"""Why an answer ended early: a ``finish_reason`` or a ``stop_reason``, and the reason a Response gives for it."""
+"""Reasons why an answer ended early: a ``finish_reason`` or ``stop_reason``, and the word a Response has for it."""
 
 
 class Output(NamedTuple):
-    """Output items, and why they are not all there is (``None``: they are)."""
+    """Output items, and the reason why the answer was cut short; ``None`` if it was not."""
 
     items: list[dict[str, Any]]
     cut: str | None
 
 
 class _Ids:
-    """Ids of items that came without: made from the request's, the same each time it is read."""
+    """Makes ids for items that came without one, from the request's id: the same at each reading."""
 
     def __init__(self, request_id: uuid.UUID) -> None:
         self._hex: Final = request_id.hex
@@ -39,13 +39,13 @@ class _Ids:
 
 
 def kind_of(body: Any, path: str) -> str:
-    """Return the API whose object ``body`` is: ``response``, ``chat``, ``text``, ``message`` or ``other``."""
+    """Tell the kind of object in ``body``: ``response``, ``chat``, ``text``, ``message`` or ``other``."""
     if not isinstance(body, dict):
         return "other"
     known = _KINDS.get(str(body.get("object") or body.get("type")))
     if known is not None:
         return known
-    # compatible servers leave the mark out
+    # compatible servers leave the `object` member out
     if isinstance(body.get("output"), list) and path.endswith("/responses"):
         return "response"
     if isinstance(body.get("choices"), list):
@@ -62,7 +62,7 @@ _KINDS: Final = {
 
 
 def output_of(body: Any, kind: str, request_id: uuid.UUID, *, whole: bool) -> Output:
-    """Return the items of ``body``; with ``whole`` false each of them is marked ``incomplete``."""
+    """Return the items of ``body``, each marked ``incomplete`` unless the answer is ``whole``."""
     render = _RENDERERS.get(kind)
     return Output([], None) if render is None else render(body, _Ids(request_id), whole)
 
@@ -87,7 +87,7 @@ def _choice(choice: dict[str, Any], ids: _Ids) -> Iterator[dict[str, Any]]:
         yield _reasoning(ids, thought)
     calls = list(_calls(message, ids))
     parts = _parts(message, choice)
-    # an empty text beside a tool call is nothing that was said
+    # an empty text beside a tool call is no message
     if parts and (not calls or any(part.get("text") or part.get("refusal") for part in parts)):
         yield _message(ids, parts)
     yield from calls
@@ -151,7 +151,7 @@ def _from_message(body: dict[str, Any], ids: _Ids, whole: bool) -> Output:
         if item is None:
             continue
         if item["type"] == "message" and items and items[-1]["type"] == "message":
-            # one answer with citations comes as many blocks of text
+            # an answer with citations comes as many blocks of text, and is one message
             items[-1]["content"] += item["content"]
         else:
             items.append(item | {"status": status})
@@ -214,7 +214,7 @@ def _annotation(note: dict[str, Any]) -> dict[str, Any]:
 
 def _citation(note: dict[str, Any], text: str) -> dict[str, Any] | None:
     if not isinstance(note.get("url"), str):
-        return None  # places in documents of the request have no like among a Response's annotations
+        return None  # a Response has no annotation for a place in a document of the request
     title = text_or_empty(note.get("title"))
     return {"type": "url_citation", "start_index": 0, "end_index": len(text), "title": title, "url": note["url"]}
 
@@ -229,7 +229,7 @@ def _tokens(tokens: Any) -> list[dict[str, Any]]:
 
 
 def _token(token: dict[str, Any]) -> dict[str, Any]:
-    # null for a token that is no text of its own; a Response always says the bytes
+    # `bytes` may be null for a token that is a part of a character; in a Response it never is
     if isinstance(token.get("bytes"), list):
         return token
     return token | {"bytes": list(text_or_empty(token.get("token")).encode())}

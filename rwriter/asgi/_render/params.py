@@ -1,4 +1,4 @@
-"""The parameters of a request that its Response repeats, in the words of the Responses API."""
+"""Renders the parameters of a request to any API with the names that a Response repeats them under."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TIERS: Final = ("auto", "default", "flex", "scale", "priority", "fast", "ultraf
 
 
 def required(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the three parameters that no Response is without."""
+    """Return the three parameters that every Response has."""
     parallel = request.get("parallel_tool_calls")
     return {
         "parallel_tool_calls": parallel if isinstance(parallel, bool) else True,
@@ -19,7 +19,7 @@ def required(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def echo(request: dict[str, Any]) -> dict[str, Any]:
-    """Every parameter a Response shows, ``None`` where the request does not say or says what cannot be shown."""
+    """Return every parameter a Response shows; ``None`` for one that is missing or of the wrong type."""
     shown = {name: _checked(request, name, check) for name, check in _SHOWN.items()}
     for limit in ("max_completion_tokens", "max_tokens"):
         if shown["max_output_tokens"] is None:
@@ -59,7 +59,7 @@ def _is_instructions(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, dict) for item in value))
 
 
-# an official client refuses an object with a field of the wrong type, and a request may hold anything
+# a request may hold anything, and an official client refuses an object with a field of the wrong type
 _SHOWN: Final[dict[str, Callable[[object], bool]]] = {
     "instructions": _is_instructions,
     "max_output_tokens": _is_int,
@@ -91,7 +91,7 @@ def _tools(tools: object) -> list[dict[str, Any]]:
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = tool.get("function")
     if isinstance(function, dict):
-        # a chat completion wraps what a Response says flat
+        # a chat completion wraps the function in an object, a Response does not
         return {"type": "function", "parameters": None, "strict": None} | function
     if "input_schema" in tool and "type" not in tool:
         rest = {name: value for name, value in tool.items() if name != "input_schema"}

@@ -1,4 +1,4 @@
-"""A row as its owner reads it back: a Response object, a chat completion, a line of the listing."""
+"""Renders a row for its owner: as a Response object, a chat completion or a line of the listing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestSummary
 
 EXTENSION: Final = "rwriter"
-"""The field of a Response that holds what a Response has no words for: ``{"endpoint", "body"}``."""
+"""Field of a Response for an answer that no Response can express: ``{"endpoint", "body"}``."""
 
 STATUS: Final = {
     "pending": "queued",
@@ -25,18 +25,18 @@ STATUS: Final = {
     "failed": "failed",
     "canceled": "cancelled",
 }
-"""A row's state in the words of a Response."""
+"""The status of a Response by the state of its row."""
 
 _ENDINGS: Final = ("incomplete", "failed", "cancelled")
-"""Statuses that an answered call's own object knows better than the row."""
+"""Statuses that are taken from a stored Response, as its row says only ``completed``."""
 
 
 def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[str, Any]:
-    """Return the Response object of a request of any API, under the id it was asked by (default ``resp_<uuid>``).
+    """Return the Response object of a request to any API, under the id it was asked by (default ``resp_<uuid>``).
 
-    A stored Response is given back whole, with id, status, background and error as they truly are. Other answers
-    become output items; what has none (embeddings, texts that are no JSON) is under ``rwriter.body``. Never raises for
-    what a body may hold.
+    A stored Response is returned whole, with id, status, background and error as the row has them. Other answers become
+    output items; those that cannot (embeddings, texts that are no JSON) are under ``rwriter.body``. Never raises,
+    whatever a body holds.
     """
     request, body = _json.loads_object(detail.body), _json.loads(detail.response_body)
     kind = kind_of(body, detail.path)
@@ -51,7 +51,7 @@ def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[
 
 
 def chat_completion(detail: RequestDetail, asked_id: str) -> dict[str, Any] | None:
-    """Return the chat completion as it was answered, or ``None`` when the request ended in none (or not yet)."""
+    """Return the chat completion as it was answered, or ``None`` if the request has not ended in one."""
     if detail.status != "completed" or not detail.path.endswith("/chat/completions"):
         return None
     body = _json.loads(detail.response_body)
@@ -81,7 +81,7 @@ def summary(row: RequestSummary) -> dict[str, Any]:
 
 
 def page_of(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """One page of a list, as the official clients follow it."""
+    """Return one page of a list in the form that the official clients follow."""
     return {
         "object": "list",
         "data": items,
@@ -97,14 +97,15 @@ def is_background(detail: RequestDetail) -> bool:
 
 
 def seconds(moment: datetime | None) -> int | None:
-    """Unix seconds."""
+    """Return ``moment`` in Unix seconds."""
     return None if moment is None else int(moment.timestamp())
 
 
 def _background(detail: RequestDetail, request: dict[str, Any], body: Any) -> bool:
     if request and EXTENSION not in request:
         return request.get("background") is True
-    # the request was not kept (zero retention, too large): only a background response has a row while it runs
+    # the request's body was not kept (zero retention, too large), but only background responses have a row while they
+    # run
     stored = body.get("background") if isinstance(body, dict) else None
     return stored is True or detail.status in ACTIVE_STATES
 
@@ -184,7 +185,7 @@ def _default_code(kind: str) -> str:
 
 
 def _failure_of(detail: RequestDetail) -> str | None:
-    """Return the error that this library wrote for a failure without an answer, such as ``Abandoned``."""
+    """Return the word that the library itself wrote for a failure without an answer, such as ``Abandoned``."""
     kind = _json.loads_object(detail.error).get("type") if detail.response_body is None else None
     return kind if isinstance(kind, str) else None
 

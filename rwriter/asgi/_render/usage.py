@@ -1,4 +1,4 @@
-"""Token counts in the words of a Response, whichever API counted them."""
+"""Renders the token counts of any API with the names that a Response uses."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def usage_of(body: dict[str, Any]) -> dict[str, Any] | None:
-    """``body["usage"]`` with the names a Response uses, or ``None`` when nothing was counted.
+    """Return ``body["usage"]`` with the names a Response uses, or ``None`` if nothing was counted.
 
-    Anthropic counts cached input apart; a Response's ``input_tokens`` are all of it, so the three are added up.
+    Anthropic counts cached input apart and a Response includes it in ``input_tokens``, so the three are added up.
     """
     usage = body.get("usage")
     if not isinstance(usage, dict) or not usage:
