@@ -11,7 +11,7 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 from rwriter.pytest_plugin import Databases
-from tests.support.rows import AWKWARD_SCHEMA
+from tests.support.schemas import AWKWARD_SCHEMA
 
 pytest_plugins = ["pytester", "tests.support.fixtures"]
 

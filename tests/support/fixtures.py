@@ -13,7 +13,7 @@ from rwriter.engines import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.store import _store as store_module
 from rwriter.testing import TestDbEngines
-from tests.support.rows import AWKWARD_SCHEMA
+from tests.support.schemas import AWKWARD_SCHEMA
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select, text
@@ -14,9 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import new_request_id
 from rwriter.schema import NIL_DAEMON, request_templates, requests
 from tests.support.records import STARTED
-
-AWKWARD_SCHEMA: Final = "tenant a-Ü"
-"""The second schema that tests of the store run in."""
 
 
 async def insert_request(engine: AsyncEngine, **columns: Any) -> uuid.UUID:
