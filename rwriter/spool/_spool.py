@@ -212,6 +212,7 @@ class Spool:
 
     async def _abandoned_removed(self) -> None:
         # given back with the rest, they would be replayed, though nobody was told that they were accepted
+        await asyncio.sleep(0)  # a commit that has just ended may not have told what it numbered yet
         while self._committing is not None and not self._committing.done():
             await asyncio.wait({self._committing})
             await asyncio.sleep(0)  # what the last commit numbered is abandoned in the next step of the loop

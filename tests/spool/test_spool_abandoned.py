@@ -118,3 +118,21 @@ async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_soon_af
     await again.open()
     assert await again.count() == 0
     await again.aclose()
+
+
+async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_as_its_commit_ends(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    await spool.open()
+    task = asyncio.create_task(spool.journal(record()))
+    await settle_loop(1)
+    task.cancel()
+    await asyncio.wait({task})
+    assert spool._committing is not None
+    async with asyncio.timeout(20):
+        while not spool._committing.done():
+            await asyncio.sleep(0)
+    await spool.aclose()
+    again = Spool(tmp_path)
+    await again.open()
+    assert await again.count() == 0
+    await again.aclose()

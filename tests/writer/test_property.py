@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url, text
@@ -194,6 +195,7 @@ async def verify(engine: AsyncEngine, model: Model, writer: RequestsWriter) -> N
         assert stats.persisted == len(rows) == len(model.distinct_good)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=st.lists(steps, min_size=3, max_size=25))
 def test_the_account_closes_whatever_happens_in_whatever_order(
