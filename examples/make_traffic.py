@@ -1,12 +1,13 @@
-"""Write ``rwriter/demo/traffic.jsonl``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
+"""Write ``rwriter/demo/traffic.jsonl.gz``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
 
-Every run writes the same bytes: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
+Every run writes the same lines: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
 ``python -m examples.make_traffic [FILE]``, with any Python from 3.11 on. The prose is in ``traffic_texts.json``.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 import random
@@ -23,7 +24,7 @@ from examples import traffic_wire as wire
 from examples.traffic_wire import CHAT, EMBEDDINGS, EPOCH_MS, RESPONSES, Exchange
 
 HERE: Final = Path(__file__).parent
-TARGET: Final = HERE.parent / "rwriter" / "demo" / "traffic.jsonl"
+TARGET: Final = HERE.parent / "rwriter" / "demo" / "traffic.jsonl.gz"
 SEED: Final = 20_260_105
 BIG_BODY: Final = 1 << 20
 REALTIME, DUPLICATES = 60, 24
@@ -368,8 +369,9 @@ def to_line(pair: dict[str, Any]) -> str:
 def main() -> None:
     """Write the file named on the command line, or the demo's own."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
-    # bytes, so that no platform translates the line ends
-    target.write_bytes("".join(map(to_line, make_traffic())).encode())
+    lines = "".join(map(to_line, make_traffic())).encode()
+    # without the time of writing, so that a second run changes nothing
+    target.write_bytes(gzip.compress(lines, compresslevel=9, mtime=0))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """``rwriter demo``: OpenAI traffic through the writer into PostgreSQL, read back, compared with what was sent, counted.
 
-The traffic is ``traffic.jsonl``, as ``examples/make_traffic.py`` makes it up.
+The traffic is ``traffic.jsonl.gz``, as ``examples/make_traffic.py`` makes it up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The demo's traffic: the pairs of ``traffic.jsonl``, the records made of them, and how their rows are to look."""
+"""The demo's traffic: the pairs of ``traffic.jsonl.gz``, the records made of them, and how their rows are to look."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import re
 import uuid
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from rwriter import CompletedRequest, RequestDetail, RequestSummary, new_request_id
 from rwriter.records import succeeded
 
-TRAFFIC: Final = Path(__file__).with_name("traffic.jsonl")
+TRAFFIC: Final = Path(__file__).with_name("traffic.jsonl.gz")
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
@@ -49,7 +50,7 @@ class Sent(NamedTuple):
 
 def load_traffic() -> list[Pair]:
     """The pairs of the shipped file. Only ``json`` reads it: to stricter parsers a lone surrogate is no JSON."""
-    with TRAFFIC.open(encoding="utf-8") as lines:
+    with gzip.open(TRAFFIC, "rt", encoding="utf-8", newline="\n") as lines:
         return [Pair(**json.loads(line)) for line in lines]
 
 

@@ -78,7 +78,7 @@ def test_the_wheel_holds_all_that_is_needed_and_nothing_else(wheel: Path) -> Non
     scripts = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rwriter").rglob("*.py")}
     migrations = {"env.py", "script.py.mako", *(f"versions/{name}" for name in scripts)}
-    data = {"rwriter/alembic.ini", "rwriter/py.typed", "rwriter/demo/traffic.jsonl"}
+    data = {"rwriter/alembic.ini", "rwriter/py.typed", "rwriter/demo/traffic.jsonl.gz"}
     assert "0001_requests.py" in scripts
     assert names == modules | data | {f"rwriter/migrations/{name}" for name in migrations}
     assert len(metadata) == 1
