@@ -1,4 +1,4 @@
-"""The demo's traffic: the pairs of ``traffic.jsonl.gz``, the records made of them, and how their rows are to look."""
+"""The demo's traffic: the pairs of ``traffic.jsonl.gz``, the records made of them, and the rows expected of those."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A line of the file. Two lines with one ``request_id`` are a retry: the first answer is to stand.
+    """A line of the file. Two lines with one ``request_id`` are a retry: the first answer is stored.
 
     ``offset_ms``: milliseconds since the first request of the file. ``realtime``: begun with ``create_realtime``.
     """
@@ -49,13 +49,13 @@ class Sent(NamedTuple):
 
 
 def load_traffic() -> list[Pair]:
-    """The pairs of the shipped file. Only ``json`` reads it: to stricter parsers a lone surrogate is no JSON."""
+    """Return the pairs of the shipped file. Only ``json`` reads it: stricter parsers refuse a lone surrogate."""
     with gzip.open(TRAFFIC, "rt", encoding="utf-8", newline="\n") as lines:
         return [Pair(**json.loads(line)) for line in lines]
 
 
 def send_rounds(pairs: Sequence[Pair], rounds: int) -> list[Sent]:
-    """Records of the pairs, ``rounds`` times over under fresh ids and up to the present, in the order to be sent.
+    """Return records of the pairs, ``rounds`` times over under fresh ids and up to the present, in sending order.
 
     Their ``created_by`` names this run, so that its rows can be told from those of others.
     """
@@ -89,12 +89,12 @@ def _record(pair: Pair, request_id: uuid.UUID, run: str, began: datetime) -> Com
 
 
 def repaired(body: str) -> str:
-    """``body`` as PostgreSQL can hold it. Said here again, as the library's own word would prove nothing."""
+    """Return ``body`` as PostgreSQL can hold it; not the library's own function, which would prove nothing."""
     return _UNSTORABLE.sub("\ufffd", body)
 
 
 def summary_faults(row: RequestSummary, sent: Sent) -> list[str]:
-    """The columns of a listed row that are not as they should be."""
+    """Return the columns of a listed row that are not as they should be."""
     pair, record = sent
     good = succeeded(pair.status_code)
     expected: dict[str, object] = {
@@ -118,7 +118,7 @@ def summary_faults(row: RequestSummary, sent: Sent) -> list[str]:
 
 
 def body_faults(row: RequestDetail, sent: Sent) -> list[str]:
-    """The texts of a row that was read back which are not as they should be."""
+    """Return the texts of a row that was read back which are not as they should be."""
     pair = sent.pair
     body, answer = repaired(pair.request_body), repaired(pair.response_body)
     envelope = {"type": "NonRetriableHttpStatus", "details": {"status": pair.status_code, "body": answer}}
