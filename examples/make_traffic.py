@@ -1,12 +1,13 @@
-"""Write ``rwriter/demo/traffic.jsonl``: what a gateway in front of OpenAI's API sees in a few minutes, all made up.
+"""Writes ``rwriter/demo/traffic.jsonl.gz``: a few minutes of a gateway in front of OpenAI's API, all made up.
 
-Every run writes the same bytes: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
+Every run writes the same lines: all chance comes from one seed, and only integers and IEEE arithmetic depend on it.
 ``python -m examples.make_traffic [FILE]``, with any Python from 3.11 on. The prose is in ``traffic_texts.json``.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 import random
@@ -23,7 +24,7 @@ from examples import traffic_wire as wire
 from examples.traffic_wire import CHAT, EMBEDDINGS, EPOCH_MS, RESPONSES, Exchange
 
 HERE: Final = Path(__file__).parent
-TARGET: Final = HERE.parent / "rwriter" / "demo" / "traffic.jsonl"
+TARGET: Final = HERE.parent / "rwriter" / "demo" / "traffic.jsonl.gz"
 SEED: Final = 20_260_105
 BIG_BODY: Final = 1 << 20
 REALTIME, DUPLICATES = 60, 24
@@ -46,7 +47,7 @@ Make = Callable[[random.Random], Exchange]
 
 
 def make_traffic() -> list[dict[str, Any]]:
-    """Every line of the file, in the order in which the gateway saw them."""
+    """Return every line of the file, in the order in which the gateway saw them."""
     rng = random.Random(SEED)
     makers = [make for make, count in PLAN for _ in range(count)]
     rng.shuffle(makers)
@@ -79,7 +80,7 @@ def _pair(rng: random.Random, exchange: Exchange, offset: int) -> dict[str, Any]
 
 
 def _insert_twins(rng: random.Random, pairs: list[dict[str, Any]]) -> None:
-    """Retries of a client that got no answer: the same id and request, another answer."""
+    """Insert retries of clients that got no answer: the same id and request, another answer."""
     retried: dict[str, Make] = {CHAT: chat_text, RESPONSES: response_text}
     places = [place for place, pair in enumerate(pairs[: -TWIN_DISTANCES[-1]]) if pair["endpoint"] in retried]
     twins = []
@@ -97,7 +98,7 @@ def _insert_twins(rng: random.Random, pairs: list[dict[str, Any]]) -> None:
 
 
 def response_text(rng: random.Random) -> Exchange:
-    """A question and an answer, in one of the languages; some streamed, and folded into the final object since."""
+    """Make a question and an answer, in one of the languages; some were streamed and folded into the final object."""
     question, answer = _talk(rng)
     request: dict[str, Any] = {"model": rng.choice(("gpt-4.1", "gpt-5-mini")), "input": question}
     request |= {"instructions": "Be brief and kind.", "metadata": {"ticket": wire.hex_id(rng, "t_", 12)}}
@@ -107,7 +108,7 @@ def response_text(rng: random.Random) -> Exchange:
 
 
 def response_reasoning(rng: random.Random) -> Exchange:
-    """A reasoning item, sealed for a client that keeps nothing on the server, then the message."""
+    """Make a reasoning item, sealed for a client that keeps nothing on the server, then the message."""
     question, answer = _talk(rng)
     request: dict[str, Any] = {
         "model": rng.choice(("gpt-5", "o4-mini")),
@@ -123,7 +124,7 @@ def response_reasoning(rng: random.Random) -> Exchange:
 
 
 def response_function_call(rng: random.Random) -> Exchange:
-    """The model asks for one or two functions to be called."""
+    """Make a model ask for one or two functions to be called."""
     tool = {"type": "function", **_weather_function()}
     cities = rng.sample(TEXTS["cities"], rng.randint(1, 2))
     request = {"model": "gpt-4.1", "input": f"Weather in {' and '.join(cities)}?", "tools": [tool]}
@@ -131,7 +132,7 @@ def response_function_call(rng: random.Random) -> Exchange:
 
 
 def response_function_output(rng: random.Random) -> Exchange:
-    """The turn after a call: its output goes in, beside the call or the id of the response that made it."""
+    """Make the turn after a call: its output goes in, beside the call or the id of the response that made it."""
     city, celsius = rng.choice(TEXTS["cities"]), rng.randint(-12, 38)
     call = _function_call(rng, city)
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": wire.compact({"celsius": celsius})}
@@ -149,7 +150,7 @@ def _function_call(rng: random.Random, city: str) -> dict[str, Any]:
 
 
 def response_web_search(rng: random.Random) -> Exchange:
-    """A built-in tool's call, and a message that cites what it found."""
+    """Make a built-in tool's call, and a message that cites its results."""
     link = "https://www.postgresql.org/docs/release/"
     text = f"The release notes list the changes ({link})."
     where = {"start_index": 36, "end_index": 36 + len(link)}
@@ -162,7 +163,7 @@ def response_web_search(rng: random.Random) -> Exchange:
 
 
 def response_structured(rng: random.Random) -> Exchange:
-    """JSON inside JSON: quotes and backslashes escaped twice."""
+    """Put JSON inside JSON: quotes and backslashes escaped twice."""
     form = {"format": {"type": "json_schema", "name": "invoice", "strict": True, "schema": TEXTS["invoice"]}}
     number = rng.randint(1, 9999)
     request = {"model": "gpt-5-mini", "input": f'Invoice № {number}, "C:\\scans\\draft.pdf"', "text": form}
@@ -171,7 +172,7 @@ def response_structured(rng: random.Random) -> Exchange:
 
 
 def response_incomplete(rng: random.Random) -> Exchange:
-    """Cut by the token limit or by the content filter: HTTP 200, yet not completed."""
+    """Cut an answer by the token limit or the content filter: HTTP 200, yet not completed."""
     question, answer = _talk(rng)
     message = wire.message(rng, wire.output_text(answer[: len(answer) // 2]), status="incomplete")
     reason = {"reason": rng.choice(("max_output_tokens", "content_filter"))}
@@ -180,14 +181,14 @@ def response_incomplete(rng: random.Random) -> Exchange:
 
 
 def response_failed(rng: random.Random) -> Exchange:
-    """A failure after the headers were sent: HTTP says 200, the object says failed."""
+    """Make a failure after the headers were sent: HTTP says 200, the object says failed."""
     request = {"model": "gpt-5", "input": _talk(rng)[0], "stream": True}
     failure = {"code": "server_error", "message": "The model failed to generate a response."}
     return wire.response(rng, request, status="failed", error=failure, usage=None)
 
 
 def response_refusal(rng: random.Random) -> Exchange:
-    """The model declines."""
+    """Make the model decline."""
     refusal = {"type": "refusal", "refusal": "I'm sorry, but I can't help with that."}
     request = {"model": "gpt-4.1", "input": "(a request against the rules)"}
     return wire.response(rng, request, wire.message(rng, refusal))
@@ -201,7 +202,7 @@ def _asking(content: object, model: str = "gpt-4.1", **options: object) -> dict[
 
 
 def chat_text(rng: random.Random) -> Exchange:
-    """One to three turns of talk."""
+    """Make one to three turns of talk."""
     messages = [{"role": "system", "content": "You are a helpful assistant."}]
     for _ in range(rng.randint(0, 2)):
         question, answer = _talk(rng)
@@ -212,13 +213,13 @@ def chat_text(rng: random.Random) -> Exchange:
 
 
 def chat_code(rng: random.Random) -> Exchange:
-    """Tabs, back-ticks, newlines and carriage returns."""
+    """Make code with tabs, back-ticks, newlines and carriage returns."""
     question = "Why does this run out of memory?\r\n\r\n\tdata = open(path).read().split('\\n')"
     return wire.chat(rng, _asking(question, temperature=0), {"content": TEXTS["code"]})
 
 
 def chat_tool_calls(rng: random.Random) -> Exchange:
-    """Calls for tools instead of content; several at once."""
+    """Make calls for tools instead of content; several at once."""
     cities = rng.sample(TEXTS["cities"], rng.randint(1, 3))
     tool = {"type": "function", "function": _weather_function()}
     request = _asking(f"Weather? {', '.join(cities)}", "gpt-4o-mini", tools=[tool], parallel_tool_calls=True)
@@ -226,7 +227,7 @@ def chat_tool_calls(rng: random.Random) -> Exchange:
 
 
 def chat_tool_output(rng: random.Random) -> Exchange:
-    """The turn after a tool call."""
+    """Make the turn after a tool call."""
     city = rng.choice(TEXTS["cities"])
     call = _tool_call(rng, city)
     request = _asking(f"Weather? {city}", "gpt-4o-mini")
@@ -247,20 +248,20 @@ def _weather_function() -> dict[str, Any]:
 
 
 def chat_choices(rng: random.Random) -> Exchange:
-    """Several choices."""
+    """Make an answer of several choices."""
     question, answer = _talk(rng)
     return wire.chat(rng, _asking(question, n=3), *({"content": part} for part in (answer, answer[:80], answer[-80:])))
 
 
 def chat_vision(rng: random.Random) -> Exchange:
-    """A picture in the request, as a data URL."""
+    """Put a picture in the request, as a data URL."""
     picture = {"type": "image_url", "image_url": {"url": TEXTS["picture"], "detail": "low"}}
     content = [{"type": "text", "text": "What is in this picture?"}, picture]
     return wire.chat(rng, _asking(content, "gpt-4o-mini"), {"content": "A single, nearly transparent pixel. 🔍"})
 
 
 def chat_cut(rng: random.Random) -> Exchange:
-    """Cut by the token limit or by the content filter."""
+    """Cut an answer by the token limit or the content filter."""
     question, answer = _talk(rng)
     finish, kept = rng.choice((("length", 40), ("content_filter", 0)))
     return wire.chat(rng, _asking(question, max_completion_tokens=8), {"content": answer[:kept]}, finish=finish)
@@ -270,7 +271,7 @@ def chat_cut(rng: random.Random) -> Exchange:
 
 
 def embeddings(rng: random.Random) -> Exchange:
-    """Vectors, as base64 (what the SDKs ask for) or as numbers. The answer has no id."""
+    """Make vectors, as base64 (the SDKs' default) or as numbers. The answer has no id."""
     texts, encoding = [_talk(rng)[0] for _ in range(rng.randint(1, 3))], rng.choice(("base64", "base64", "float"))
     request = {"model": "text-embedding-3-small", "input": texts, "dimensions": 64, "encoding_format": encoding}
     vectors: list[Any] = [_unit_vector(rng, 64) for _ in texts]
@@ -290,7 +291,7 @@ def _unit_vector(rng: random.Random, size: int) -> list[float]:
 
 
 def error(rng: random.Random, which: int | None = None) -> Exchange:
-    """An error envelope in OpenAI's format, in answer to either API."""
+    """Make an error envelope in OpenAI's format, in answer to either API."""
     failure = dict(rng.choice(TEXTS["errors"]) if which is None else TEXTS["errors"][which])
     asked = rng.choice((chat_text, response_text))(rng)
     status = failure.pop("status")
@@ -299,36 +300,36 @@ def error(rng: random.Random, which: int | None = None) -> Exchange:
 
 
 def html_error(rng: random.Random) -> Exchange:
-    """What a proxy in between answers: no JSON at all."""
+    """Make the answer of a proxy in between: no JSON at all."""
     page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>502 Bad Gateway</body>\r\n</html>\r\n"
     return Exchange(CHAT, chat_text(rng).request, HTTPStatus.BAD_GATEWAY, page)
 
 
 def raw_nul(rng: random.Random) -> Exchange:
-    """A NUL in the answer itself: PostgreSQL's TEXT cannot hold it."""
+    """Put a NUL in the answer itself: PostgreSQL's TEXT cannot hold it."""
     spoiled = escaped_nul(rng)
     return spoiled._replace(response_body=spoiled.response_body.replace("\\u0000", "\0"))
 
 
 def escaped_nul(rng: random.Random) -> Exchange:
-    """The same NUL as the six characters of its JSON escape: harmless, and to be kept as it is."""
+    """Write the same NUL as the six characters of its JSON escape: harmless, and stored unchanged."""
     return wire.chat(rng, _asking("Print two columns."), {"content": "first\0second"})
 
 
 def half_emoji(rng: random.Random) -> Exchange:
-    """A client cut an emoji in two, which leaves a lone surrogate, and the model repeats it."""
+    """Cut an emoji in two, as a client did, which leaves a lone surrogate; the model repeats it."""
     answer = wire.message(rng, wire.output_text("You wrote: \ud83d, and I say: 👍"))
     return wire.response(rng, {"model": "gpt-4.1", "input": "Great work \ud83d"}, answer)
 
 
 def undecodable(rng: random.Random) -> Exchange:
-    """Latin-1 bytes that a proxy read as UTF-8 with ``surrogateescape``."""
+    """Send Latin-1 bytes that a proxy read as UTF-8 with ``surrogateescape``."""
     text = "Grüße".encode("latin-1").decode("utf-8", "surrogateescape")
     return wire.chat(rng, _asking(text), {"content": "Hallo!"})
 
 
 def big_body(rng: random.Random) -> Exchange:
-    """A whole contract, quoted: one megabyte of answer."""
+    """Quote a whole contract: one megabyte of answer."""
     clause = "The supplier shall keep the records of the services for ten years and hand them over when asked."
     text = "\n".join(f"{number}. {clause}" for number in range(1, BIG_BODY // len(clause)))
     answer = wire.message(rng, wire.output_text(text))
@@ -361,15 +362,16 @@ def _as_sent(rng: random.Random, request: dict[str, Any]) -> str:
 
 
 def to_line(pair: dict[str, Any]) -> str:
-    """One line of the file: readable UTF-8, but lone surrogates, which UTF-8 cannot hold, escaped."""
+    """Return one line of the file: readable UTF-8, with lone surrogates, which UTF-8 cannot hold, escaped."""
     return LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", wire.compact(pair)) + "\n"
 
 
 def main() -> None:
     """Write the file named on the command line, or the demo's own."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET
-    # bytes, so that no platform translates the line ends
-    target.write_bytes("".join(map(to_line, make_traffic())).encode())
+    lines = "".join(map(to_line, make_traffic())).encode()
+    # without the time of writing, so that a second run changes nothing
+    target.write_bytes(gzip.compress(lines, compresslevel=9, mtime=0))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 EPOCH_MS: Final = 1_767_600_000_000
-"""What ids and bodies say, in milliseconds since 1970; the demo moves the rows to the present."""
+"""Time in ids and bodies, in milliseconds since 1970; the demo moves the rows to the present."""
 
 RESPONSES, CHAT, EMBEDDINGS = "/v1/responses", "/v1/chat/completions", "/v1/embeddings"
 SNAPSHOTS: Final = {
@@ -110,31 +110,31 @@ def chat(rng: random.Random, request: dict[str, Any], *messages: dict[str, Any],
 
 
 def compact(value: object) -> str:
-    """JSON as the SDKs send it."""
+    """Return JSON as the SDKs send it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def pretty(value: object) -> str:
-    """JSON as the API answers it."""
+    """Return JSON as the API answers it."""
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
 def created(rng: random.Random) -> int:
-    """A time within the traffic's few minutes, in seconds since 1970."""
+    """Return a time within the traffic's few minutes, in seconds since 1970."""
     return EPOCH_MS // 1000 + rng.randint(0, 150)
 
 
 def hex_id(rng: random.Random, prefix: str, digits: int = 50) -> str:
-    """An id as the Responses API makes them."""
+    """Return an id as the Responses API makes them."""
     return f"{prefix}{rng.getrandbits(4 * digits):0{digits}x}"
 
 
 def letters_id(rng: random.Random, prefix: str, length: int) -> str:
-    """An id as the chat completions API makes them."""
+    """Return an id as the chat completions API makes them."""
     return prefix + "".join(rng.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789", k=length))
 
 
 def uuid7(rng: random.Random, milliseconds: int) -> str:
-    """A UUIDv7 of a given time."""
+    """Return a UUIDv7 of a given time."""
     fields = (milliseconds << 80) | (7 << 76) | (rng.getrandbits(12) << 64) | (2 << 62) | rng.getrandbits(62)
     return str(uuid.UUID(int=fields))

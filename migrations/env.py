@@ -1,4 +1,4 @@
-"""How Alembic runs rwriter's migrations: over a connection handed over, one of its own, or offline as SQL."""
+"""Runs rwriter's migrations for Alembic: over the caller's connection, over one of its own, or offline as SQL."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def target_schema(connection: Connection | None = None) -> str | None:
 
 
 def turn() -> Iterator[str]:
-    """Statements that take turns with other upgrades, and then wait for no table lock for long."""
+    """Yield statements that take turns with other upgrades, and then bound the wait for table locks."""
     yield f"SET LOCAL lock_timeout = '{QUEUE_TIMEOUT}'"
     yield f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"
     yield f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
 
 
 def create_schema(schema: str) -> str:
-    """Create ``schema`` unless it is there: IF NOT EXISTS asks for the privilege even where it has nothing to do."""
+    """Return SQL that creates ``schema`` if missing: IF NOT EXISTS alone needs the privilege even for an old one."""
     literal = schema.replace("'", "''")
     return (
         f"DO $rwriter$ BEGIN IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = '{literal}') "
@@ -49,7 +49,7 @@ def create_schema(schema: str) -> str:
 
 
 def use_schema(schema: str) -> str:
-    """Point unqualified names at ``schema`` alone."""
+    """Return SQL that points unqualified names at ``schema`` alone."""
     return f"SET LOCAL search_path TO {quoted(schema)}"
 
 
@@ -72,7 +72,7 @@ def configure(schema: str | None, **options: Any) -> None:
 
 
 def writes() -> bool:
-    """Whether this is an upgrade, downgrade or stamp: Alembic names a destination for those alone."""
+    """Return True for an upgrade, downgrade or stamp: Alembic names a destination for those alone."""
     try:
         context.get_revision_argument()
     except KeyError:
@@ -105,7 +105,7 @@ def setting(connection: Connection, name: str) -> str | None:
 
 
 def refuse_autocommit(connection: Connection) -> None:
-    """Raise if SET LOCAL had no effect: the lock would be let go at once, and the schema not be the one asked for."""
+    """Raise if SET LOCAL had no effect: the lock would be released at once, and the schema be the wrong one."""
     if setting(connection, "lock_timeout") != LOCK_TIMEOUT:
         msg = "the connection is in autocommit mode: hand over one with a transaction"
         raise CommandError(msg)

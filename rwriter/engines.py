@@ -20,7 +20,7 @@ from rwriter._validation import at_least, positive
 
 @runtime_checkable
 class EngineProvider(Protocol):
-    """Anything with a ``write`` and a ``read`` engine. They may be the same one."""
+    """An object with a ``write`` and a ``read`` engine, which may be the same one."""
 
     @property
     def write(self) -> AsyncEngine:
@@ -32,7 +32,7 @@ class EngineProvider(Protocol):
 
 
 class DbEngines:
-    """Production's provider: a primary, and a replica for reads where there is one.
+    """The provider for production: a primary, and a replica for reads where there is one.
 
     Engines handed to the constructor are never disposed here. ``from_url`` makes engines that this object owns:
     ``aclose()``, or leaving ``async with``, disposes them.
@@ -40,7 +40,7 @@ class DbEngines:
     ``direct=True`` says that no pooler in transaction mode is between these engines and PostgreSQL: a flush is then one
     statement that commits by itself, in one round trip instead of three. Such a pooler promises to keep together what
     is in a transaction; that it keeps preparing and executing together too, as asyncpg does not end its request in
-    between, is not relied upon. ``from_url`` knows.
+    between, is not relied upon. ``from_url`` sets it.
     """
 
     def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None, *, direct: bool = False) -> None:
@@ -69,7 +69,7 @@ class DbEngines:
         synchronous_commit: bool = True,
         application_name: str = "rwriter",
     ) -> Self:
-        """Engines for ``postgresql://`` or ``postgresql+asyncpg://`` URLs, several hosts included.
+        """Make engines for ``postgresql://`` or ``postgresql+asyncpg://`` URLs, several hosts included.
 
         ``schema``: where the tables are, when that is not the first of the search_path.
         ``pool_size`` and ``max_overflow`` bound the connections of each engine; ``pool_timeout``, ``connect_timeout``
@@ -79,7 +79,7 @@ class DbEngines:
 
         ``synchronous_commit=False`` lets PostgreSQL answer before a commit is on its disk. Batches of one gain a third,
         batches of 100 nothing; a crash of the server loses what it had acknowledged in the last half second or so
-        (three times its ``wal_writer_delay``), and no retry brings that back, as nobody knows. It is set for the
+        (three times its ``wal_writer_delay``), and no retry brings that back, as nobody notices. It is set for the
         session: behind a pooler use ``ALTER ROLE ... SET synchronous_commit = off`` instead.
 
         Raises ``ValueError`` for a URL or an option that cannot be used.
@@ -157,12 +157,12 @@ class DbEngines:
 _owned_engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
 
 
-def _forget_connections_in_child() -> None:
+def _drop_connections_in_child() -> None:
     for engine in list(_owned_engines):
         engine.sync_engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_forget_connections_in_child)
+os.register_at_fork(after_in_child=_drop_connections_in_child)
 
 _POOLER_CONNECT_ARGS: Final[dict[str, Any]] = {
     "statement_cache_size": 0,
@@ -173,7 +173,10 @@ _POOLER_CONNECT_ARGS: Final[dict[str, Any]] = {
 
 
 def as_provider(engines: EngineProvider | AsyncEngine) -> EngineProvider:
-    """``engines`` itself, or a provider around a plain ``AsyncEngine``, which then means both write and read."""
+    """Return ``engines``, or a provider that uses a plain ``AsyncEngine`` for both write and read.
+
+    Raises ``TypeError`` for anything else.
+    """
     if isinstance(engines, AsyncEngine):
         return DbEngines(engines)
     if isinstance(engines, EngineProvider):
@@ -183,7 +186,7 @@ def as_provider(engines: EngineProvider | AsyncEngine) -> EngineProvider:
 
 
 def in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
-    """``engine``, its pool shared, with every table of rwriter looked up in ``schema`` (``None``: unchanged)."""
+    """Return ``engine``, sharing its pool, with rwriter's tables looked up in ``schema`` (``None``: unchanged)."""
     if schema is None:
         return engine
     return engine.execution_options(schema_translate_map={None: schema})
@@ -196,7 +199,7 @@ def schema_of(engine: AsyncEngine) -> str | None:
 
 
 CLOSE_TIMEOUT: Final = 0.5
-"""Seconds a server has to answer an idle connection's goodbye, for which asyncpg would wait for ever."""
+"""Seconds a server has to answer the closing of an idle connection, for which asyncpg would wait for ever."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]  # it ships no types
@@ -206,7 +209,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]  # it ships no type
         try:
             await super().close(timeout=CLOSE_TIMEOUT if timeout is None else timeout)
         except TimeoutError:
-            # the goodbye given up is taken for a query to be cancelled, over another connection: not that either
+            # after the time-out asyncpg would open a second connection to cancel "the query"; terminate instead
             await asyncio.sleep(0)
             self.terminate()
 
@@ -220,9 +223,9 @@ _NEXT_HOST: Final = (
 
 
 async def _connect_to_first(**arguments: Any) -> Any:
-    """``asyncpg.connect`` to the first host that will do, each with a timeout of its own as in libpq.
+    """Connect to the first host that accepts, each with a timeout of its own as in libpq.
 
-    asyncpg has one timeout for all hosts: a machine that is gone without a word would use it up.
+    asyncpg has one timeout for all hosts: a machine that vanished silently would use it up.
     """
     hosts, ports = arguments.get("host"), arguments.get("port")
     if not isinstance(hosts, list) or arguments.get("target_session_attrs") == "prefer-standby":
@@ -234,5 +237,5 @@ async def _connect_to_first(**arguments: Any) -> Any:
             return await asyncpg.connect(**arguments | {"host": host, "port": port})
         except _NEXT_HOST as exc:
             errors.append(exc)
-    # a host that is away says more than one that is merely not the one to write to
+    # an unreachable host tells the operator more than one that merely has the wrong role
     raise min(errors, key=lambda exc: isinstance(exc, asyncpg.TargetServerAttributeNotMatched))

@@ -1,4 +1,4 @@
-"""Every exception the library raises on purpose; each message says what the reader can do."""
+"""Every exception the library raises on purpose; each message tells the reader what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WriterClosed(RwriterError):
 
 
 class WriterFailed(WriterClosed):
-    """The writer's background task ended before its time; ``__cause__`` says why.
+    """The writer's background task ended too early; ``__cause__`` says why.
 
     Records still pending stay in the account: ``aclose()`` delivers, spools or counts them.
     """
@@ -65,8 +65,8 @@ class RecordSkipped(RecordNotStored):
 
 
 class RecordSpooled(RecordNotStored):
-    """The database was away; the record is in the spool on disk and is replayed when the database is back."""
+    """The database was down; the record is in the spool on disk and is replayed when the database is back."""
 
 
 class RecordDropped(RecordNotStored):
-    """The database stayed away past the retries (or the drain deadline), and there was no spool to take the record."""
+    """The database stayed down past the retries (or the drain deadline), and there was no spool to take the record."""

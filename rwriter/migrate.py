@@ -1,4 +1,4 @@
-"""Alembic over a connection of the caller's: the schema of ``rwriter.schema`` brought to head, named, or compared.
+"""Runs Alembic over the caller's connection: upgrades the schema to head, names its revision, compares its tables.
 
 The scripts are the checkout's ``migrations/`` or, in an installed wheel, the copy beside this module.
 """
@@ -34,12 +34,12 @@ SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
 
-# a migration of a large table takes as long as it takes; the lock timeouts of env.py bound the waiting
+# migrating a large table may take hours; the lock timeouts of env.py bound the waiting
 _STATEMENT_TIMEOUT = 24 * 3600.0
 _TURN_POLL = 0.02
 _turn = threading.Lock()
 
-# what autogenerate finds that no statement of rwriter's needs
+# differences that autogenerate reports and no statement of rwriter minds
 _TOLERATED = ("remove_", "modify_comment", "add_table_comment")
 
 
@@ -48,7 +48,7 @@ class SchemaDrift(RwriterError):
 
 
 def alembic_config(schema: str | None = None) -> Config:
-    """Alembic's configuration for rwriter's own migrations, wherever they are installed.
+    """Return Alembic's configuration for rwriter's own migrations, wherever they are installed.
 
     Put a connection into ``config.attributes["connection"]`` to run commands over it, in its own transaction.
     """
@@ -92,7 +92,7 @@ async def current(target: Target = None, *, schema: str | None = None) -> str | 
 async def check(target: Target = None, *, schema: str | None = None) -> None:
     """Raise ``SchemaOutdated`` below head, and ``SchemaDrift`` where something rwriter needs is missing or differs.
 
-    What others added to the tables (the daemon's columns and indexes, a later release's) is no drift.
+    Additions by others (columns and indexes of the daemon, of a later release) are no drift.
     """
     async with _engine(target, schema) as (engine, name):
         await RequestStore(engine).check_schema()
@@ -104,7 +104,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
 
 
 def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> None:
-    """Call ``work`` with a connection to ``url``, from synchronous code, whether or not a loop is running here.
+    """Call ``work`` with a connection to ``url``, from synchronous code, even while an event loop is running.
 
     For ``env.py``: only an async driver is installed, so a thread of its own runs the loop.
     """
@@ -118,7 +118,7 @@ def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> 
 
 
 def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
-    """Alembic's ``include_name``: of the tables in a shared schema, only rwriter's."""
+    """Return True for rwriter's own tables in a shared schema: Alembic's ``include_name``."""
     return type_ != "table" or name in tables.metadata.tables
 
 

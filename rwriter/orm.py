@@ -1,6 +1,6 @@
 """The tables of ``rwriter.schema`` mapped imperatively, for services that read through a SQLAlchemy ``Session``.
 
-Write through ``RequestsWriter`` or ``RequestStore``: an ORM flush knows nothing of which rows may be touched.
+Write through ``RequestsWriter`` or ``RequestStore``: an ORM flush does not know which rows it may touch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ mapper_registry = registry(metadata=schema.metadata)
 
 
 class RequestTemplate:
-    """A row of ``request_templates``: what was asked."""
+    """A row of ``request_templates``: the request as the client sent it."""
 
     id: Mapped[uuid.UUID]
     file_id: Mapped[uuid.UUID | None]
@@ -34,7 +34,7 @@ class RequestTemplate:
 
 
 class Request:
-    """A row of ``requests``: what became of it. ``template`` is loaded lazily; await it by ``selectinload``."""
+    """A row of ``requests``: its state and response. ``template`` is lazy: load it with ``selectinload``."""
 
     id: Mapped[uuid.UUID]
     batch_id: Mapped[uuid.UUID | None]

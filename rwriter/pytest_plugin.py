@@ -54,7 +54,7 @@ class Databases:
         return name
 
     def drop(self, name: str) -> None:
-        """Drop a database, its connections with it."""
+        """Drop a database and close its connections."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def template(self, schema: str | None = None) -> str:
@@ -93,7 +93,7 @@ class Databases:
 
 @pytest.fixture(scope="session")
 def rwriter_postgres() -> Iterator[str]:
-    """URL of a PostgreSQL server whose user may create databases."""
+    """Yield the URL of a PostgreSQL server whose user may create databases."""
     url = os.environ.get(URL_VARIABLE)
     if url:
         yield url
@@ -113,7 +113,7 @@ def _rwriter_databases(rwriter_postgres: str) -> Iterator[Databases]:
 
 @pytest.fixture
 def rwriter_database(_rwriter_databases: Databases) -> Iterator[str]:
-    """URL of a database migrated to head, for this test alone."""
+    """Yield the URL of a database migrated to head, for this test alone."""
     name = _rwriter_databases.create(_rwriter_databases.template())
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
@@ -135,6 +135,6 @@ def rwriter_engines(rwriter_database: str) -> TestDbEngines:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    # on a thread of its own: the test's event loop, if there is one on this thread, is not to be disturbed
+    # on a thread of its own: this thread may run the test's event loop
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()

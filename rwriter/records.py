@@ -154,19 +154,19 @@ _Record = CompletedRequest | NewRequest
 
 
 def utf8_size(text: str) -> int:
-    """Length of a repaired text in UTF-8 bytes."""
+    """Return the length of a repaired text in UTF-8 bytes."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def fingerprint(api_key: str) -> str:
-    """``sha256:`` and the first 32 hex digits of the key's SHA-256; empty and fingerprinted keys are kept."""
+    """Return ``sha256:`` and 32 hex digits of the key's SHA-256; empty and fingerprinted keys stay as they are."""
     if not api_key or _FINGERPRINT.fullmatch(api_key):
         return api_key
     return "sha256:" + hashlib.sha256(api_key.encode()).hexdigest()[:32]
 
 
 def repair(text: str) -> str:
-    """``text`` with each NUL and lone surrogate replaced by U+FFFD, as PostgreSQL's TEXT cannot hold them."""
+    """Return ``text`` with each NUL and lone surrogate replaced by U+FFFD: PostgreSQL's TEXT cannot hold them."""
     if text.isascii():
         if "\0" not in text:
             return text
@@ -258,7 +258,7 @@ def _set_time(record: CompletedRequest, field: str) -> None:
     if value.tzinfo is UTC and type(value) is datetime:
         return
     try:
-        # two times of one zone are compared by the clock on the wall, wrong in the hour that comes twice
+        # Python compares two times of one zone by their wall clock: wrong in the hour that comes twice a year
         utc = value.astimezone(UTC)
     except OverflowError as exc:
         msg = f"{field} must be within the years 1 to 9999 in UTC"

@@ -1,4 +1,4 @@
-"""What the fake models say: always the same to the same request, in no API's format yet."""
+"""The fake models' answers: always the same to the same request, in no API's format yet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 CREATED: Final = 1_767_600_000
-"""When every answer says it was made, in seconds since 1970: two answers to one request are the same bytes."""
+"""Time at which every answer says it was made, in seconds since 1970: equal requests get equal bytes."""
 
 _TOKEN: Final = re.compile(r"\s*\S+")
 
@@ -34,7 +34,7 @@ class Answer(NamedTuple):
 
 
 def make_answer(body: dict[str, Any], *, turns: Any, limit: int | None) -> Answer:
-    """Answer a request: ``turns`` is its prompt, input or messages, ``limit`` the most tokens it wants to hear."""
+    """Answer a request: ``turns`` is its prompt, input or messages, ``limit`` the most tokens it wants."""
     key = _key(body)
     asked = len(tokens(plain_text(turns)))
     last = turns[-1] if isinstance(turns, list) and turns else turns
@@ -48,7 +48,7 @@ def make_answer(body: dict[str, Any], *, turns: Any, limit: int | None) -> Answe
 
 
 def plain_text(value: Any) -> str:
-    """All text in a prompt, an input or messages, whichever API's they are."""
+    """Return all text in a prompt, an input or messages, whichever API's they are."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -59,18 +59,18 @@ def plain_text(value: Any) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """``text`` in the pieces in which it is streamed and counted."""
+    """Return ``text`` in the pieces in which it is streamed and counted."""
     return _TOKEN.findall(text)
 
 
 def halves(text: str) -> Iterator[str]:
-    """JSON arguments in two pieces, neither of them JSON."""
+    """Return JSON arguments in two pieces, neither of them JSON."""
     middle = len(text) // 2
     yield from (text[:middle], text[middle:])
 
 
 def compact(value: object) -> str:
-    """JSON as the APIs stream it."""
+    """Return JSON as the APIs stream it."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

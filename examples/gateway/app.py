@@ -56,7 +56,7 @@ def models_at(url: str, *, key: str) -> httpx.AsyncClient:
 
 
 def forwarding(models: httpx.AsyncClient, tenants: Mapping[str, str]) -> APIRouter:
-    """The gateway's own work: whoever has a key gets what the model server answers, as it comes."""
+    """Make the gateway's routes: a client with a key gets the model server's answer, as it comes."""
     router = APIRouter()
 
     async def forward(request: Request) -> Response:

@@ -43,7 +43,7 @@ _SPECIAL: Final = re.compile(r"(error|slow|linger)(?:-(\d+))?")
 
 
 class Dialect(NamedTuple):
-    """How one endpoint speaks. ``turns`` and ``limit`` are what it calls the question and the longest answer."""
+    """The format of one endpoint. ``turns`` and ``limit`` are its names for the question and the longest answer."""
 
     turns: str
     limit: str

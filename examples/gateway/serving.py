@@ -31,7 +31,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """Where the application answers."""
+        """The address at which the application answers."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:

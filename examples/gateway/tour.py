@@ -34,7 +34,7 @@ WEATHER: Final[Any] = {
 
 
 class Shown(NamedTuple):
-    """What a client was shown of a call; ``status`` is what its row is to say."""
+    """A call as its client saw it; ``status`` is the one expected in its row."""
 
     row: uuid.UUID
     status: int
@@ -53,7 +53,7 @@ class Line(NamedTuple):
 
 
 def main() -> int:
-    """Take the tour on a PostgreSQL server of its own; print what was seen. 1 where a row says something else."""
+    """Take the tour on a PostgreSQL server of its own; print the findings. Return 1 if a row is wrong."""
     with PostgresServer(settings=THROWAWAY) as server:
         asyncio.run(upgrade(server.url()))
         with Serving(model_server.app) as models:
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def show(lines: list[Line]) -> int:
-    """Print the table; 1 where something was found that the client did not see."""
+    """Print the table. Return 1 if a row differs from what its client saw."""
     said = Column("the client saw", no_wrap=True, overflow="ellipsis", ratio=1)
     tokens = Column("tokens", justify="right", no_wrap=True)
     table = Table(Column("call", no_wrap=True), said, tokens, Column("its row", no_wrap=True), expand=True)
@@ -97,7 +97,7 @@ class Tour:
         self._answered: Final[list[uuid.UUID]] = []
 
     async def take(self) -> list[Line]:
-        """Every call, each compared with its row."""
+        """Make every call and compare each with its row."""
         calls: list[tuple[str, Callable[[], Awaitable[Shown]]]] = [
             ("responses.create", self._response),
             ("  streamed", self._streamed_response),

@@ -18,7 +18,7 @@ _FINGERPRINT: Final = "fp_44709d6fcb"
 
 
 def chat_completion(body: Json, answer: Answer) -> Json:
-    """The whole answer, as often as ``n`` says."""
+    """Return the whole answer, as often as ``n`` says."""
     message: Json = {"role": "assistant", "content": answer.text or None, "refusal": None, "annotations": []}
     if answer.calls:
         message["tool_calls"] = _tool_calls(answer)
@@ -31,7 +31,7 @@ def chat_completion(body: Json, answer: Answer) -> Json:
 
 
 def chat_chunks(body: Json, answer: Answer) -> Iterator[Json]:
-    """The same answer, as it is streamed; its choices side by side, and usage where it was asked for."""
+    """Yield the same answer, as it is streamed; its choices side by side, and usage where it was asked for."""
     finish = _finish(answer)
     for delta in ({"role": "assistant", "content": None if answer.calls else "", "refusal": None}, *_deltas(answer)):
         yield from _for_each_choice(body, answer, {"delta": delta, "logprobs": None, "finish_reason": None})
@@ -42,13 +42,13 @@ def chat_chunks(body: Json, answer: Answer) -> Iterator[Json]:
 
 
 def text_completion(body: Json, answer: Answer) -> Json:
-    """The whole answer in the older format."""
+    """Return the whole answer in the older format."""
     choice = {"text": answer.text, "index": 0, "logprobs": None, "finish_reason": _finish(answer)}
     return _head(body, answer, "cmpl-", "text_completion") | {"choices": [choice], "usage": _usage(body, answer)}
 
 
 def text_chunks(body: Json, answer: Answer) -> Iterator[Json]:
-    """The same answer, as it is streamed."""
+    """Yield the same answer, as it is streamed."""
     head = _head(body, answer, "cmpl-", "text_completion") | ({"usage": None} if _wants_usage(body) else {})
     last = {"text": "", "index": 0, "logprobs": None, "finish_reason": _finish(answer)}
     for token in tokens(answer.text):
@@ -59,7 +59,7 @@ def text_chunks(body: Json, answer: Answer) -> Iterator[Json]:
 
 
 def embeddings(body: Json) -> Json:
-    """A short vector for each input, as numbers or, as the client likes it, base64."""
+    """Return a short vector for each input, as numbers or, as the client likes it, base64."""
     inputs = body["input"] if isinstance(body["input"], list) else [body["input"]]
     size = body.get("dimensions") or _DIMENSIONS
     as_text = body.get("encoding_format") == "base64"
@@ -77,13 +77,13 @@ def embeddings(body: Json) -> Json:
 
 
 def error_chunk(_number: int) -> Json:
-    """What comes instead of a chunk where the model breaks."""
+    """Return the error that takes the place of a chunk where the model breaks."""
     message = "The model failed in the middle of its answer."
     return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
 
 def frame(chunk: Json) -> bytes:
-    """A chunk as a server-sent event."""
+    """Return a chunk as a server-sent event."""
     return f"data: {compact(chunk)}\n\n".encode()
 
 

@@ -23,7 +23,7 @@ _ERROR_TYPES: Final[dict[int, str]] = {
 
 
 def message(body: Json, answer: Answer) -> Json:
-    """The whole answer."""
+    """Return the whole answer."""
     return _begun(body, answer) | {
         "content": _content(answer),
         "stop_reason": _stop_reason(answer),
@@ -32,7 +32,7 @@ def message(body: Json, answer: Answer) -> Json:
 
 
 def events(body: Json, answer: Answer) -> Iterator[Json]:
-    """The same answer, as it is streamed."""
+    """Yield the same answer, as it is streamed."""
     yield {"type": "message_start", "message": _begun(body, answer)}
     for index, block in enumerate(_content(answer)):
         yield {"type": "content_block_start", "index": index, "content_block": _empty(block)}
@@ -47,18 +47,18 @@ def events(body: Json, answer: Answer) -> Iterator[Json]:
 
 
 def error(status: int, text: str) -> Json:
-    """An error, as the body of an answer or as an event of a stream."""
+    """Return an error, as the body of an answer or as an event of a stream."""
     kind = _ERROR_TYPES.get(status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": text}}
 
 
 def error_event(_number: int) -> Json:
-    """What comes instead of an event where the model breaks."""
+    """Return the error that takes the place of an event where the model breaks."""
     return error(_OVERLOADED, "Overloaded")
 
 
 def frame(event: Json) -> bytes:
-    """An event as a server-sent one."""
+    """Return an event as a server-sent one."""
     return f"event: {event['type']}\ndata: {compact(event)}\n\n".encode()
 
 

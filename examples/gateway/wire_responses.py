@@ -30,11 +30,11 @@ _ECHOED: Final[dict[str, Any]] = {
     "truncation": "disabled",
     "user": None,
 }
-"""What the API repeats of the request, and what it says where the request is silent."""
+"""Fields the API repeats from the request, with its values for those the request leaves out."""
 
 
 def response(body: Event, answer: Answer) -> Event:
-    """The whole answer."""
+    """Return the whole answer."""
     finished = {
         "status": "incomplete" if answer.cut_short else "completed",
         "completed_at": None if answer.cut_short else CREATED + 1,
@@ -52,19 +52,19 @@ def response(body: Event, answer: Answer) -> Event:
 
 
 def events(body: Event, answer: Answer) -> Iterator[Event]:
-    """The same answer, as it is streamed."""
+    """Yield the same answer, as it is streamed."""
     for number, event in enumerate(_events(body, answer)):
         yield event | {"sequence_number": number}
 
 
 def error_event(number: int) -> Event:
-    """What comes instead of event ``number`` where the model breaks."""
+    """Return the error that takes the place of event ``number`` where the model breaks."""
     message = "The model failed in the middle of its answer."
     return {"type": "error", "code": "server_error", "message": message, "param": None, "sequence_number": number}
 
 
 def frame(event: Event) -> bytes:
-    """An event as a server-sent one."""
+    """Return an event as a server-sent one."""
     return f"event: {event['type']}\ndata: {compact(event)}\n\n".encode()
 
 

@@ -21,7 +21,7 @@ dead_letters_app = typer.Typer(help="Records the database refused.", no_args_is_
 def dead_letters_ls(
     *, limit: Limit = 100, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False
 ) -> None:
-    """List what the database refused, oldest first, with the reason."""
+    """List the refused records, oldest first, with the reason."""
 
     async def work() -> list[dict[str, Any]]:
         async with engines_for(database_url, schema) as engines:
@@ -62,7 +62,7 @@ def dead_letters_replay(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Store refused records again, now that the cause is mended. What is refused still stays. Safe to repeat."""
+    """Store refused records again, once the cause is mended. Records refused again stay. Safe to repeat."""
 
     async def work() -> tuple[int, int]:
         async with engines_for(database_url, schema) as engines:
@@ -79,7 +79,7 @@ def dead_letters_replay(
 def dead_letters_purge(
     *, older_than: OlderThan, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False
 ) -> None:
-    """Forget letters, for good, that are older."""
+    """Delete older letters for good."""
 
     async def work() -> int:
         async with engines_for(database_url, schema) as engines:

@@ -21,7 +21,7 @@ def demo(
     schema: Annotated[str | None, typer.Option(metavar="NAME", help="Where the tables are.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server an earlier run left behind.")] = False,
 ) -> None:
-    """Feed the writer real traffic and show what is stored."""
+    """Feed the writer real traffic and show the rows stored."""
     import rwriter.demo  # noqa: PLC0415 -- the other commands must not need what it imports
 
     raise typer.Exit(rwriter.demo.main(database_url=database_url, schema=schema, stop=stop))

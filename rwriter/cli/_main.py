@@ -37,7 +37,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 
 
 def main() -> None:
-    """Run the command line. Ends the process: 0, 1 with the reason on stderr, 2 for a command that makes no sense."""
+    """Run the command line and exit: 0, 1 with the reason on stderr, or 2 for a command that makes no sense."""
     _refuse_stray_url(sys.argv[1:])
     try:
         app(prog_name="rwriter")

@@ -27,7 +27,7 @@ Directory: TypeAlias = Annotated[Path, typer.Argument(exists=True, file_okay=Fal
 
 @spool_app.command("ls")
 def spool_ls(directory: Directory, *, limit: Limit = 100, json: Json = False) -> None:
-    """List what is in the spool, oldest first."""
+    """List the records in the spool, oldest first."""
 
     async def work() -> list[dict[str, Any]]:
         async with _opened(directory) as spool:
@@ -57,7 +57,7 @@ def spool_replay(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Store what is in the spool now. Rows another process has in hand are left to it. Safe to repeat."""
+    """Store the records in the spool now. Rows claimed by another process are left to it. Safe to repeat."""
 
     async def work() -> dict[str, int]:
         async with engines_for(database_url, schema) as engines:
@@ -82,7 +82,7 @@ def spool_purge(
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Only those that were set aside.")] = False,
     json: Json = False,
 ) -> None:
-    """Forget records, for good, that are older and in nobody's hands."""
+    """Delete older records for good, unless a process has claimed them."""
 
     async def work() -> int:
         async with _opened(directory) as spool:

@@ -1,4 +1,4 @@
-"""The library at work: real-format traffic into a real server, read back and compared."""
+"""Shows the library at work: real-format traffic into a real server, read back and compared."""
 
 from __future__ import annotations
 

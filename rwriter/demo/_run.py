@@ -1,6 +1,6 @@
-"""``rwriter demo``: OpenAI traffic through the writer into PostgreSQL, read back, compared with what was sent, counted.
+"""``rwriter demo``: sends OpenAI traffic through the writer to PostgreSQL, reads it back, compares and counts.
 
-The traffic is ``traffic.jsonl``, as ``examples/make_traffic.py`` makes it up.
+The traffic is ``traffic.jsonl.gz``, which ``examples/make_traffic.py`` generates.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class DemoFailed(RwriterError):
-    """Something is missing, or the database does not hold what was sent; the message says what."""
+    """Something is missing, or the database does not hold the records sent; the message names it."""
 
 
 def main(*, database_url: str | None = None, schema: str | None = None, stop: bool = False) -> int:
@@ -141,14 +141,14 @@ def _engines(url: str, schema: str | None) -> DbEngines:
 
 
 class Run:
-    """One run: what it sends, and what is to be found of it in the database afterwards."""
+    """One run: the records it sends, and the rows expected in the database afterwards."""
 
     def __init__(self, engines: DbEngines, pairs: Sequence[Pair]) -> None:
         self._engines = engines
         self._store = RequestStore(engines)
         self._distinct = len({pair.request_id for pair in pairs})
         self._sent = send_rounds(pairs, ROUNDS)
-        # setdefault: the first of twins is the one whose answer is to stand
+        # setdefault: of two answers to one request the first is stored
         self._expected: dict[uuid.UUID, Sent] = {}
         for sent in self._sent:
             self._expected.setdefault(sent.record.request_id, sent)
@@ -164,7 +164,7 @@ class Run:
         _require(running == len(self._realtime), f"{running} rows are processing, not {len(self._realtime)}")
 
     async def feed(self, progress: Progress) -> tuple[WriterStats, float]:
-        """Send every record. The account, and the seconds from the first ``send()`` to the last commit."""
+        """Send every record. Return the account, and the seconds from the first ``send()`` to the last commit."""
         task = progress.add_task("storing", total=len(self._sent))
         async with RequestsWriter(self._engines) as writer:
             began = time.perf_counter()
@@ -216,12 +216,12 @@ class Run:
 
     async def _check_listing(self, owner: str) -> None:
         expected = {key: sent for key, sent in self._expected.items() if sent.record.created_by == owner}
-        asked = RequestFilter(created_by=owner, limit=1_000)
-        page = await self._store.list_requests(asked)
+        filter_ = RequestFilter(created_by=owner, limit=1_000)
+        page = await self._store.list_requests(filter_)
         rows = page.data
         while page.next_cursor is not None:
-            asked = RequestFilter(created_by=owner, limit=1_000, cursor=page.next_cursor)
-            page = await self._store.list_requests(asked)
+            filter_ = RequestFilter(created_by=owner, limit=1_000, cursor=page.next_cursor)
+            page = await self._store.list_requests(filter_)
             rows += page.data
         order = [(row.created_at, row.id) for row in rows]
         _require(order == sorted(set(order), reverse=True), "the listing is not newest first")

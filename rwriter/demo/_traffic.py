@@ -1,8 +1,9 @@
-"""The demo's traffic: the pairs of ``traffic.jsonl``, the records made of them, and how their rows are to look."""
+"""The demo's traffic: the pairs of ``traffic.jsonl.gz``, the records made of them, and the rows expected of those."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import re
 import uuid
@@ -14,14 +15,14 @@ from typing import Final, NamedTuple
 from rwriter import CompletedRequest, RequestDetail, RequestSummary, new_request_id
 from rwriter.records import succeeded
 
-TRAFFIC: Final = Path(__file__).with_name("traffic.jsonl")
+TRAFFIC: Final = Path(__file__).with_name("traffic.jsonl.gz")
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A line of the file. Two lines with one ``request_id`` are a retry: the first answer is to stand.
+    """A line of the file. Two lines with one ``request_id`` are a retry: the first answer is stored.
 
     ``offset_ms``: milliseconds since the first request of the file. ``realtime``: begun with ``create_realtime``.
     """
@@ -49,7 +50,7 @@ class Sent(NamedTuple):
 
 def load_traffic() -> list[Pair]:
     """Return the pairs of the shipped file. Only ``json`` reads it: stricter parsers refuse a lone surrogate."""
-    with TRAFFIC.open(encoding="utf-8") as lines:
+    with gzip.open(TRAFFIC, "rt", encoding="utf-8", newline="\n") as lines:
         return [Pair(**json.loads(line)) for line in lines]
 
 
@@ -88,7 +89,7 @@ def _record(pair: Pair, request_id: uuid.UUID, run: str, began: datetime) -> Com
 
 
 def repaired(body: str) -> str:
-    """``body`` as PostgreSQL can hold it. Said here again, as the library's own word would prove nothing."""
+    """Return ``body`` as PostgreSQL can hold it; not the library's own function, which would prove nothing."""
     return _UNSTORABLE.sub("\ufffd", body)
 
 

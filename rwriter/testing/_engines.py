@@ -1,4 +1,4 @@
-"""The engine swap for a service's tests."""
+"""Engines that a service's tests use in place of production's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class TestDbEngines:
     """A provider over one test engine, whose ``read`` opens only read-only transactions.
 
     A write routed to the reader fails in the test (SQLSTATE 25006) instead of in production, where ``read`` is a
-    replica. The engine stays its owner's: it is never disposed here. ``direct`` as in ``DbEngines``.
+    replica. The caller owns the engine: it is never disposed here. ``direct`` as in ``DbEngines``.
     """
 
     __test__ = False  # the name begins with Test: pytest, this is no test case

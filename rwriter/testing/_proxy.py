@@ -34,7 +34,7 @@ class TcpProxy:
         self.connections = 0
 
     def url(self, url: str) -> str:
-        """``url`` with the proxy's address in place of the server's."""
+        """Return ``url`` with the proxy's address in place of the server's."""
         host, port = self._target
         return url.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
 
@@ -59,7 +59,7 @@ class TcpProxy:
         self.drop()
 
     def drop(self) -> None:
-        """Reset every connection; new ones are welcome."""
+        """Reset every connection and go on accepting new ones."""
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -72,7 +72,7 @@ class TcpProxy:
         self._delay = seconds
 
     def heal(self) -> None:
-        """Forward again. Connections that were stalled are reset: what they lost cannot be made good."""
+        """Forward again. Stalled connections are reset: the data they lost cannot be sent again."""
         if not self._flowing.is_set():
             self.drop()
         self._refusing = False

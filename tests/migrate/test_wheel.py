@@ -82,7 +82,7 @@ def test_the_wheel_holds_all_that_is_needed_and_nothing_else(wheel: Path) -> Non
         "rwriter/alembic.ini",
         "rwriter/py.typed",
         "rwriter/asgi/_reader/openapi.json",
-        "rwriter/demo/traffic.jsonl",
+        "rwriter/demo/traffic.jsonl.gz",
     }
     assert "0001_requests.py" in scripts
     assert names == modules | data | {f"rwriter/migrations/{name}" for name in migrations}
