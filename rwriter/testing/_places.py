@@ -1,4 +1,4 @@
-"""Folders on this machine: as whom a server runs, where that account may go, and what others may have planted there."""
+"""The account a server runs as, the folders that account can use, and the data folders that can be trusted."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def temporary_folder(account: pwd.struct_passwd | None, *, to_run: bool = False)
 
 
 def barrier(path: Path, account: pwd.struct_passwd | None) -> Path | None:
-    """Return the folder on the way to ``path`` or inside it that ``account`` may not enter; ``None`` if it may."""
+    """Return the first folder, from the root down to ``path``, that ``account`` may not enter; ``None`` for none."""
     if account is None:
         return None
     folders = [folder for folder in (path, *path.parents) if folder.is_dir()]
@@ -74,9 +74,10 @@ def quotable(path: Path) -> bool:
 
 
 def check_data_dir(folder: Path, account: pwd.struct_passwd | None) -> None:
-    """Raise ``RwriterError`` where a server may not use ``folder``, or where others may have put it there.
+    """Raise ``RwriterError`` if a server run by ``account`` cannot use ``folder``, or if others may have planted it.
 
-    The demo's folder has a name that anyone can foresee. What is in it says which process to end and which to trust.
+    Anyone can foresee the name of the demo's folder, and the files in a data folder say which process to signal, which
+    port to trust and what to remove.
     """
     if not quotable(folder):
         msg = f"PostgreSQL cannot use {str(folder)!r}: choose a data_dir without quotes, $, ` and backslashes"
@@ -94,7 +95,7 @@ def check_data_dir(folder: Path, account: pwd.struct_passwd | None) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path, account: pwd.struct_passwd | None) -> Iterator[None]:
-    """Hold ``folder`` as a server's data folder, created if missing: a second process waits here.
+    """Create ``folder`` if it is missing and lock it, so that only one process starts a server in it at a time.
 
     Raises ``RwriterError`` as ``check_data_dir`` does.
     """
@@ -109,7 +110,7 @@ def held(folder: Path, account: pwd.struct_passwd | None) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             status = _lstat(folder)
-            # the process that held it may have deleted it
+            # the process that held the lock may have deleted the folder
             if status is not None and os.path.samestat(os.fstat(descriptor), status):
                 yield
                 return

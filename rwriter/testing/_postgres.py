@@ -120,7 +120,7 @@ class PostgresServer:
         postmaster = self._postmaster()
         if postmaster is None:
             return
-        # not pg_ctl: a server that an earlier process left behind can be stopped without programs to run
+        # not pg_ctl: a server that was kept can be stopped even where its programs are gone or out of reach
         with contextlib.suppress(ProcessLookupError):
             os.kill(postmaster, _STOP_SIGNALS[mode])
         if not _within(STOP_TIMEOUT, lambda: not _alive(postmaster)):
@@ -183,7 +183,7 @@ class PostgresServer:
         settings = (ours | self._settings).items()
         # pg_ctl hands them to a shell
         options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings)
-        self._remove_copies(but=self._copy)  # what a server that has stopped ran from
+        self._remove_copies(but=self._copy)  # the copy that the server ran from before it stopped
         self._pg_ctl("start", "-w", "-t", str(START_TIMEOUT), "-l", str(self.data_dir / "log"), "-o", options)
 
     def _init(self) -> None:
@@ -221,7 +221,7 @@ class PostgresServer:
         check_data_dir(self.data_dir, server_account(self.data_dir))
         lines = self._postmaster_file()
         pid = int(lines[0]) if lines and lines[0].isdigit() else 0
-        # the number may be another process's by now, and root may signal any
+        # the number may be another process's by now, and root can signal every process
         return pid if pid > 1 and _alive(pid, user=self.data_dir.stat().st_uid) else None
 
     def _postmaster_file(self) -> list[str]:
@@ -240,7 +240,7 @@ class PostgresServer:
         return self._copy
 
     def _remove_copies(self, *, but: Path | None = None) -> None:
-        """Remove the copies of the programs that the server ran from, as PostgreSQL wrote it down, or was to."""
+        """Remove the copy of the programs made here, and the one that PostgreSQL recorded as the server's own."""
         used = [] if self._copy is None else [self._copy / "postgres"]
         with contextlib.suppress(FileNotFoundError):
             options = os.fsdecode((self.data_dir / "postmaster.opts").read_bytes())
@@ -269,7 +269,8 @@ class PostgresServer:
 
     def _log_tail(self) -> str:
         log = self.data_dir / "log"
-        if log.is_symlink() or not log.is_file():  # the account's own doing: root might read it what it may not
+        # the account may have made it a link to a file that only root can read
+        if log.is_symlink() or not log.is_file():
             return "no log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-5:])
 

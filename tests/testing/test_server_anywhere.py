@@ -1,21 +1,18 @@
-"""A server starts wherever the programs, the data and the temporary folder are, and trusts nothing it finds there."""
+"""A server starts wherever its programs and the temporary folder are, and runs nothing that it finds there."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from rwriter import RwriterError
@@ -23,89 +20,12 @@ from rwriter.testing import THROWAWAY, PostgresServer, _places
 from rwriter.testing._places import server_account, temporary_folder
 from rwriter.testing._programs import embedded_bin_dir
 from tests.chaos.small_disk import may_mount
+from tests.support.servers import ODD_NAME, hostile, install, names, needs_root, program, strict, value
 
 ROOT = Path(__file__).parents[2]
-ODD_NAME = "für mich allein"
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be kept apart from the server's account")
-
-
-@pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The temporary folder of this test alone; the server's account may enter it. Nothing is left in it."""
-    with tempfile.TemporaryDirectory(prefix="rwriter test ö ", dir=temporary_folder(server_account())) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        monkeypatch.setattr(tempfile, "tempdir", name)
-        yield folder
-
-
-@pytest.fixture
-def marker(place: Path) -> Iterator[Path]:
-    """A file that is there once a planted program was run, by whomever."""
-    with tempfile.TemporaryDirectory(dir=place) as name:
-        folder = Path(name)
-        folder.chmod(0o777)
-        yield folder / "was-run"
-
-
-@pytest.fixture
-def closed(place: Path) -> Iterator[Path]:
-    """A folder that only the user of this process may enter."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
-        folder = Path(name) / ODD_NAME
-        folder.mkdir(mode=0o700)
-        yield folder
-
-
-def install(folder: Path) -> Path:
-    """Put the embedded PostgreSQL in ``folder`` as pip does; its ``bin_dir``."""
-    original = embedded_bin_dir().parent
-    package = original.parent
-    bin_dir = folder / package.name / original.name / "bin"
-    shutil.copytree(original, bin_dir.parent, ignore=shutil.ignore_patterns("include", "__pycache__"))
-    shutil.copy(package / "__init__.py", folder / package.name)
-    libraries = f"{package.name}.libs"
-    if (package.parent / libraries).is_dir():
-        shutil.copytree(package.parent / libraries, folder / libraries)
-    return bin_dir
-
-
-def value(server: PostgresServer, query: str = "SELECT 'here'", database: str = "postgres") -> Any:
-    """What the server answers."""
-
-    async def ask() -> Any:
-        connection = await asyncpg.connect(server.url(database))
-        try:
-            return await connection.fetchval(query)
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
-def program(server: PostgresServer) -> Path:
-    """The program that the server runs from."""
-    pid = (server.data_dir / "postmaster.pid").read_text().split()[0]
-    return Path(os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def hostile(marker: Path) -> str:
-    """A program that shows that it was run."""
-    return f"#!/bin/sh\ntouch '{marker}'\nexit 1\n"
 
 
 # -- where the programs are
-
-
-def strict(bin_dir: Path) -> None:
-    """Take away from the programs what an umask of 077 does not give."""
-    for path in (bin_dir.parents[2], *bin_dir.parents[2].rglob("*")):
-        path.chmod(path.stat().st_mode & 0o700)
 
 
 @pytest.mark.parametrize("umask", [strict, lambda _: None], ids=["umask-077", "umask-022"])
@@ -221,62 +141,6 @@ def test_two_servers_from_one_closed_folder_run_at_the_same_time(place: Path, cl
     assert names(place) == []
 
 
-# -- servers that are kept
-
-
-def test_a_kept_server_keeps_its_programs_and_whoever_deletes_it_removes_them(place: Path, closed: Path) -> None:
-    bin_dir, data = install(closed), place / "kept för"
-    with PostgresServer(bin_dir, data_dir=data, keep=True, settings=THROWAWAY) as first:
-        ran = program(first)
-    shutil.rmtree(closed / bin_dir.parents[1].name)  # as with an environment that is removed
-    second = PostgresServer(data_dir=data).start()
-    assert second.port == first.port
-    assert program(second) == ran
-    second.delete()
-    assert names(place) == []
-    assert not first.running
-
-
-def test_a_kept_server_that_is_started_again_leaves_no_older_copy_behind(place: Path, closed: Path) -> None:
-    bin_dir, data = install(closed), place / "kept"
-    for _ in range(2):
-        with PostgresServer(bin_dir, data_dir=data, keep=True, settings=THROWAWAY) as server:
-            assert value(server) == "here"
-            assert len(names(place)) == (2 if os.geteuid() == 0 else 1)
-            server.stop()
-    PostgresServer(data_dir=data).delete()
-    assert names(place) == []
-
-
-def test_a_kept_server_that_does_not_start_leaves_no_copy_behind(place: Path, closed: Path) -> None:
-    server = PostgresServer(install(closed), data_dir=place / "kept", keep=True, settings={"no_such_setting": "1"})
-    with pytest.raises(RwriterError, match="no_such_setting"):
-        server.start()
-    assert names(place) == ["kept"]
-
-
-def test_two_processes_that_start_one_server_at_the_same_time_share_it(place: Path) -> None:
-    servers = [PostgresServer(data_dir=place / "kept", keep=True, settings=THROWAWAY) for _ in range(2)]
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(PostgresServer.start, servers))
-        assert servers[0].port == servers[1].port
-        assert value(servers[1]) == "here"
-    finally:
-        servers[0].delete()
-    assert names(place) == []
-
-
-@needs_root
-def test_the_copy_of_another_server_is_not_removed_whatever_a_server_wrote_down(place: Path, closed: Path) -> None:
-    with PostgresServer(install(closed), settings=THROWAWAY) as server:
-        other = PostgresServer(data_dir=place / "other", keep=True, settings=THROWAWAY).start()
-        (other.data_dir / "postmaster.opts").write_text(f'{program(server)} "-D"\n')
-        other.delete()
-        assert program(server).is_file()
-        assert value(server) == "here"
-
-
 # -- where the temporary folder is
 
 
@@ -330,115 +194,6 @@ def test_where_no_folder_will_do_the_reason_is_said_and_what_to_do(
     assert f"{closed} is closed to " in str(raised.value)
     assert "/no/such/folder cannot be written to" in str(raised.value)
     assert "Set TMPDIR" in str(raised.value)
-
-
-# -- the data folder that is asked for
-
-
-def test_a_folder_named_from_where_the_process_is_is_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    with PostgresServer(data_dir="data hér", settings=THROWAWAY) as server:
-        assert value(server, "SHOW data_directory") == str(place.resolve() / "data hér")
-    assert names(place) == []
-
-
-@needs_root
-def test_a_folder_that_the_servers_account_may_not_enter_is_named(closed: Path) -> None:
-    with pytest.raises(RwriterError, match=f"may not enter .*: choose another data_dir than {closed}/data"):
-        PostgresServer(data_dir=closed / "data").start()
-    assert names(closed) == []
-
-
-def link(folder: Path) -> None:
-    folder.rename(folder.with_name("elsewhere"))
-    folder.symlink_to("elsewhere")
-
-
-FOREIGN = [
-    pytest.param(link, "symbolic link", id="link"),
-    pytest.param(lambda folder: folder.chmod(0o770), "written to by others", id="writable-by-group"),
-    pytest.param(lambda folder: folder.chmod(0o707), "written to by others", id="writable-by-others"),
-    pytest.param(
-        lambda folder: os.chown(folder, 1, 1), "belongs to another user", id="of-another-user", marks=needs_root
-    ),
-]
-
-
-@pytest.mark.parametrize(("plant", "says"), FOREIGN)
-def test_a_folder_that_others_may_have_planted_is_neither_used_nor_removed(
-    place: Path, marker: Path, plant: Callable[[Path], None], says: str
-) -> None:
-    data = place / "data"
-    with PostgresServer(data_dir=data, keep=True, settings=THROWAWAY) as server:
-        # would end it, and run what it says, if it were believed
-        (data / "postmaster.opts").write_text(f'{place}/evil "-D"\n')
-    (place / "evil").write_text(hostile(marker))
-    (place / "evil").chmod(0o755)
-    owner = data.stat()
-    plant(data)
-    try:
-        for use in (
-            PostgresServer.start,
-            PostgresServer.stop,
-            PostgresServer.kill,
-            PostgresServer.delete,
-            PostgresServer.__enter__,
-            lambda found: found.running,
-        ):
-            with pytest.raises(RwriterError, match=says):
-                use(PostgresServer(data_dir=data))
-        assert not marker.exists()
-    finally:
-        if data.is_symlink():
-            data.unlink()
-            data.with_name("elsewhere").rename(data)
-        data.chmod(0o700)
-        os.chown(data, owner.st_uid, owner.st_gid)
-        survived = server.running
-        server.delete()
-    assert survived
-
-
-def test_a_process_that_is_no_server_is_not_ended_for_its_number(place: Path) -> None:
-    data = place / "data"
-    data.mkdir(mode=0o700)
-    with subprocess.Popen(["sleep", "600"]) as bystander:
-        (data / "postmaster.pid").write_text(f"{bystander.pid}\n{data}\n1\n5432\n\n127.0.0.1\n\nready\n")
-        try:
-            server = PostgresServer(data_dir=data)
-            assert not server.running
-            server.stop()
-            server.kill()
-            server.delete()
-            assert bystander.poll() is None
-        finally:
-            bystander.kill()
-
-
-def test_a_folder_with_anything_else_in_it_is_refused_and_left_as_it_is(place: Path) -> None:
-    data = place / "data"
-    data.mkdir(mode=0o700)
-    (data / "thesis.txt").write_text("of three years")
-    with pytest.raises(RwriterError, match="not empty"):
-        PostgresServer(data_dir=data).start()
-    assert (data / "thesis.txt").read_text() == "of three years"
-
-
-HALF_DONE = """#!/bin/sh
-for data; do :; done
-mkdir "$data/base" && echo 18 >"$data/PG_VERSION" && exit 1
-"""
-
-
-def test_half_a_cluster_is_not_left_to_pass_for_a_whole_one(place: Path, closed: Path) -> None:
-    breaks = install(closed)
-    (breaks / "initdb").unlink()
-    (breaks / "initdb").write_text(HALF_DONE)
-    (breaks / "initdb").chmod(0o755)
-    with pytest.raises(RwriterError, match="initdb failed"):
-        PostgresServer(breaks, data_dir=place / "data").start()
-    with PostgresServer(data_dir=place / "data", settings=THROWAWAY) as server:
-        assert value(server) == "here"
 
 
 # -- in a process of its own

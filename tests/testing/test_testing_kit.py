@@ -20,9 +20,6 @@ from rwriter.testing import THROWAWAY, PostgresServer, TcpProxy
 from rwriter.testing._places import server_account, temporary_folder
 from tests.support.driving import eventually
 
-# servers of its own, too
-pytestmark = pytest.mark.db
-
 PATIENCE = 20.0
 DEAD_LINE = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)
 
