@@ -48,6 +48,12 @@ def _is_beyond_the_sample(item: pytest.Item) -> bool:
     return in_second_schema and item.get_closest_marker("both_schemas") is None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have pytest make its folder before a test points ``tempfile`` at one that goes with the test."""
+    tmp_path_factory.getbasetemp()
+
+
 @pytest.fixture
 def empty_database(_rwriter_databases: Databases) -> Iterator[str]:
     """URL of a database without any table, for this test alone."""
