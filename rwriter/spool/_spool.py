@@ -79,6 +79,8 @@ class Spool:
         self._waiting: list[tuple[CompletedRequest, asyncio.Future[int]]] = []
         # numbers of journaled records whose sender was cancelled meanwhile
         self._abandoned: list[int] = []
+        # the same, while their numbers are not known yet
+        self._orphaned: set[asyncio.Future[int]] = set()
         self._committing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -126,6 +128,7 @@ class Spool:
             # shielded, as the number of a row nobody wants any more must be known to take it out again
             return await asyncio.shield(done)
         except asyncio.CancelledError:
+            self._orphaned.add(done)
             done.add_done_callback(self._abandon)
             raise
 
@@ -206,16 +209,20 @@ class Spool:
 
     def _abandon(self, done: asyncio.Future[int]) -> None:
         # its send was cancelled, so it was not accepted: claimed by this process it would stay for ever
+        self._orphaned.discard(done)
         if not done.cancelled() and done.exception() is None:
             self._abandoned.append(done.result())
             self._start_committing()
 
     async def _abandoned_removed(self) -> None:
         # given back with the rest, they would be replayed, though nobody was told that they were accepted
-        await asyncio.sleep(0)  # a commit that has just ended may not have told what it numbered yet
-        while self._committing is not None and not self._committing.done():
-            await asyncio.wait({self._committing})
-            await asyncio.sleep(0)  # what the last commit numbered is abandoned in the next step of the loop
+        while True:
+            if self._committing is not None and not self._committing.done():
+                await asyncio.wait({self._committing})
+            elif any(done.done() for done in self._orphaned):
+                await asyncio.sleep(0)  # its number is told in a later step of the loop than the commit's end
+            else:
+                return
 
     async def _remove_abandoned(self) -> None:
         seqs, self._abandoned = self._abandoned, []

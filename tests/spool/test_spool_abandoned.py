@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,35 @@ async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_as_its_
         while not spool._committing.done():
             await asyncio.sleep(0)
     await spool.aclose()
+    again = Spool(tmp_path)
+    await again.open()
+    assert await again.count() == 0
+    await again.aclose()
+
+
+async def test_a_cancelled_record_does_not_come_back_from_a_spool_whose_closing_began_before_its_commit_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    await spool.open()
+    on_thread = spool._on_thread
+    closing: list[asyncio.Task[None]] = []
+
+    async def closed_meanwhile(work: Any) -> Any:
+        answer = await on_thread(work)
+        if not closing:
+            # its first step comes before the commit's last one, and its second before the number is told
+            closing.append(asyncio.create_task(spool.aclose()))
+            await asyncio.sleep(0)
+        return answer
+
+    monkeypatch.setattr(spool, "_on_thread", closed_meanwhile)
+    task = asyncio.create_task(spool.journal(record()))
+    await settle_loop(1)
+    task.cancel()
+    await asyncio.wait({task})
+    await eventually(lambda: bool(closing))
+    await closing[0]
     again = Spool(tmp_path)
     await again.open()
     assert await again.count() == 0
