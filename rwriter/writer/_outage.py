@@ -55,6 +55,11 @@ class Outage:
         else:
             yield False
 
+    @property
+    def is_probed(self) -> bool:
+        """True while an attempt is finding out whether the database is back."""
+        return self.state is Database.PROBING
+
     def nothing_to_replay(self) -> None:
         """Let the next live batch probe: the replay has nothing to probe with."""
         self._live_batch_may_probe = True

@@ -59,7 +59,8 @@ class Overflow:
         lost = new if error is not None else []
         for entry in entries:
             self._copies.pop(entry, None)
-        self.kept.set()
+        if len(lost) < len(entries):
+            self.kept.set()
         return lost, error
 
     async def discard_copies(self, entries: Iterable[PendingRecord]) -> None:

@@ -96,14 +96,20 @@ class Replayer:
     async def _replay_batch(self) -> bool | None:
         """Replay one batch. Returns True if the database answered; None when there was nothing to replay."""
         self._overflow.kept.clear()
+        if self._outage.is_probed:
+            return False
+        # Claimed before the attempt begins: a spool that cannot be read would otherwise hold the one probe again and
+        # again, and no live batch would ever find out that the database is back.
+        rows = await self._claim()
+        if not rows:
+            self._outage.nothing_to_replay()
+            return None
+        entries = [self._overflow.claimed(row) for row in rows]
         with self._outage.attempt(replaying=True) as allowed:
-            if not allowed:
-                return False
-            rows = await self._claim()
-            if not rows:
-                self._outage.nothing_to_replay()
-                return None
-            return await self._delivery.deliver([self._overflow.claimed(row) for row in rows])
+            if allowed:
+                return await self._delivery.deliver(entries)
+            await self._delivery.spool_or_drop(entries, "a live batch probes the database")
+            return False
 
     async def _claim(self) -> Sequence[SpooledRecord]:
         try:
