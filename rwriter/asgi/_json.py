@@ -22,7 +22,9 @@ _MAX_LEVELS: Final = 100
 encode: Final = msgspec.json.Encoder().encode
 """Encode strictly, as UTF-8 bytes. Raises ``RecursionError`` for a value nested too deeply."""
 decode: Final = msgspec.json.Decoder().decode
-"""Decode strictly. Raises ``ValueError`` or ``RecursionError``."""
+"""Decode strictly. Raises one of ``UNREADABLE``."""
+UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
+"""Errors of decoding: msgspec's own became a ``ValueError`` after 0.19 only."""
 
 
 # -- reading
@@ -34,10 +36,10 @@ def loads(text: str | bytes | None) -> Any:
         return None
     try:
         return decode(text)
-    except ValueError:
-        return _loads_leniently(text)
     except RecursionError:
         return None
+    except UNREADABLE:
+        return _loads_leniently(text)
 
 
 def loads_object(text: str | bytes | None) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def peek(text: str, fields: type[T]) -> T:
     """Decode only those members of the object in ``text`` that ``fields`` names; its defaults if it is no object."""
     try:
         return msgspec.json.decode(text, type=fields)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return fields()
 
 
@@ -71,7 +73,7 @@ def _loads_leniently(text: str | bytes) -> Any:
         decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
         value = json.loads(decoded, strict=False, parse_constant=lambda _: None)
         return decode(encode(_repaired(value)))
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -110,7 +112,7 @@ def with_error(text: str, error: dict[str, Any]) -> str:
         return to_text({"error": error})
     try:
         partial = decode(text)
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         partial = None
     if isinstance(partial, dict):
         # what an upstream's error frame says is kept

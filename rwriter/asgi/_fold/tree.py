@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rwriter.asgi._json import decode, encode
+from rwriter.asgi._json import UNREADABLE, decode, encode
 
 Node = dict[str, Any]
 
@@ -230,5 +230,5 @@ def _parsed(text: str) -> Any:
     """Return the object in ``text``, or the text itself if it was cut."""
     try:
         return decode(text) if text else {}
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return text
