@@ -78,9 +78,9 @@ class Attribution:
         lock = self._lookups.setdefault(key, asyncio.Lock())
         async with lock:
             # the first caller has asked for all that waited behind it
-            cached = self._cache.get(key, _MISSING)
-            if cached is not _MISSING:
-                return str(cached) if cached is not None else None
+            owner: str | None = self._cache.get(key, _MISSING)
+            if owner is not _MISSING:
+                return owner
             owner = await self._ask(api_key, scope)
             if owner is not None or self._negative_ttl > 0:
                 self._cache[key] = owner

@@ -48,8 +48,10 @@ class Overflow:
 
         Records with a copy are on disk already: they are given back, and not lost with others that find no room.
         """
-        await self._give_back([entry for entry in entries if entry in self._copies])
-        new = [entry for entry in entries if entry not in self._copies]
+        # told apart before the first await: a late flush may discard a copy meanwhile, which makes no record a new one
+        journaled = {entry: self._copies[entry] for entry in entries if entry in self._copies}
+        new = [entry for entry in entries if entry not in journaled]
+        await self._give_back(list(journaled.values()))
         error: Exception | None = None
         if new:
             try:
@@ -83,10 +85,10 @@ class Overflow:
         self._copies.pop(entry, None)
         return True
 
-    async def _give_back(self, journaled: Sequence[PendingRecord]) -> None:
-        if not journaled:
+    async def _give_back(self, numbers: Sequence[int]) -> None:
+        if not numbers:
             return
         try:
-            await self._spool.release([self._copies[entry] for entry in journaled])
+            await self._spool.release(numbers)
         except Exception as exc:  # noqa: BLE001 -- they are on disk, and given back before the next claim
             log.warning("cannot give records back to the spool yet: %s", describe(exc))

@@ -32,6 +32,14 @@ async def only_row_is(spool: Spool, seq: int) -> bool:
     return [item.seq for item in await spool.listing()] == [seq]
 
 
+async def nothing_is_left(folder: Path) -> None:
+    """Fail if the next process to open the folder would replay a record."""
+    again = Spool(folder)
+    await again.open()
+    assert await again.count() == 0
+    await again.aclose()
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 async def test_cancelled_before_or_after_its_commit_a_record_leaves_no_row(spool: Spool, late: bool) -> None:
     for number in range(MOST_AWAITS):
@@ -115,10 +123,7 @@ async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_soon_af
     await asyncio.wait({task})
     await settle_loop(steps)
     await spool.aclose()
-    again = Spool(tmp_path)
-    await again.open()
-    assert await again.count() == 0
-    await again.aclose()
+    await nothing_is_left(tmp_path)
 
 
 async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_as_its_commit_ends(tmp_path: Path) -> None:
@@ -133,10 +138,7 @@ async def test_a_cancelled_record_does_not_come_back_from_a_spool_closed_as_its_
         while not spool._committing.done():
             await asyncio.sleep(0)
     await spool.aclose()
-    again = Spool(tmp_path)
-    await again.open()
-    assert await again.count() == 0
-    await again.aclose()
+    await nothing_is_left(tmp_path)
 
 
 async def test_a_cancelled_record_does_not_come_back_from_a_spool_whose_closing_began_before_its_commit_ended(
@@ -162,7 +164,4 @@ async def test_a_cancelled_record_does_not_come_back_from_a_spool_whose_closing_
     await asyncio.wait({task})
     await eventually(lambda: bool(closing))
     await closing[0]
-    again = Spool(tmp_path)
-    await again.open()
-    assert await again.count() == 0
-    await again.aclose()
+    await nothing_is_left(tmp_path)

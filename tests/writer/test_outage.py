@@ -48,6 +48,14 @@ def test_one_live_batch_probes_where_the_replay_has_nothing() -> None:
         assert not live
 
 
+def test_a_replay_that_had_nothing_before_the_outage_gives_no_live_batch_leave_to_probe() -> None:
+    outage = Outage("rwriter")
+    outage.nothing_to_replay()
+    outage.retries_spent()
+    with outage.attempt() as live:
+        assert not live
+
+
 def test_an_answer_ends_the_outage_for_everybody() -> None:
     outage = away()
     with outage.attempt(replaying=True) as replay:

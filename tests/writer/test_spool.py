@@ -12,8 +12,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import RecordSpooled, RequestsWriter, Spool, WriterStats
+from rwriter import RecordSpooled, RequestsWriter, Spool, SpoolFull, WriterStats
 from rwriter.testing import TestDbEngines
+from rwriter.writer._overflow import Overflow
+from rwriter.writer._pending import PendingRecord
 from tests.support.driving import eventually
 from tests.support.fates import balanced, ids, letters, stored
 from tests.support.faults import refuse_bad_bodies, table_locked, through_a_proxy
@@ -54,6 +56,34 @@ async def test_an_outage_goes_to_disk_and_comes_back(
         await writer.send(late, wait="committed")
     assert await stored(rwriter_engines) == {*ids(sent), late.request_id}
     assert (writer.stats.persisted, writer.stats.spooled, writer.stats.dropped) == (1, 500, 0)
+
+
+async def test_the_replay_wakes_for_records_that_were_kept_and_not_at_its_interval_alone(
+    rwriter_database: str, tmp_path: Path
+) -> None:
+    async with through_a_proxy(rwriter_database) as (proxy, engine):
+        async with spooling(engine, tmp_path, replay_interval=3_600) as writer:
+            await writer.send(record(), wait="committed")
+            proxy.cut()
+            await writer.send(record())
+            await writer.flush(timeout=60)
+            assert writer.stats.spooled == 1
+            proxy.heal()
+            await eventually(lambda: writer.stats.replayed == 1)
+
+
+async def test_records_that_found_no_room_do_not_wake_the_replay(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=200_000)
+    await spool.open()
+    overflow = Overflow(spool)
+    large, small = (PendingRecord(record(response_body="x" * size), size, 0, 0.0) for size in (300_000, 10))
+    lost, error = await overflow.keep([large])
+    assert lost == [large]
+    assert isinstance(error, SpoolFull)
+    assert not overflow.kept.is_set()
+    assert await overflow.keep([small]) == ([], None)
+    assert overflow.kept.is_set()
+    await spool.aclose()
 
 
 async def test_while_the_database_is_away_batches_are_not_tried_one_by_one(
