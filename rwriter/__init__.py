@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwriter._keys import use_key_pepper
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
     ChannelFull,
@@ -57,4 +58,5 @@ __all__ = (
     "WriterNotOpen",
     "WriterStats",
     "new_request_id",
+    "use_key_pepper",
 )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
+import math
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr
 from opentelemetry import metrics
 from uuid_utils.compat import uuid7
 
+from rwriter._keys import KeyDigest, digest, plain
 from rwriter._validation import aware, between
 
 NAME_LIMIT = 512
@@ -24,7 +25,17 @@ Long incompressible values do not fit a btree page (2,704 bytes), and one such r
 CLIENT_CLOSED_REQUEST: Final = 499
 """Status of a request whose client left, or that its owner cancelled, before the answer was complete."""
 
-_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{32}")
+BODY_LIMIT: Final = 256 << 20
+"""Bytes of UTF-8 a body may have. PostgreSQL takes 1 GB a value, and the error of a failed row quotes its body."""
+
+METADATA_LIMIT: Final = 16 << 10
+"""Bytes of JSON ``metadata`` may have."""
+
+Metadata = Mapping[str, str | int | float | bool | None]
+"""A service's own facts about a request: one level of names and scalars."""
+
+_MAX_TOKENS: Final = 2**31 - 1
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _MIN_STATUS, _MAX_STATUS = 100, 999
 
 _repaired = metrics.get_meter("rwriter").create_counter(
@@ -42,19 +53,9 @@ def succeeded(status: int) -> bool:
     return 200 <= status <= 299  # noqa: PLR2004 -- the range itself
 
 
-class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One finished request/response pair, ready to become one row.
-
-    The constructor validates, so that nothing past it can poison a batch or leak a secret:
-
-    * NUL and lone surrogates in any text become U+FFFD; everything else is stored byte for byte;
-    * ``api_key`` is replaced by a fingerprint (``sha256:`` and 32 hex digits); the raw key is not kept;
-    * ``created_by`` is stored stripped; ``model`` and ``endpoint`` are cut to 512 characters;
-    * ``completed_at`` is never before ``started_at``.
-
-    Raises ``TypeError`` for a value of the wrong type and ``ValueError`` for one out of range, naming the field.
-    """
-
+class _Fields(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    # The fields without the checks: what is read back from a spool or a dead letter comes as this first, so that its
+    # digest is known for one. A record that is decoded directly would digest it again.
     request_id: uuid.UUID
     status_code: int
     response_body: str
@@ -66,21 +67,12 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_at: datetime
     completed_at: datetime
     custom_id: str | None = None
-
-    def __post_init__(self) -> None:
-        _set_request_id(self, self.request_id)
-        _set_status(self, self.status_code)
-        for field in ("response_body", "request_body"):
-            _set_text(self, field)
-        for field in ("model", "endpoint"):
-            _set_name(self, field)
-        _set_api_key(self, self.api_key)
-        _set_created_by(self, self.created_by)
-        _set_custom_id(self, self.custom_id)
-        _set_time(self, "started_at")
-        _set_time(self, "completed_at")
-        if self.completed_at < self.started_at:
-            force_setattr(self, "completed_at", self.started_at)
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    first_token_at: datetime | None = None
+    metadata: Metadata | None = None
 
     def __repr__(self) -> str:
         return (
@@ -91,6 +83,45 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         # msgspec's own would show the bodies in every traceback that rich prints
         return [("request_id", self.request_id), ("status_code", self.status_code)]
+
+
+class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
+    """One finished request/response pair, ready to become one row.
+
+    The constructor validates, so that nothing past it can poison a batch or leak a secret:
+
+    * NUL and lone surrogates in any text become U+FFFD; everything else is stored byte for byte;
+    * ``api_key`` is replaced by a digest, whatever it looks like: ``sha256:`` or, once ``use_key_pepper`` was called,
+      ``hmac:<id>:``, and 32 hex digits; the raw key is not kept;
+    * ``created_by`` is stored stripped; ``model`` and ``endpoint`` are cut to 512 characters;
+    * ``completed_at`` is never before ``started_at``, and ``first_token_at`` is taken into what lies between;
+    * a body has at most 256 MiB of UTF-8.
+
+    ``custom_id`` is the id under which the client knows the answer, if that is not ``resp_<request_id>``.
+    ``input_tokens``, ``output_tokens``, ``cached_input_tokens`` and ``reasoning_tokens`` are in 0..2**31-1;
+    ``first_token_at`` is when the first byte of the answer left. ``metadata`` holds the service's own facts (trace id,
+    tags, session): one level of texts, 64-bit integers, finite floats, booleans and ``None``, at most 16 KiB as JSON.
+
+    Raises ``TypeError`` for a value of the wrong type and ``ValueError`` for one out of range, naming the field.
+    """
+
+    def __post_init__(self) -> None:
+        _set_request_id(self, self.request_id)
+        _set_status(self, self.status_code)
+        for field in ("response_body", "request_body"):
+            _set_body(self, field)
+        for field in ("model", "endpoint"):
+            _set_name(self, field)
+        _set_api_key(self, self.api_key)
+        _set_created_by(self, self.created_by)
+        _set_custom_id(self, self.custom_id)
+        _set_time(self, "started_at")
+        _set_time(self, "completed_at")
+        if self.completed_at < self.started_at:
+            force_setattr(self, "completed_at", self.started_at)
+        _set_first_token(self)
+        _set_tokens(self)
+        _set_metadata(self, self.metadata)
 
     @property
     def text_bytes(self) -> int:
@@ -105,7 +136,8 @@ class CompletedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             self.custom_id or "",
         )
         # sys.getsizeof() says the same of a text, in three times the time
-        return sum(map(str.__sizeof__, texts))
+        size = sum(map(str.__sizeof__, texts))
+        return size if self.metadata is None else size + _metadata_bytes(self.metadata)
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -136,7 +168,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def __post_init__(self) -> None:
         _set_request_id(self, self.request_id)
-        for field in ("body", "method", "path"):
+        _set_body(self, "body")
+        for field in ("method", "path"):
             _set_text(self, field)
         for field in ("model", "endpoint"):
             _set_name(self, field)
@@ -158,11 +191,29 @@ def utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def fingerprint(api_key: str) -> str:
-    """Return ``sha256:`` and 32 hex digits of the key's SHA-256; empty and fingerprinted keys stay as they are."""
-    if not api_key or _FINGERPRINT.fullmatch(api_key):
-        return api_key
-    return "sha256:" + hashlib.sha256(api_key.encode()).hexdigest()[:32]
+def encode_record(record: CompletedRequest) -> bytes:
+    """Return ``record`` as MessagePack, for the spool and the dead letters."""
+    return _encoder.encode(record)
+
+
+def decode_record(payload: bytes) -> CompletedRequest:
+    """Return the record that ``encode_record`` packed; its key stays the digest it is.
+
+    Raises ``msgspec.DecodeError``, ``msgspec.ValidationError``, ``TypeError`` or ``ValueError`` for anything else.
+    """
+    fields = _decoder.decode(payload)
+    values = {name: getattr(fields, name) for name in _Fields.__struct_fields__}
+    return CompletedRequest(**values | {"api_key": KeyDigest(fields.api_key)})
+
+
+def to_builtins(record: CompletedRequest) -> dict[str, Any]:
+    """Return the fields of ``record`` as texts, numbers and ``None``, as JSON has them."""
+    values: dict[str, Any] = msgspec.to_builtins(record, enc_hook=plain)
+    return values
+
+
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=plain)
+_decoder: Final = msgspec.msgpack.Decoder(_Fields)
 
 
 def repair(text: str) -> str:
@@ -198,6 +249,15 @@ def _set_text(record: _Record, field: str) -> None:
         force_setattr(record, field, text)
 
 
+def _set_body(record: _Record, field: str) -> None:
+    _set_text(record, field)
+    text = getattr(record, field)
+    # a character has at most four bytes, so that no ordinary body is measured
+    if len(text) * 4 > BODY_LIMIT and utf8_size(text) > BODY_LIMIT:
+        msg = f"{field} must be at most {BODY_LIMIT:,} bytes of UTF-8, not {utf8_size(text):,}"
+        raise ValueError(msg)
+
+
 def _set_name(record: _Record, field: str) -> None:
     text = _text(field, getattr(record, field))
     force_setattr(record, field, text if len(text) <= NAME_LIMIT else text[: NAME_LIMIT - 1] + "…")
@@ -223,7 +283,8 @@ def _set_status(record: CompletedRequest, value: int) -> None:
 
 
 def _set_api_key(record: _Record, value: str) -> None:
-    force_setattr(record, "api_key", fingerprint(_text("api_key", value)))
+    if type(value) is not KeyDigest:
+        force_setattr(record, "api_key", digest(_text("api_key", value)))
 
 
 def _set_created_by(record: _Record, value: str) -> None:
@@ -265,3 +326,61 @@ def _set_time(record: CompletedRequest, field: str) -> None:
         raise ValueError(msg) from exc
     # an exact datetime: subclasses (pendulum's, pandas') would not pass through msgpack later
     force_setattr(record, field, datetime.combine(utc.date(), utc.time(), UTC))
+
+
+def _set_first_token(record: CompletedRequest) -> None:
+    if record.first_token_at is None:
+        return
+    _set_time(record, "first_token_at")
+    within = min(max(record.first_token_at, record.started_at), record.completed_at)
+    force_setattr(record, "first_token_at", within)
+
+
+def _set_tokens(record: CompletedRequest) -> None:
+    for field in ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens"):
+        value = getattr(record, field)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            msg = f"{field} must be an int, not {type(value).__name__}"
+            raise TypeError(msg)
+        between(field, int(value), 0, _MAX_TOKENS)
+        if type(value) is not int:
+            force_setattr(record, field, int(value))
+
+
+def _set_metadata(record: CompletedRequest, value: Metadata | None) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        msg = f"metadata must be a mapping, not {type(value).__name__}"
+        raise TypeError(msg)
+    # a copy: the caller's own mapping may change before the record is written
+    copy = {_text("metadata's name", name): _scalar(name, item) for name, item in value.items()}
+    size = len(msgspec.json.encode(copy))
+    if size > METADATA_LIMIT:
+        msg = f"metadata must be at most {METADATA_LIMIT} bytes as JSON, not {size}"
+        raise ValueError(msg)
+    force_setattr(record, "metadata", copy)
+
+
+def _scalar(name: str, value: object) -> str | float | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(f"metadata[{name!r}]", value)
+    if isinstance(value, int):
+        between(f"metadata[{name!r}]", value, _MIN_INTEGER, _MAX_INTEGER)
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            msg = f"metadata[{name!r}] must be finite, not {value}"
+            raise ValueError(msg)
+        return float(value)
+    msg = f"metadata[{name!r}] must be a str, int, float, bool or None, not {type(value).__name__}"
+    raise TypeError(msg)
+
+
+def _metadata_bytes(metadata: Metadata) -> int:
+    texts = (text for pair in metadata.items() for text in pair if isinstance(text, str))
+    return sum(map(str.__sizeof__, texts)) + 64 * len(metadata)

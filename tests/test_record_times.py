@@ -6,12 +6,11 @@ from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwriter import CompletedRequest
+from rwriter.records import decode_record, encode_record
 from tests.support.records import record
 
 TIMES: Final = ("started_at", "completed_at")
@@ -80,7 +79,7 @@ def test_the_hour_that_comes_twice_is_measured_by_its_instants(
 ) -> None:
     made = record(started_at=started, completed_at=completed)
     assert made.completed_at.astimezone(UTC) - made.started_at.astimezone(UTC) == took
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=CompletedRequest) == made
+    assert decode_record(encode_record(made)) == made
 
 
 @pytest.mark.parametrize("field", TIMES)
@@ -89,7 +88,7 @@ def test_a_datetime_of_another_library_is_kept_as_a_plain_one(field: str) -> Non
     made = record(**{"started_at": stamp, "completed_at": stamp, field: stamp})
     assert type(getattr(made, field)) is datetime
     assert getattr(made, field) == stamp
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=CompletedRequest) == made
+    assert decode_record(encode_record(made)) == made
 
 
 @pytest.mark.parametrize(
@@ -113,5 +112,5 @@ def test_any_two_times_give_a_record_that_can_be_packed_or_an_error_naming_one(o
     except ValueError as exc:
         assert str(exc).startswith(TIMES)  # noqa: PT017 -- most examples raise nothing
         return
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=CompletedRequest) == made
+    assert decode_record(encode_record(made)) == made
     assert made.completed_at.astimezone(UTC) >= made.started_at.astimezone(UTC)

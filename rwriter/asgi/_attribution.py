@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -11,7 +12,7 @@ from weakref import WeakValueDictionary
 from rwriter._hooks import resolve
 from rwriter._validation import at_least
 from rwriter.asgi._types import Scope, header
-from rwriter.records import NAME_LIMIT, fingerprint, repair
+from rwriter.records import NAME_LIMIT, repair
 
 try:
     from cachetools import TLRUCache
@@ -30,7 +31,7 @@ _MISSING: Final[Any] = object()
 
 
 class Attribution:
-    """Looks up owners and caches them. Keeps fingerprints of the keys, never the keys.
+    """Looks up owners and caches them. Keeps digests of the keys that were sent, never the keys.
 
     A known owner is cached for ``ttl`` seconds, an unknown key for ``negative_ttl``; of more than ``max_entries`` keys
     the least recently used is dropped. ``ttl=0`` asks every time: for an ``attribute`` that looks at more than the key.
@@ -55,8 +56,8 @@ class Attribution:
         self._ttl: Final = ttl
         self._negative_ttl: Final = negative_ttl
         # the waiters hold the only strong references, so a lock disappears with the last of them
-        self._lookups: Final[WeakValueDictionary[str, asyncio.Lock]] = WeakValueDictionary()
-        self._cache: Final[TLRUCache[str, str | None]] = TLRUCache(max_entries, self._expires, timer=clock)
+        self._lookups: Final[WeakValueDictionary[bytes, asyncio.Lock]] = WeakValueDictionary()
+        self._cache: Final[TLRUCache[bytes, str | None]] = TLRUCache(max_entries, self._expires, timer=clock)
 
     async def owner(self, scope: Scope) -> str | None:
         """Return the owner of a request; ``None`` if it has no key or one that nobody owns.
@@ -70,11 +71,12 @@ class Attribution:
             return None
         if self._ttl <= 0:
             return await self._ask(api_key, scope)
-        key = fingerprint(api_key)
+        # of what was sent, and never what is stored: a stored digest that is sent is a key like any other
+        key = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).digest()
         cached = self._cache.get(key, _MISSING)
         return await self._look_up(key, api_key, scope) if cached is _MISSING else cached
 
-    async def _look_up(self, key: str, api_key: str, scope: Scope) -> str | None:
+    async def _look_up(self, key: bytes, api_key: str, scope: Scope) -> str | None:
         lock = self._lookups.setdefault(key, asyncio.Lock())
         async with lock:
             # the first caller has asked for all that waited behind it
@@ -89,7 +91,7 @@ class Attribution:
     async def _ask(self, api_key: str, scope: Scope) -> str | None:
         return _normal(await resolve(self._attribute(api_key, scope)))
 
-    def _expires(self, _key: str, owner: str | None, now: float) -> float:
+    def _expires(self, _key: bytes, owner: str | None, now: float) -> float:
         return now + (self._negative_ttl if owner is None else self._ttl)
 
 

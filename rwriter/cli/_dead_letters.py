@@ -45,7 +45,7 @@ def dead_letters_show(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Print the record in one letter, with the key's fingerprint and cut bodies."""
+    """Print the record in one letter, with the key's digest and cut bodies."""
 
     async def work() -> CompletedRequest | None:
         async with engines_for(database_url, schema) as engines:

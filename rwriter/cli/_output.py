@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from rwriter.errors import RwriterError
-from rwriter.records import CompletedRequest
+from rwriter.records import CompletedRequest, to_builtins
 
 CUT: Final = 200
 """Characters of a body that ``print_record`` prints, unless asked for whole bodies."""
@@ -37,7 +37,7 @@ def print_record(record: CompletedRequest | None, name: str, *, bodies: bool, js
     if record is None:
         msg = f"there is no {name}"
         raise RwriterError(msg)
-    shown: dict[str, Any] = msgspec.to_builtins(record)
+    shown: dict[str, Any] = to_builtins(record)
     if not bodies:
         for field in ("request_body", "response_body"):
             shown[field] = shown[field] if len(shown[field]) <= CUT else shown[field][:CUT] + "…"

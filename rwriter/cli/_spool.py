@@ -38,7 +38,7 @@ def spool_ls(directory: Directory, *, limit: Limit = 100, json: Json = False) ->
 
 @spool_app.command("show")
 def spool_show(directory: Directory, seq: int, *, bodies: Bodies = False, json: Json = False) -> None:
-    """Print one record, with the key's fingerprint and cut bodies."""
+    """Print one record, with the key's digest and cut bodies."""
 
     async def work() -> CompletedRequest | None:
         async with _opened(directory) as spool:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rwriter._keys import KeyDigest
 from rwriter.records import CompletedRequest, new_request_id
 
 ENDPOINTS: Final = {
@@ -155,10 +156,10 @@ def _word(value: object) -> str:
     return str(getattr(value, "value", value))
 
 
-def _api_key(kwargs: Mapping[str, Any]) -> str:
-    """Return the fingerprint of the proxy's virtual key: the first digits of the hash that litellm has."""
+def _api_key(kwargs: Mapping[str, Any]) -> KeyDigest:
+    """Return the digest of the proxy's virtual key: the first digits of the hash that litellm has."""
     known = proxy_metadata(kwargs).get("user_api_key_hash")
-    return f"sha256:{known[:32]}" if isinstance(known, str) and _SHA256.fullmatch(known) else ""
+    return KeyDigest(f"sha256:{known[:32]}" if isinstance(known, str) and _SHA256.fullmatch(known) else "")
 
 
 def _response_id(response: object) -> str | None:

@@ -15,7 +15,7 @@ import msgspec
 
 from rwriter._validation import at_least, one_of
 from rwriter.errors import RwriterError
-from rwriter.records import CompletedRequest
+from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.spool._file import Row, SpoolFile
 
 T = TypeVar("T")
@@ -163,12 +163,12 @@ class Spool:
     async def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """Return a record in the spool by its request's id."""
         payload = await self._on_thread(lambda file: file.find(request_id.bytes))
-        return None if payload is None else msgspec.msgpack.decode(payload, type=CompletedRequest)
+        return None if payload is None else decode_record(payload)
 
     async def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
         """Return the latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
         for payload in await self._on_thread(lambda file: file.find_custom(custom_id)):
-            record = msgspec.msgpack.decode(payload, type=CompletedRequest)
+            record = decode_record(payload)
             if record.created_by == created_by:
                 return record
         return None
@@ -184,7 +184,7 @@ class Spool:
         if payload is None:
             return None
         try:
-            return msgspec.msgpack.decode(payload, type=CompletedRequest)
+            return decode_record(payload)
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
             msg = f"record {seq} of the spool cannot be read: {type(exc).__name__}"
             raise RwriterError(msg) from exc
@@ -262,7 +262,7 @@ class Spool:
 
 
 def _row(record: CompletedRequest) -> tuple[bytes, str | None, bytes]:
-    return record.request_id.bytes, record.custom_id, msgspec.msgpack.encode(record)
+    return record.request_id.bytes, record.custom_id, encode_record(record)
 
 
 def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, str]]]:
@@ -270,7 +270,7 @@ def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, s
     bad: list[tuple[Row, str]] = []
     for row in rows:
         try:
-            record = msgspec.msgpack.decode(row.payload, type=CompletedRequest)
+            record = decode_record(row.payload)
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
             bad.append((row, f"unreadable: {type(exc).__name__}"))
         else:

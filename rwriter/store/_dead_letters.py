@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._database_errors import Kind, failure_of
 from rwriter.engines import EngineProvider
-from rwriter.records import CompletedRequest, repair
+from rwriter.records import CompletedRequest, decode_record, encode_record, repair
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
 from rwriter.store._persist import Persist
@@ -51,7 +51,7 @@ _INSERT: Final = pg_insert(dead_letters).on_conflict_do_nothing(index_elements=[
 
 async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
     """Insert a refused record beside the reason. See ``RequestStore.bury``."""
-    payload = msgspec.msgpack.encode(record)
+    payload = encode_record(record)
     letter = {
         "id": uuid.uuid5(record.request_id, hashlib.sha256(payload).hexdigest()),
         "request_id": record.request_id,
@@ -83,7 +83,7 @@ class DeadLetters:
         query = select(dead_letters.c.payload).where(dead_letters.c.id == letter_id)
         async with self._engine.connect() as connection:
             payload = (await connection.execute(query)).scalar_one_or_none()
-        return None if payload is None else _decode(payload)
+        return None if payload is None else decode_record(payload)
 
     async def replay(self, letter_id: uuid.UUID | None = None) -> tuple[int, int]:
         """Store the record of one letter, or of all. Returns how many are stored now, and how many are still refused.
@@ -120,7 +120,7 @@ class DeadLetters:
 
     async def _store_again(self, letter_id: uuid.UUID, payload: bytes) -> bool:
         try:
-            await self._persist([_decode(payload)])
+            await self._persist([decode_record(payload)])
         except Exception as exc:
             if failure_of(exc) is not Kind.DATA:
                 raise
@@ -128,7 +128,3 @@ class DeadLetters:
         async with self._engine.begin() as connection:
             await connection.execute(delete(dead_letters).where(dead_letters.c.id == letter_id))
         return True
-
-
-def _decode(payload: bytes) -> CompletedRequest:
-    return msgspec.msgpack.decode(payload, type=CompletedRequest)

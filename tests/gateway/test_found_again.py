@@ -11,7 +11,7 @@ import pytest
 
 from examples.gateway.model_server import KEY
 from rwriter import RequestStore
-from rwriter.records import fingerprint
+from rwriter._keys import digest
 from rwriter.testing import TestDbEngines
 from tests.gateway.calls import CHATS, FLAT_TOOLS, MESSAGES, RESPONSES, Ask
 from tests.gateway.watching import (
@@ -215,7 +215,7 @@ async def test_no_key_is_stored_and_none_goes_upstream(
     raw = await done(client.responses.with_raw_response.create(model="gpt-5", input=QUESTION))
     await stored(store, row_of(raw))
     template = await template_of(rwriter_engines.write, row_of(raw))
-    assert template["api_key"] == fingerprint(keys.amber)
+    assert template["api_key"] == digest(keys.amber)
     assert (b"authorization", f"Bearer {KEY}".encode()) in watched.headers
     assert not [value for _, value in watched.headers if b"sk-amber" in value or b"sk-birch" in value]
 

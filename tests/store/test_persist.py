@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, RequestExists, RequestStore, new_request_id
-from rwriter.records import fingerprint
+from rwriter._keys import digest
 from rwriter.schema import NIL_DAEMON, STATES, request_templates, requests
 from tests.support.records import STARTED, TOOK, new_request, record
 from tests.support.rows import Counts, in_state, insert_request, one, rows, snapshot, template_ids, template_of
@@ -87,7 +87,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
         "method": "POST",
         "path": "/v1/responses",
         "model": "gpt-test",
-        "api_key": fingerprint("sk-test"),
+        "api_key": digest("sk-test"),
         "body": '{"ü":1}',
         "body_byte_size": 8,
         "line_number": 0,
@@ -113,7 +113,7 @@ async def test_create_realtime_leaves_a_processing_row_with_its_template(
     assert template["id"].version == 7
     texts = ("endpoint", "method", "path", "model", "api_key", "body", "body_byte_size")
     assert [template[name] for name in texts] == [
-        "https://upstream.example", "PUT", "/v1/chat/completions", "gpt-5-mini", fingerprint("sk-another-key"),
+        "https://upstream.example", "PUT", "/v1/chat/completions", "gpt-5-mini", digest("sk-another-key"),
         '{"ü":1}', 8,
     ]  # fmt: skip
 

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from rwriter import RequestStore, RequestsWriter
+from rwriter._keys import digest
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._types import Message, Receive, Scope, Send
-from rwriter.records import fingerprint
 from rwriter.schema import request_templates, requests
 from rwriter.testing import TestDbEngines
 from tests.asgi.conftest import Capture, Rows
@@ -49,7 +49,7 @@ async def test_a_call_becomes_a_row(capture: Capture, rows: Rows, rwriter_engine
                 select(requests.c.custom_id, request_templates.c.api_key).join_from(requests, request_templates)
             )
         ).one()
-    assert tuple(found) == ("resp_up", fingerprint(KEY))
+    assert tuple(found) == ("resp_up", digest(KEY))
 
 
 async def test_what_the_app_and_the_client_hear_is_what_they_would_without(capture: Capture) -> None:
