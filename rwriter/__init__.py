@@ -6,6 +6,7 @@ from rwriter._keys import use_key_pepper
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
     ChannelFull,
+    DatabaseRefused,
     InvalidCursor,
     RecordDropped,
     RecordNotStored,
@@ -26,13 +27,15 @@ from rwriter.spool import Spool
 from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
 from rwriter.store._listing import RequestFilter
 from rwriter.writer import RequestsWriter
-from rwriter.writer._telemetry import WriterStats
+from rwriter.writer._telemetry import Health, WriterStats
 
 __all__ = (
     "ChannelFull",
     "CompletedRequest",
+    "DatabaseRefused",
     "DbEngines",
     "EngineProvider",
+    "Health",
     "InvalidCursor",
     "NewRequest",
     "PersistResult",

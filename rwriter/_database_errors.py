@@ -50,6 +50,11 @@ _KIND_BY_CLASS: Final = {
     "P0": Kind.DATA,  # RAISE in a trigger of the operator's
 }
 
+# refusals of the connection itself: a pooler or a server that does not know this service, whatever the class says
+_REFUSED_AT_CONNECT: Final = ("08P01", "XX000", "0A000", "28", "3D000", "42501")
+
+_CONNECTING: Final = "rwriter_connecting"
+
 _MIGRATE: Final = "run `rwriter migrate` (or `alembic upgrade head`) on this database and schema"
 _IN_THE_WAY: Final = (
     "rwriter did not make it; where the service's own Alembic lists rwriter's versions, run that; "
@@ -85,12 +90,26 @@ _ADVICE: Final = {
 _LOST: Final = (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
+def mark_connecting(exc: BaseException) -> None:
+    """Note on ``exc`` that it came while a connection was acquired: no statement had been sent."""
+    vars(exc)[_CONNECTING] = True
+
+
+def met_connecting(exc: BaseException) -> bool:
+    """Return True if ``exc`` came while a connection was acquired."""
+    return any(_CONNECTING in vars(cause) for cause in _chain(exc))
+
+
 def failure_of(exc: BaseException) -> Kind:
     """Return the kind of an error. An unknown one is the operator's to mend: an outage, never a bad record."""
     sqlstate = sqlstate_of(exc)
     if sqlstate is not None:
+        if met_connecting(exc) and sqlstate.startswith(_REFUSED_AT_CONNECT):
+            return Kind.CONFIGURATION
         by_class = _KIND_BY_CLASS.get(sqlstate[:2], Kind.CONFIGURATION)
-        return _KIND_BY_STATE.get(sqlstate, by_class)
+        kind = _KIND_BY_STATE.get(sqlstate, by_class)
+        # no record has been sent yet
+        return Kind.CONFIGURATION if kind is Kind.DATA and met_connecting(exc) else kind
     for cause in _chain(exc):
         if isinstance(cause, _LOST):
             # a ValueError too: a certificate that cannot be trusted, or an argument of connect() that cannot be used
@@ -111,8 +130,13 @@ def sqlstate_of(exc: BaseException) -> str | None:
 
 def advice(exc: BaseException) -> str:
     """Return what the operator can do about an error that keeps the writer from writing."""
-    known = _advice_for(sqlstate_of(exc))
-    return known if known is not None else "see the error; records wait as in an outage until it is mended"
+    sqlstate = sqlstate_of(exc)
+    known = _advice_for(sqlstate)
+    if known is not None:
+        return known
+    if sqlstate is not None:
+        return f"the server's log has the words to SQLSTATE {sqlstate}"
+    return "check the URL of the database and its options"
 
 
 def explain(exc: BaseException) -> str | None:
@@ -146,11 +170,17 @@ def _explain_loss(exc: BaseException) -> str | None:
 
 
 def describe(exc: BaseException) -> str:
-    """Return class and SQLSTATE of the driver's own error, without the statement and never with its parameters."""
+    """Return class and SQLSTATE of the driver's own error, without the statement and never with its parameters.
+
+    An error that came while connecting quotes no row: the server's own words are added to it.
+    """
     driver_error = _postgres_error(exc)
     sqlstate = sqlstate_of(exc)
     name = type(driver_error if driver_error is not None else exc).__name__
-    return f"{name} (SQLSTATE {sqlstate})" if sqlstate is not None else name
+    if sqlstate is None:
+        return name
+    words = f": {_first_line(driver_error)}" if driver_error is not None and met_connecting(exc) else ""
+    return f"{name} (SQLSTATE {sqlstate}){words}"
 
 
 def server_message(exc: BaseException) -> str:
@@ -164,9 +194,12 @@ def server_message(exc: BaseException) -> str:
 
 
 def backoff(attempt: int, *, base: float, maximum: float) -> float:
-    """Return seconds to wait before retry number ``attempt`` (from 0): full jitter under a doubling, capped bound."""
+    """Return seconds to wait before retry number ``attempt`` (from 0): doubling from ``base`` up to ``maximum``.
+
+    Times a random 1 to 1.5, so that the processes of a fleet do not try in step.
+    """
     # the exponent is capped too: 2.0**1024 overflows
-    return random.uniform(0, min(maximum, base * 2.0 ** min(attempt, 64)))  # noqa: S311 -- jitter, not a secret
+    return min(maximum, base * 2.0 ** min(attempt, 64)) * random.uniform(1.0, 1.5)  # noqa: S311 -- jitter, not a secret
 
 
 def _advice_for(sqlstate: str | None) -> str | None:

@@ -83,7 +83,7 @@ def digest(api_key: str) -> KeyDigest:
     if not api_key:
         return KeyDigest()
     raw = api_key.encode("utf-8", "surrogatepass")
-    pepper = _pepper()
+    pepper = _keys.pepper or _pepper()
     if pepper is None:
         return KeyDigest("sha256:" + hashlib.sha256(raw).hexdigest()[:_DIGITS])
     keyed = hmac.digest(pepper.secret, raw, "sha256").hex()

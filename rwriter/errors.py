@@ -44,6 +44,13 @@ class SchemaOutdated(RwriterError):
     """The database is not at the revision this release needs. Run ``rwriter migrate``."""
 
 
+class DatabaseRefused(RwriterError):
+    """The database refuses this service: a wrong password, no such database, a missing table or privilege.
+
+    Raised on start with the server's own words; nothing could be stored until somebody mends it.
+    """
+
+
 class RequestExists(RwriterError):
     """``create_realtime`` was called with the id of a row that is already there. Use a fresh ``new_request_id()``."""
 

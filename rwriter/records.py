@@ -28,6 +28,9 @@ CLIENT_CLOSED_REQUEST: Final = 499
 BODY_LIMIT: Final = 256 << 20
 """Bytes of UTF-8 a body may have. PostgreSQL takes 1 GB a value, and the error of a failed row quotes its body."""
 
+QUOTE_LIMIT: Final = 64 << 10
+"""Bytes of UTF-8 that the error of a failed row quotes of its body."""
+
 METADATA_LIMIT: Final = 16 << 10
 """Bytes of JSON ``metadata`` may have."""
 
@@ -35,6 +38,7 @@ Metadata = Mapping[str, str | int | float | bool | None]
 """A service's own facts about a request: one level of names and scalars."""
 
 _MAX_TOKENS: Final = 2**31 - 1
+_NO_TOKENS: Final = (None, None, None, None)
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _MIN_STATUS, _MAX_STATUS = 100, 999
 
@@ -119,13 +123,19 @@ class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
         _set_time(self, "completed_at")
         if self.completed_at < self.started_at:
             force_setattr(self, "completed_at", self.started_at)
-        _set_first_token(self)
-        _set_tokens(self)
-        _set_metadata(self, self.metadata)
+        if self.first_token_at is not None:
+            _set_first_token(self, self.first_token_at)
+        if (self.input_tokens, self.output_tokens, self.cached_input_tokens, self.reasoning_tokens) != _NO_TOKENS:
+            _set_tokens(self)
+        if self.metadata is not None:
+            _set_metadata(self, self.metadata)
 
     @property
     def text_bytes(self) -> int:
-        """Memory this record's texts hold, in bytes: what the channel's byte budget is charged."""
+        """Memory this record's texts hold, in bytes: what the channel's byte budget and a batch's are charged.
+
+        A failed record is charged the error that quotes its body, too: control characters are six times as long there.
+        """
         texts = (
             self.response_body,
             self.request_body,
@@ -137,7 +147,11 @@ class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
         )
         # sys.getsizeof() says the same of a text, in three times the time
         size = sum(map(str.__sizeof__, texts))
-        return size if self.metadata is None else size + _metadata_bytes(self.metadata)
+        if self.metadata is not None:
+            size += _metadata_bytes(self.metadata)
+        if not succeeded(self.status_code):
+            size += len(msgspec.json.encode(quoted(self.response_body)))
+        return size
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -184,6 +198,13 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 _Record = CompletedRequest | NewRequest
+
+
+def quoted(body: str) -> str:
+    """Return the first 64 KiB of ``body`` in UTF-8, whole characters."""
+    if len(body) * 4 <= QUOTE_LIMIT:
+        return body
+    return body[:QUOTE_LIMIT].encode()[:QUOTE_LIMIT].decode("utf-8", "ignore")
 
 
 def utf8_size(text: str) -> int:
@@ -242,16 +263,16 @@ def _text(field: str, value: str) -> str:
     return repair(value if type(value) is str else str.__str__(value))
 
 
-def _set_text(record: _Record, field: str) -> None:
+def _set_text(record: _Record, field: str) -> str:
     value = getattr(record, field)
     text = _text(field, value)
     if text is not value:
         force_setattr(record, field, text)
+    return text
 
 
 def _set_body(record: _Record, field: str) -> None:
-    _set_text(record, field)
-    text = getattr(record, field)
+    text = _set_text(record, field)
     # a character has at most four bytes, so that no ordinary body is measured
     if len(text) * 4 > BODY_LIMIT and utf8_size(text) > BODY_LIMIT:
         msg = f"{field} must be at most {BODY_LIMIT:,} bytes of UTF-8, not {utf8_size(text):,}"
@@ -328,11 +349,9 @@ def _set_time(record: CompletedRequest, field: str) -> None:
     force_setattr(record, field, datetime.combine(utc.date(), utc.time(), UTC))
 
 
-def _set_first_token(record: CompletedRequest) -> None:
-    if record.first_token_at is None:
-        return
+def _set_first_token(record: CompletedRequest, value: datetime) -> None:
     _set_time(record, "first_token_at")
-    within = min(max(record.first_token_at, record.started_at), record.completed_at)
+    within = min(max(record.first_token_at or value, record.started_at), record.completed_at)
     force_setattr(record, "first_token_at", within)
 
 
@@ -349,9 +368,7 @@ def _set_tokens(record: CompletedRequest) -> None:
             force_setattr(record, field, int(value))
 
 
-def _set_metadata(record: CompletedRequest, value: Metadata | None) -> None:
-    if value is None:
-        return
+def _set_metadata(record: CompletedRequest, value: Metadata) -> None:
     if not isinstance(value, Mapping):
         msg = f"metadata must be a mapping, not {type(value).__name__}"
         raise TypeError(msg)

@@ -100,17 +100,18 @@ class SpoolFile:
 
     # -- rows out
 
-    def claim(self, limit: int, max_bytes: int) -> list[Row]:
-        """Claim and return the oldest unclaimed rows, at least one if there is any."""
+    def claim(self, limit: int, max_bytes: int, after: int = 0) -> list[Row]:
+        """Claim and return the oldest unclaimed rows with a number above ``after``, at least one if there is any."""
         with self._transaction():
             self._apply_deferred()
             self._release_rows_of_dead_processes()
             claimed: list[Row] = []
             size = 0
             free = (
-                "SELECT seq, request_id, payload, spooled_at FROM records WHERE claimant IS NULL ORDER BY seq LIMIT ?"
+                "SELECT seq, request_id, payload, spooled_at FROM records WHERE claimant IS NULL AND seq > ? "
+                "ORDER BY seq LIMIT ?"
             )
-            for row in map(Row._make, self._db.execute(free, (limit,))):
+            for row in map(Row._make, self._db.execute(free, (after, limit))):
                 size += len(row.payload)
                 if claimed and size > max_bytes:
                     break

@@ -132,12 +132,13 @@ class Spool:
             done.add_done_callback(self._abandon)
             raise
 
-    async def claim(self, limit: int, max_bytes: int) -> list[SpooledRecord]:
+    async def claim(self, limit: int, max_bytes: int, *, after: int = 0) -> list[SpooledRecord]:
         """Claim and return the oldest unclaimed records, for this process to replay; ``release`` or ``remove`` them.
 
+        Only records with a number above ``after`` are claimed.
         Rows that cannot be read are set aside with the reason and not returned.
         """
-        while rows := await self._on_thread(lambda file: file.claim(limit, max_bytes)):
+        while rows := await self._on_thread(lambda file: file.claim(limit, max_bytes, after)):
             good, bad = _decode(rows)
             for row, reason in bad:
                 await self._on_thread(lambda file, row=row, reason=reason: file.set_aside([row.seq], reason))  # type: ignore[misc]

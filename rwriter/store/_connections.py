@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rwriter._database_errors import sqlstate_of
+from rwriter._database_errors import mark_connecting, sqlstate_of
 from rwriter.engines import EngineProvider, as_provider, in_schema
 
 _READ_ONLY = "25006"
@@ -40,10 +40,12 @@ class Connections:
         engine = self._autocommit.get(self.write)
         return self.transaction() if engine is None else _writing(engine)
 
-    def query(self, *, consistent: bool) -> AsyncConnection:
+    @contextlib.asynccontextmanager
+    async def query(self, *, consistent: bool) -> AsyncIterator[AsyncConnection]:
         """Open a connection for one statement that reads; ``consistent`` asks the primary."""
         engine = self.reader(consistent=consistent)
-        return self._autocommit.get(engine, engine).connect()
+        async with connected(self._autocommit.get(engine, engine)) as connection:
+            yield connection
 
     def reader(self, *, consistent: bool) -> AsyncEngine:
         """Return the engine for transactions that read."""
@@ -52,7 +54,7 @@ class Connections:
 
 @contextlib.asynccontextmanager
 async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with engine.connect() as connection:
+    async with connected(engine) as connection:
         try:
             yield connection
         except DBAPIError as exc:
@@ -60,6 +62,20 @@ async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 # a primary that became a standby: the connection is sound and useless, and the pool cannot know
                 await connection.invalidate()
             raise
+
+
+@contextlib.asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a connection. An error on the way to it is marked: no statement was sent."""
+    entered = False
+    try:
+        async with engine.connect() as connection:
+            entered = True
+            yield connection
+    except Exception as exc:
+        if not entered:
+            mark_connecting(exc)
+        raise
 
 
 def _autocommit(engine: AsyncEngine) -> AsyncEngine:

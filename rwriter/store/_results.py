@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import msgspec
 from sqlalchemy import RowMapping
 
-from rwriter.records import CompletedRequest, NewRequest, succeeded
+from rwriter.records import CompletedRequest, NewRequest, quoted, succeeded
 from rwriter.schema import REALTIME_TIER, requests
 
 SUMMARY_COLUMNS: Final = (
@@ -127,8 +127,11 @@ def detail_of(record: CompletedRequest) -> RequestDetail:
 
 
 def failure_envelope(status: int, body: str) -> str:
-    """Return the JSON in ``requests.error`` for a response outside 200..299, as the daemon writes it."""
-    details = {"status": status, "body": body}
+    """Return the JSON in ``requests.error`` for a response outside 200..299, as the daemon writes it.
+
+    It quotes the first 64 KiB of the body: the whole stands in ``requests.response_body``.
+    """
+    details = {"status": status, "body": quoted(body)}
     return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
 
 

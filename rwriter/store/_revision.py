@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import SchemaOutdated
 from rwriter.schema import HEAD_REVISION, VERSION_TABLE, metadata
+from rwriter.store._connections import connected
 
 _UNDEFINED_TABLE: Final = "42P01"
 _UNDEFINED_COLUMN: Final = "42703"
@@ -51,7 +52,7 @@ async def _revisions(engine: AsyncEngine) -> list[str]:
 
 async def _revisions_in(engine: AsyncEngine, table: Table) -> list[str]:
     try:
-        async with engine.connect() as connection:
+        async with connected(engine) as connection:
             return list((await connection.execute(select(table.c.version_num))).scalars())
     except DBAPIError as exc:
         if sqlstate_of(exc) == _UNDEFINED_TABLE:
@@ -62,7 +63,7 @@ async def _revisions_in(engine: AsyncEngine, table: Table) -> list[str]:
 async def _has_every_column(engine: AsyncEngine) -> bool:
     # a service's revision that merges ours or depends on it takes its place in the service's version table
     try:
-        async with engine.connect() as connection:
+        async with connected(engine) as connection:
             for table in metadata.sorted_tables:
                 await connection.execute(select(table).limit(0))
     except DBAPIError as exc:

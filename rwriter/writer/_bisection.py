@@ -24,12 +24,14 @@ def halving_search(suspects: Sequence[T]) -> Generator[Step[T], bool | None, Non
     the rest. Where bad items are dense, the probes go item by item.
     """
     left = list(suspects)
-    good = bad = 0
+    good = bad = tries = 0
     while left:
         untested: list[T] = []
         while len(left) > 1:
-            size = 1 if good < bad else len(left) // 2
+            # past as many tries as there are items, halving has not paid
+            size = 1 if good < bad or tries >= len(suspects) else len(left) // 2
             probe, others = left[:size], left[size:]
+            tries += 1
             if (yield Step(probe, is_bad=False)):
                 good += size
                 left = others
@@ -38,5 +40,6 @@ def halving_search(suspects: Sequence[T]) -> Generator[Step[T], bool | None, Non
         yield Step(left, is_bad=True)
         bad += 1
         left = []
+        tries += 1
         if untested and not (yield Step(untested, is_bad=False)):
             left = untested

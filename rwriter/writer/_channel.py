@@ -54,9 +54,11 @@ class Channel:
         # that is stuck there may be any number of them
         self._order: OrderedDict[int, PendingRecord] = OrderedDict()
         self._index: Final = PendingIndex()
-        self._senders: deque[_Sender] = deque()
+        # an ordered dictionary, as any of them may be cancelled: a deque would be searched for each
+        self._senders: OrderedDict[_Sender, None] = OrderedDict()
         self._takers: deque[asyncio.Future[None]] = deque()
-        self._barriers: list[tuple[int, asyncio.Future[None]]] = []
+        # the number of records each of them waits for, which never falls
+        self._barriers: OrderedDict[asyncio.Future[None], int] = OrderedDict()
 
     # -- what is in it
 
@@ -134,7 +136,7 @@ class Channel:
             self._take_room(size)
             return size
         sender = _Sender(size)
-        self._senders.append(sender)
+        self._senders[sender] = None
         self._wake_taker()  # one that lingers for a full batch would linger for us
         try:
             await sender.future
@@ -143,8 +145,8 @@ class Channel:
         except BaseException:
             if sender.future.done() and not sender.future.cancelled() and sender.future.exception() is None:
                 self._add_room(size)
-            elif sender in self._senders:
-                self._senders.remove(sender)
+            else:
+                self._senders.pop(sender, None)
             # whoever was behind this sender may fit where it did not
             self._grant()
             raise
@@ -183,14 +185,26 @@ class Channel:
                 return self._pop(max_records, max_bytes)
             await self._wait_for_work(rest)
 
-    def give_back(self, entries: Iterable[PendingRecord]) -> None:
-        """Put taken entries that are not settled back at the head of the queue, in order."""
+    def give_back(self, entries: Iterable[PendingRecord], *, last: bool = False) -> None:
+        """Put taken entries that are not settled back: in order of acceptance, or ``last``, behind all others."""
         returned = [entry for entry in entries if entry.fate is None]
         if not returned:
             return
-        self._queue = deque(sorted([*returned, *self._queue], key=lambda entry: entry.seq))
+        if last:
+            self._queue.extend(returned)
+        else:
+            self._queue = deque(sorted([*returned, *self._queue], key=lambda entry: entry.seq))
         self._queued_bytes += sum(entry.size for entry in returned)
         self._wake_taker()
+
+    def take_older(self, age: float) -> list[PendingRecord]:
+        """Take every queued entry that was accepted ``age`` seconds ago or earlier. As ``take``, without a wait."""
+        latest = self._clock() - age
+        taken = [entry for entry in self._queue if entry.accepted_at <= latest]
+        if taken:
+            self._queue = deque(entry for entry in self._queue if entry.accepted_at > latest)
+            self._queued_bytes -= sum(entry.size for entry in taken)
+        return taken
 
     def settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
         """Give ``entries`` their fate, return their room and tell the senders that wait for them.
@@ -232,12 +246,12 @@ class Channel:
             return
         self.raise_failure()
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append((self.account.accepted, barrier))
+        self._barriers[barrier] = self.account.accepted
         self._wake_taker()
         try:
             await barrier
         finally:
-            self._barriers = [item for item in self._barriers if item[1] is not barrier]
+            self._barriers.pop(barrier, None)
             _retrieve(barrier)
 
     # -- the end
@@ -250,7 +264,7 @@ class Channel:
     def fail(self, error: WriterClosed) -> None:
         """Refuse like ``close`` because the consumer died, and raise ``error`` in everyone who waits for a record."""
         self._close_with(error)
-        for _, barrier in self._barriers:
+        for barrier in self._barriers:
             if not barrier.done():
                 barrier.set_exception(_again(error))
         for entry in self._order.values():
@@ -265,12 +279,16 @@ class Channel:
         """Refuse everything from now on, and wake nobody: the waiters belong to the parent process."""
         self._refusal = refusal
 
+    def entries(self) -> list[PendingRecord]:
+        """Return every pending entry, oldest first."""
+        return list(self._order.values())
+
     def drain_all(self) -> list[PendingRecord]:
         """Empty the queue and return every pending entry, for ``aclose()`` to spool or drop."""
         self._queue.clear()
         self._index.drop_order()
         self._queued_bytes = 0
-        return list(self._order.values())
+        return self.entries()
 
     # -- inside
 
@@ -293,8 +311,8 @@ class Channel:
         self._used_bytes -= size
 
     def _grant(self) -> None:
-        while self._senders and self._fits(self._senders[0].size):
-            sender = self._senders.popleft()
+        while self._senders and self._fits(next(iter(self._senders)).size):
+            sender, _ = self._senders.popitem(last=False)
             if not sender.future.done():
                 self._take_room(sender.size)
                 sender.future.set_result(None)
@@ -347,13 +365,13 @@ class Channel:
 
     def _pass_barriers(self) -> None:
         oldest = next(iter(self._order)) if self._order else self.account.accepted
-        for target, barrier in self._barriers:
-            if oldest >= target and not barrier.done():
-                barrier.set_result(None)
+        while self._barriers and oldest >= next(iter(self._barriers.values())):
+            barrier, _ = self._barriers.popitem(last=False)
+            _resolve(barrier)
 
     def _close_with(self, refusal: WriterClosed) -> None:
         self._refusal = refusal
-        senders, self._senders = self._senders, deque()
+        senders, self._senders = self._senders, OrderedDict()
         for sender in senders:
             if not sender.future.done():
                 sender.future.set_exception(_again(refusal))

@@ -11,9 +11,9 @@ from rwriter._database_errors import describe
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
-from rwriter.writer._delivery import Delivery
+from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
-from rwriter.writer._outage import Outage
+from rwriter.writer._outage import Database, Outage
 from rwriter.writer._overflow import Overflow
 from rwriter.writer._pending import PendingRecord
 from rwriter.writer._replay import Replayer
@@ -38,8 +38,9 @@ class Consumer:
     ) -> None:
         self._store: Final = store
         self._channel: Final = channel
+        self._overflow: Final = overflow
         self._options: Final = options
-        self._outage: Final = Outage(options.name)
+        self._outage: Final = Outage(options)
         self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
         self._replayer: Replayer | None = None
@@ -54,6 +55,11 @@ class Consumer:
         return self._delivery.retries
 
     @property
+    def outage(self) -> Outage:
+        """The state of the database, as the flushes find it."""
+        return self._outage
+
+    @property
     def replayed(self) -> int:
         """Records that went from the spool to the database."""
         return 0 if self._replayer is None else self._replayer.replayed
@@ -64,9 +70,11 @@ class Consumer:
         When it is cancelled or breaks, every entry without a fate is back in the channel.
         """
         name = self._options.name
+        holding = self._replayer is None and self._options.give_up_after > 0
+        flush = self._flush_batches_holding if holding else self._flush_batches
         async with asyncio.TaskGroup() as group:
             flushes = {
-                group.create_task(self._flush_batches(), name=f"{name}-flush-{number}")
+                group.create_task(flush(), name=f"{name}-flush-{number}")
                 for number in range(self._options.flush_concurrency)
             }
             beside: list[asyncio.Task[None]] = []
@@ -80,6 +88,15 @@ class Consumer:
             # these two have no end of their own
             for task in beside:
                 task.cancel()
+
+    async def keep_copies(self) -> None:
+        """Put a copy of every pending record into the spool, if there is one."""
+        if self._overflow is not None:
+            await self._overflow.copy(self._channel.entries())
+
+    def closing(self) -> None:
+        """Let flushes that wait for the database see that the channel is closed."""
+        self._outage.wake()
 
     def cancel_again(self) -> None:
         """Cancel every task that a first cancellation has not ended.
@@ -95,15 +112,48 @@ class Consumer:
         await self._delivery.spool_or_drop(entries, reason)
 
     async def _flush_batches(self) -> None:
-        bounds = (self._options.batch_size, self._options.batch_bytes, self._options.linger)
-        while entries := await self._channel.take(*bounds):
+        """Take batches and deliver them. While the database is away, they go to the spool."""
+        while entries := await self._take():
             try:
-                await self._deliver(entries)
+                await self._deliver_or_spool(entries)
             finally:
                 # cancelled or broken in the middle: entries without a fate are queued again
                 self._channel.give_back(entries)
 
-    async def _deliver(self, entries: list[PendingRecord]) -> None:
+    async def _flush_batches_holding(self) -> None:
+        """Take batches and deliver them. While the database is away, they wait in the buffer and one flush asks."""
+        while True:
+            async with self._outage.turn(done=self._is_done) as probing:
+                if not (entries := await self._take()):
+                    return
+                if not probing and self._outage.state is not Database.UP:
+                    # it went while this flush waited for a batch
+                    self._channel.give_back(entries)
+                    continue
+                outcome = None
+                try:
+                    outcome = await self._delivery.deliver(entries)
+                finally:
+                    # behind the others, if refused: they may tell whether a record of this batch is to blame
+                    self._channel.give_back(entries, last=outcome is Outcome.REFUSING)
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Drop what has waited for ``give_up_after`` in an outage that lasts as long."""
+        limit = self._options.give_up_after
+        if self._outage.absent_for >= limit:
+            overdue = self._channel.take_older(limit)
+            reason = f"the database has been away for {limit:g} s, {self._outage.error}"
+            await self._delivery.spool_or_drop(overdue, reason)
+
+    def _is_done(self) -> bool:
+        return self._channel.closed and not self._channel.pending
+
+    async def _take(self) -> list[PendingRecord]:
+        options = self._options
+        return await self._channel.take(options.batch_size, options.batch_bytes, options.linger)
+
+    async def _deliver_or_spool(self, entries: list[PendingRecord]) -> None:
         if self._replayer is None:
             await self._delivery.deliver(entries)
             return

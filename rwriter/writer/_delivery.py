@@ -1,16 +1,23 @@
-"""From a batch to the fate of each of its records: attempts, backoff, the search for a bad record, the last resort."""
+"""From a batch to the fate of each of its records: attempts, backoff, the search for a bad record, the last resort.
+
+An error's class says whether a refused statement is surely a record's fault (class 22, 23). For any other code it is
+found out by trying: when the retries are spent, the batch is halved, and if other records go in, of it or of a batch
+beside it, the one that is refused again is to blame. If nothing goes in, the database is away.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from rwriter._database_errors import Kind, backoff, describe, failure_of, server_message, sqlstate_of
+from rwriter._database_errors import Kind, backoff, describe, failure_of, met_connecting, server_message, sqlstate_of
 from rwriter.errors import RecordDropped, RecordRejected, RecordSkipped, RecordSpooled
 from rwriter.store import RequestStore
 from rwriter.writer import _telemetry as telemetry
@@ -36,16 +43,31 @@ class Settling(Protocol):
         """
 
 
+class Outcome(enum.Enum):
+    """What a delivery says about the database."""
+
+    ANSWERED = enum.auto()
+    """It answered: each record has its fate."""
+    UNREACHABLE = enum.auto()
+    """No connection was had, or none that lived."""
+    REFUSING = enum.auto()
+    """Connected, it refused every statement: another batch may tell whether records of this one are to blame."""
+
+
 class _Refused(Exception):
-    """The database refused at least one of the records of a statement."""
+    """The database refused a statement: ``certain`` because of a record, or perhaps."""
+
+    def __init__(self, *, certain: bool) -> None:
+        super().__init__()
+        self.certain: Final = certain
 
 
-class _RetriesSpent(Exception):
-    """The database stayed away through every retry."""
+class _Away(Exception):
+    """The retries are spent, and nothing goes in."""
 
 
 class Delivery:
-    """Delivers batches. Every entry handed to ``deliver`` is settled when it returns."""
+    """Delivers batches: every entry handed to ``deliver`` is settled when it returns, or waits for a later attempt."""
 
     def __init__(
         self,
@@ -63,30 +85,36 @@ class Delivery:
         self._name: Final = options.name
         self._outage: Final = outage
         self._overflow: Final = overflow
+        self._holds: Final = overflow is None and options.give_up_after > 0
 
-    async def deliver(self, entries: Sequence[PendingRecord]) -> bool:
+    async def deliver(self, entries: Sequence[PendingRecord], *, stored_before: int | None = None) -> Outcome:
         """Deliver a batch: store it, move refused records to ``dead_letters``, or spool or drop it.
 
-        Returns True if the database answered. Cancelled, entries not settled are the caller's.
+        While the database is away, a writer without a spool leaves the entries without a fate until ``give_up_after``.
+        ``stored_before`` is ``Outage.stored`` when these entries were refused before. Cancelled, entries not settled
+        are the caller's.
         """
         started = time.monotonic()
-        answered = True
+        outcome = Outcome.ANSWERED
+        mark = self._outage.stored if stored_before is None else stored_before
         with telemetry.flush_span(self._name, len(entries)) as span:
             try:
-                refusal = await self._persist(entries)
-                if refusal is not None:
-                    telemetry.flush_failed(span, describe(refusal))
-                    await self._isolate(entries, refusal)
-            except _RetriesSpent as spent:
-                answered = False
-                self._outage.retries_spent()
-                reason = describe(_cause(spent))
+                refused = await self._persist(entries)
+                if refused is not None:
+                    telemetry.flush_failed(span, describe(_cause(refused)))
+                    await self._isolate(entries, refused, mark)
+            except _Away as away:
+                cause = _cause(away)
+                outcome = Outcome.UNREACHABLE if met_connecting(cause) else Outcome.REFUSING
+                self._outage.retries_spent(cause)
+                reason = describe(cause)
                 telemetry.flush_failed(span, reason)
-                await self.spool_or_drop([entry for entry in entries if entry.fate is None], reason)
+                if not self._holds:
+                    await self.spool_or_drop([entry for entry in entries if entry.fate is None], reason)
         if self._overflow is not None:
             await self._overflow.discard_copies(entries)
         telemetry.flush_done(self._name, len(entries), time.monotonic() - started)
-        return answered
+        return outcome
 
     async def spool_or_drop(self, entries: Sequence[PendingRecord], reason: str) -> None:
         """Put ``entries`` into the spool; drop and count those that find no room there, or all without a spool."""
@@ -101,7 +129,7 @@ class Delivery:
         if number := self._settle(lost, "dropped", RecordDropped(f"dropped: {reason}")):
             self._outage.dropped(number, reason)
 
-    async def _persist(self, entries: Sequence[PendingRecord]) -> Exception | None:
+    async def _persist(self, entries: Sequence[PendingRecord], *, retries: int | None = None) -> _Refused | None:
         """Store and settle ``entries``, and return None.
 
         If the database refuses the statement, settle nothing and return the refusal; the caller searches for the bad
@@ -109,9 +137,11 @@ class Delivery:
         """
         records = [entry.record for entry in entries]
         try:
-            result = await self._retrying(lambda: self._store.persist_completed(records))
+            result = await self._retrying(lambda: self._store.persist_completed(records), retries=retries)
         except _Refused as refused:
-            return _cause(refused)
+            return refused
+        if result.written:
+            self._outage.stored += 1
         if not result.skipped:
             self._settle(entries, "persisted")
             return None
@@ -138,26 +168,48 @@ class Delivery:
             finished |= await self._retrying(
                 lambda: self._store.finished_ids(entry.record.request_id for entry in waiting)
             )
-        except (_RetriesSpent, _Refused) as exc:
+        except (_Away, _Refused) as exc:
             log.warning("%s: could not look up skipped records: %s", self._name, describe(_cause(exc)))
         for entry in waiting:
             request_id = entry.record.request_id
             foreign = RecordSkipped(f"a row {request_id} exists that is not the writer's")
             self._settle([entry], "skipped", None if request_id in finished else foreign)
 
-    async def _isolate(self, entries: Sequence[PendingRecord], refusal: Exception) -> None:
-        """Find the bad records among ``entries``, which were refused together, and store the others."""
+    async def _isolate(self, entries: Sequence[PendingRecord], refused: _Refused, mark: int) -> None:
+        """Find the bad records among ``entries``, which were refused together, and store the others.
+
+        Raises ``_Away`` where the refusal may be the database's, and nothing was stored since ``mark``.
+        """
         search = halving_search(entries)
+        suspects: list[PendingRecord] = []
+        # enough to pass by a bad record or two; what accepts nothing then is not asked for each record
+        probes_left = 2 * math.ceil(math.log2(len(entries) + 1)) + 4
         accepted: bool | None = None
         with contextlib.suppress(StopIteration):
             while True:
                 step = search.send(accepted)
-                if step.is_bad:
-                    await self._bury(step.items[0], refusal)
-                    continue
-                answer = await self._persist(step.items)
-                accepted = answer is None
-                refusal = refusal if answer is None else answer
+                if not step.is_bad:
+                    answer = await self._persist(step.items, retries=None if refused.certain else 0)
+                    accepted = answer is None
+                    refused = refused if answer is None else answer
+                    probes_left -= 1
+                    if not accepted and not refused.certain and probes_left < 0 and self._outage.stored == mark:
+                        raise _Away from _cause(refused)
+                elif refused.certain:
+                    await self._bury(step.items[0], _cause(refused))
+                else:
+                    suspects += step.items
+        for suspect in suspects:
+            await self._confirm(suspect, refused, mark)
+
+    async def _confirm(self, suspect: PendingRecord, refused: _Refused, mark: int) -> None:
+        """Try a suspect alone once more, now that others went in: refused again, it is to blame."""
+        cause = _cause(refused)
+        if self._outage.stored == mark:
+            raise _Away from cause
+        again = await self._persist([suspect], retries=None if failure_of(cause) is Kind.TRANSIENT else 0)
+        if again is not None:
+            await self._bury(suspect, _cause(again))
 
     async def _bury(self, entry: PendingRecord, refusal: Exception) -> None:
         record, sqlstate, reason = entry.record, sqlstate_of(refusal), describe(refusal)
@@ -165,6 +217,8 @@ class Delivery:
         try:
             await self._retrying(lambda: self._store.bury(record, sqlstate=sqlstate, error=error))
         except _Refused as refused:
+            if failure_of(_cause(refused)) is Kind.TRANSIENT:
+                raise _Away from _cause(refused)
             reason = f"{reason}; dead_letters: {describe(_cause(refused))}"
             kept = self._overflow is not None and await self._overflow.set_aside(entry, reason)
             ending = "set aside in the spool" if kept else "dropped"
@@ -174,21 +228,32 @@ class Delivery:
         log.error("%s: record %s is in dead_letters: %s", self._name, record.request_id, reason)
         self._settle([entry], "dead", RecordRejected(f"in dead_letters: {reason}"))
 
-    async def _retrying(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Await ``operation`` until it succeeds, is refused, or the retries are spent."""
+    async def _retrying(self, operation: Callable[[], Awaitable[T]], *, retries: int | None = None) -> T:
+        """Await ``operation`` until it succeeds, is refused, or the retries are spent.
+
+        Raises ``_Refused`` for a statement that was refused, ``_Away`` where no connection was had. That spends no
+        retries while a flush beside this one stores records: the database has no connection left, and is not away.
+        """
+        most = (0 if self._outage.is_probed else self._options.max_retries) if retries is None else retries
         attempt = 0
         while True:
+            stored = self._outage.stored
             try:
                 async with asyncio.timeout(self._options.flush_timeout):
                     result = await operation()
             except Exception as exc:
                 if failure_of(exc) is Kind.DATA:
                     self._outage.database_answered()
-                    raise _Refused from exc
-                self._outage.attempt_failed(exc)
-                if attempt >= self._options.max_retries:
+                    raise _Refused(certain=True) from exc
+                beside = self._outage.stored != stored
+                # out of time: the line or the server is silent, unless others are answered meanwhile
+                connecting = met_connecting(exc) or (isinstance(exc, TimeoutError) and not beside)
+                self._outage.attempt_failed(exc, connecting=connecting)
+                if connecting and beside:
+                    attempt = 0
+                elif attempt >= most:
                     telemetry.count_retry(self._name, "exhausted")
-                    raise _RetriesSpent from exc
+                    raise (_Away() if connecting else _Refused(certain=False)) from exc
             else:
                 self._outage.database_answered()
                 return result

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import os
 import weakref
-from typing import Final
+from datetime import UTC, datetime
+from typing import Final, Literal
 
 from rwriter._database_errors import Kind, advice, describe, failure_of
-from rwriter.errors import SchemaOutdated, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.errors import DatabaseRefused, RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
 from rwriter.writer._options import Options
+from rwriter.writer._outage import Database
 
 START_TIMEOUT: Final = 10.0
 """Seconds the start check may take before the writer opens without it."""
@@ -69,8 +72,19 @@ class Lifecycle:
         self._options: Final = options
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
+        self._since = datetime.now(UTC)
+        self._failure: str | None = None
         self._left_opening: Final = asyncio.Event()
         self._finishing: Final = asyncio.Lock()
+
+    def health(self) -> tuple[Literal["ok", "spooling", "holding", "failed"], datetime, str | None]:
+        """Return the state that ``Health`` tells of, when it began, and the error."""
+        outage = self._consumer.outage
+        if self.state not in {State.OPEN, State.DRAINING}:
+            return "failed", self._since, self._failure
+        if outage.state is Database.UP:
+            return "ok", max(self._since, outage.since), None
+        return "holding" if self._options.spool is None else "spooling", outage.since, outage.error
 
     async def open(self) -> None:
         """Check the schema, open the spool and start the consumer. Raises what kept the writer from opening."""
@@ -87,7 +101,7 @@ class Lifecycle:
         except BaseException as exc:
             await self._fail_to_open(exc)
             raise
-        self.state = State.OPEN
+        self._enter(State.OPEN)
         self._channel.open()
         _OPENED.add(self)
         self._start_consumer()
@@ -130,23 +144,33 @@ class Lifecycle:
         # dropping connections is a part of the drain: where nobody answers, it takes all of the grace
         deadline = loop.time() + timeout - min(CANCEL_GRACE, timeout / 4)
         self._channel.close()
+        self._consumer.closing()
         if self.state in {State.NEW, State.OPENING}:
-            self.state = State.CLOSED
+            self._enter(State.CLOSED)
             self._left_opening.set()
         if self._task is None:
             return
         if self.state in {State.OPEN, State.FAILED}:
-            self.state = State.DRAINING
+            self._enter(State.DRAINING)
+            # first: a supervisor may kill the process at any time from now on
+            await self._keep_copies(deadline)
         await self._drain(deadline)
         async with self._finishing:
             await self._finish()
 
     def forked(self) -> None:
         """Refuse everything from now on: called in a child process."""
-        self.state = State.FORKED
+        self._enter(State.FORKED)
         self._channel.refuse_after_fork(
             WriterForked("this writer was opened before a fork: open one in each worker (lifespan, post-fork hook)")
         )
+
+    def _enter(self, state: State, cause: BaseException | None = None) -> None:
+        if state is not self.state:
+            self._since = datetime.now(UTC)
+        self.state = state
+        if cause is not None:
+            self._failure = str(cause) if isinstance(cause, RwriterError) else describe(cause)
 
     # -- opening
 
@@ -159,17 +183,16 @@ class Lifecycle:
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._store.check_schema()
-        except SchemaOutdated:
+        except RwriterError:
             raise
         except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it
             if failure_of(exc) is Kind.CONFIGURATION:
-                log.error("%s: cannot use the database, %s: %s", self._name, describe(exc), advice(exc))
-            else:
-                log.warning("%s: the database is away on start, %s; taking records", self._name, describe(exc))
+                raise DatabaseRefused(f"cannot use the database: {describe(exc)}: {advice(exc)}") from None
+            self._consumer.outage.retries_spent(exc)
 
     async def _fail_to_open(self, exc: BaseException) -> None:
         if self.state is State.OPENING:
-            self.state = State.FAILED
+            self._enter(State.FAILED, exc)
             failure = WriterFailed("the writer did not open")
             failure.__cause__ = exc
             self._channel.fail(failure)
@@ -200,7 +223,7 @@ class Lifecycle:
         if self.state is State.CLOSED:
             return
         if self.state is State.OPEN:
-            self.state = State.FAILED
+            self._enter(State.FAILED, cause)
         failure = WriterFailed("the writer's background task ended before its time; aclose() settles what is pending")
         failure.__cause__ = cause
         self._channel.fail(failure)
@@ -224,8 +247,15 @@ class Lifecycle:
                 self._start_consumer()
             await asyncio.wait({self._running()}, timeout=max(0.0, deadline - loop.time()))
 
+    async def _keep_copies(self, deadline: float) -> None:
+        if asyncio.get_running_loop().time() < deadline:
+            # a disk that hangs must not hold up the drain
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._consumer.keep_copies()
+
     async def _finish(self) -> None:
-        self.state = State.CLOSED
+        self._enter(State.CLOSED)
         if not self._running().done():
             await self._cancel_consumer()
         left = self._channel.drain_all()

@@ -18,6 +18,7 @@ _LEAST: Final[dict[str, float]] = {
     "max_retries": 0,
     "retry_base_delay": 0,
     "retry_max_delay": 0,
+    "give_up_after": 0,
     "linger": 0,
     "flush_concurrency": 1,
     "drain_timeout": 0,
@@ -29,9 +30,10 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "batch_bytes": ("bytes", "most bytes of text in one statement (a larger record goes alone)"),
     "channel_capacity": ("records", "most records in the buffer"),
     "channel_bytes": ("bytes", "most bytes of text in the buffer (a larger record is admitted alone)"),
-    "max_retries": ("attempts", "attempts after the first, then spool or drop"),
-    "retry_base_delay": ("seconds", "bound of the first delay; doubles, with full jitter"),
-    "retry_max_delay": ("seconds", "most seconds between two attempts"),
+    "max_retries": ("attempts", "attempts after the first; then the database counts as away"),
+    "retry_base_delay": ("seconds", "the first delay; doubles, times a random 1 to 1.5"),
+    "retry_max_delay": ("seconds", "what the delay doubles up to"),
+    "give_up_after": ("seconds", "without a spool, how long records wait in an outage; 0 drops after the retries"),
     "linger": ("seconds", "how long the oldest record may wait for its batch to fill"),
     "flush_concurrency": ("flushes", "flushes in flight, each on a connection of its own"),
     "flush_timeout": ("seconds", "one attempt, acquiring the connection included"),
@@ -56,10 +58,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int = 3
     retry_base_delay: float = 0.1
     retry_max_delay: float = 10.0
+    give_up_after: float = 120.0
     linger: float = 0.0
     flush_concurrency: int = 2
     flush_timeout: float = 60.0
-    drain_timeout: float = 30.0
+    drain_timeout: float = 8.0
     spool: Spool | None = None
     durability: Literal["memory", "journal"] = "memory"
     replay_interval: float = 5.0
@@ -92,6 +95,7 @@ class WriterOptions(TypedDict, total=False):
     max_retries: int
     retry_base_delay: float
     retry_max_delay: float
+    give_up_after: float
     linger: float
     flush_concurrency: int
     flush_timeout: float

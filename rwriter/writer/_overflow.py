@@ -37,6 +37,24 @@ class Overflow:
         """Remember that ``entry`` is in the spool under ``number``."""
         self._copies[entry] = number
 
+    async def copy(self, entries: Iterable[PendingRecord]) -> None:
+        """Put a copy of each of ``entries`` on disk, claimed by this process: if it is killed, another replays them.
+
+        Those that find no room there stay in memory alone.
+        """
+        new = [entry for entry in entries if entry.fate is None and entry not in self._copies]
+        for found in await asyncio.gather(*(self._copied(entry) for entry in new), return_exceptions=True):
+            if isinstance(found, Exception):
+                log.warning("cannot put pending records into the spool: %s", describe(found))
+                return
+
+    async def _copied(self, entry: PendingRecord) -> None:
+        number = await self._spool.journal(entry.record)
+        if entry.fate is None:
+            self._copies[entry] = number
+        else:
+            await self._spool.remove([number])
+
     def claimed(self, row: SpooledRecord) -> PendingRecord:
         """Return a pending record for a row that this process has claimed, its copy remembered."""
         entry = PendingRecord(row.record, row.record.text_bytes, row.seq, row.spooled_at)

@@ -15,7 +15,7 @@ from rwriter._database_errors import backoff, describe
 from rwriter.spool import Spool, SpooledRecord
 from rwriter.store import RequestStore
 from rwriter.writer._account import Fate
-from rwriter.writer._delivery import Delivery
+from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
 from rwriter.writer._overflow import Overflow
@@ -61,6 +61,9 @@ class Replayer:
         self._busy: Final = busy
         self._counter: Final = _ReplayCounter()
         self._unreadable = False
+        # the last row that was passed by because its batch was refused, and how much had been stored then
+        self._passed = 0
+        self._stored_before: int | None = None
         self._delivery: Final = Delivery(
             store,
             self._counter,
@@ -107,13 +110,33 @@ class Replayer:
         entries = [self._overflow.claimed(row) for row in rows]
         with self._outage.attempt(replaying=True) as allowed:
             if allowed:
-                return await self._delivery.deliver(entries)
+                outcome = await self._delivery.deliver(entries, stored_before=self._stored_before)
+                self._pass_by(rows[-1].seq, outcome)
+                return outcome is Outcome.ANSWERED
             await self._delivery.spool_or_drop(entries, "a live batch probes the database")
             return False
 
+    def _pass_by(self, seq: int, outcome: Outcome) -> None:
+        """Go on behind a batch that was refused as a whole: nothing waits for it, and others may tell why."""
+        if outcome is Outcome.REFUSING:
+            self._passed = seq
+            if self._stored_before is None:
+                self._stored_before = self._outage.stored
+        elif outcome is Outcome.ANSWERED and not self._passed:
+            self._stored_before = None
+
     async def _claim(self) -> Sequence[SpooledRecord]:
+        """Claim the oldest rows, or those behind the ones passed by; then it begins with the oldest again."""
+        if self._passed:
+            rows = await self._claim_after(self._passed)
+            if rows:
+                return rows
+            self._passed = 0
+        return await self._claim_after(0)
+
+    async def _claim_after(self, seq: int) -> Sequence[SpooledRecord]:
         try:
-            rows = await self._spool.claim(self._options.batch_size, self._options.batch_bytes)
+            rows = await self._spool.claim(self._options.batch_size, self._options.batch_bytes, after=seq)
         except Exception as exc:  # noqa: BLE001 -- a broken disk must not stop the writer
             if not self._unreadable:
                 log.error("cannot read the spool in %s: %s", self._spool.directory, describe(exc))

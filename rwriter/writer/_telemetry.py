@@ -6,6 +6,7 @@ import contextlib
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import Literal, Protocol
 
 import msgspec
@@ -47,6 +48,28 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
     waiting_senders: int
     retries: int
     replayed: int = 0
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What a readiness probe asks of a writer.
+
+    ===============  ========================================================================================
+    ``state``        ``ok``; ``spooling`` or ``holding`` while the database is away and records go to the spool
+                     or wait in the buffer; ``failed`` when the writer is not open or its background task died
+    ``since``        when that state began
+    ``error``        the database's latest error while it is away: class and SQLSTATE, never a row
+    ``pending``      records in the buffer
+    ``oldest_age``   seconds since the oldest of them was accepted; 0 when there is none
+    ``spooled``      records that went to the spool and have not been replayed by this process
+    ===============  ========================================================================================
+    """
+
+    state: Literal["ok", "spooling", "holding", "failed"]
+    since: datetime
+    error: str | None
+    pending: int
+    oldest_age: float
+    spooled: int
 
 
 class Observed(Protocol):

@@ -23,7 +23,7 @@ from rwriter.writer._lifecycle import Lifecycle
 from rwriter.writer._options import Options, WriterOptions
 from rwriter.writer._overflow import Overflow
 from rwriter.writer._pending import PendingRecord
-from rwriter.writer._telemetry import WriterStats
+from rwriter.writer._telemetry import Health, WriterStats
 
 
 class RequestsWriter:
@@ -39,13 +39,14 @@ class RequestsWriter:
     ``batch_bytes``       8 MiB        most bytes of text in one statement (a larger record goes alone)
     ``channel_capacity``  10,000       most records in the buffer
     ``channel_bytes``     64 MiB       most bytes of text in the buffer (a larger record is admitted alone)
-    ``max_retries``       3            attempts after the first, then spool or drop
-    ``retry_base_delay``  0.1 s        bound of the first delay; doubles, with full jitter
-    ``retry_max_delay``   10 s         most seconds between two attempts
+    ``max_retries``       3            attempts after the first; then the database counts as away
+    ``retry_base_delay``  0.1 s        the first delay; doubles, times a random 1 to 1.5
+    ``retry_max_delay``   10 s         what the delay doubles up to
+    ``give_up_after``     120 s        without a spool, how long records wait in an outage; 0 drops after the retries
     ``linger``            0 s          how long the oldest record may wait for its batch to fill
     ``flush_concurrency`` 2            flushes in flight, each on a connection of its own
     ``flush_timeout``     60 s         one attempt, acquiring the connection included
-    ``drain_timeout``     30 s         how long ``aclose()`` drains by default
+    ``drain_timeout``     8 s          how long ``aclose()`` drains by default
     ``spool``             ``None``     a ``Spool``: where batches go when retries are spent
     ``durability``        ``memory``   ``journal``: ``send`` returns when the record is in the spool
     ``replay_interval``   5 s          how often the spool is searched for rows other processes left
@@ -152,6 +153,20 @@ class RequestsWriter:
             replayed=self._consumer.replayed,
         )
 
+    @property
+    def health(self) -> Health:
+        """The state of the writer at this instant, for a readiness probe."""
+        state, since, error = self._lifecycle.health()
+        stats = self.stats
+        return Health(
+            state=state,
+            since=since,
+            error=error,
+            pending=stats.pending,
+            oldest_age=stats.oldest_age,
+            spooled=max(0, stats.spooled - stats.replayed),
+        )
+
     # -- the background
 
     async def __aenter__(self) -> Self:
@@ -187,8 +202,9 @@ class RequestsWriter:
     async def aclose(self, timeout: float | None = None) -> None:
         """Refuse new records, drain for up to ``timeout`` seconds (default ``drain_timeout``), settle the rest.
 
-        What is left at the deadline is spooled, or counted as dropped and logged. Idempotent; cancelled, the drain
-        goes on in the background and another call can wait for it.
+        With a spool everything pending is put there first, so that a process that is killed during the drain loses
+        nothing. What is left at the deadline stays in the spool, or is counted as dropped and logged. Idempotent;
+        cancelled, the drain goes on in the background and another call can wait for it.
         """
         await self._lifecycle.close(timeout)
 

@@ -144,7 +144,9 @@ def unreachable() -> AsyncEngine:
 
 
 async def test_records_are_not_given_up_before_the_retries_when_the_host_name_is_wrong() -> None:
-    async with RequestsWriter(unreachable(), max_retries=2, retry_base_delay=0, check_schema=False) as writer:
+    async with RequestsWriter(
+        unreachable(), max_retries=2, retry_base_delay=0, give_up_after=0, check_schema=False
+    ) as writer:
         for _ in range(5):
             await writer.send(record())
         await writer.flush(timeout=20)
@@ -157,17 +159,15 @@ async def test_records_are_not_given_up_before_the_retries_when_the_host_name_is
 @given(st.integers(0, 10_000), st.floats(0, 100), st.floats(0, 1000))
 def test_a_delay_is_within_its_doubling_and_capped_bound(attempt: int, base: float, maximum: float) -> None:
     delay = backoff(attempt, base=base, maximum=maximum)
-    assert 0 <= delay <= maximum
-    if attempt < 64:
-        assert delay <= base * 2**attempt
+    least = min(maximum, base * 2 ** min(attempt, 64))
+    assert least <= delay <= least * 1.5
 
 
-def test_delays_spread_over_all_of_their_bound() -> None:
+def test_delays_spread_from_one_to_one_and_a_half_of_their_doubling() -> None:
     random.seed(20)
-    for attempt, bound in ((0, 0.1), (3, 0.8), (10, 10.0), (10**9, 10.0)):
+    for attempt, least in ((0, 0.1), (3, 0.8), (10, 10.0), (10**9, 10.0)):
         delays = [backoff(attempt, base=0.1, maximum=10.0) for _ in range(500)]
-        tenths = {int(delay / bound * 10) for delay in delays}
-        assert tenths == set(range(10))
+        assert {int((delay / least - 1) * 20) for delay in delays} == set(range(10))
 
 
 def test_no_delay_at_all_may_be_asked_for() -> None:
@@ -187,7 +187,7 @@ def test_no_delay_at_all_may_be_asked_for() -> None:
         ("26000", "pgbouncer=True"),
         ("42P05", "pgbouncer=True"),
         ("42601", "rwriter check"),
-        ("0L000", "mended"),
+        ("0L000", "server's log"),
     ],
 )
 def test_a_configuration_failure_comes_with_what_the_operator_can_do(sqlstate: str, words: str) -> None:

@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
 import pytest
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, new_request_id
+from rwriter import DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter._database_errors import sqlstate_of
 from rwriter._urls import connect_arguments
 from rwriter.engines import in_schema
 from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
+from rwriter.records import decode_record
 from rwriter.schema import dead_letters, requests
 from rwriter.testing import THROWAWAY, PostgresServer, TestDbEngines
 from tests.support.records import new_request, record
@@ -172,7 +172,7 @@ async def test_a_buried_record_is_complete_beside_the_reason(store: RequestStore
     buried = record(response_body="ä" * 1000, custom_id="chatcmpl-1", status_code=500)
     await store.bury(buried, sqlstate="23514", error="refused\0 by \ud800 a check")
     letter = await one(engine, dead_letters)
-    assert msgspec.msgpack.decode(letter["payload"], type=CompletedRequest) == buried
+    assert decode_record(letter["payload"]) == buried
     assert (letter["request_id"], letter["created_by"]) == (buried.request_id, "tenant-a")
     assert (letter["sqlstate"], letter["error"]) == ("23514", "refused\ufffd by \ufffd a check")
 

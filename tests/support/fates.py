@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import select
 
 from rwriter import CompletedRequest, WriterStats
 from rwriter.engines import EngineProvider
+from rwriter.records import decode_record
 from rwriter.schema import dead_letters, requests
 
 
@@ -35,4 +35,4 @@ async def letters(engines: EngineProvider) -> list[tuple[CompletedRequest, str, 
     query = select(dead_letters.c.payload, dead_letters.c.sqlstate, dead_letters.c.error)
     async with engines.write.connect() as connection:
         rows = (await connection.execute(query)).all()
-    return [(msgspec.msgpack.decode(row.payload, type=CompletedRequest), row.sqlstate, row.error) for row in rows]
+    return [(decode_record(row.payload), row.sqlstate, row.error) for row in rows]

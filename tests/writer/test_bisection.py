@@ -39,8 +39,8 @@ def test_each_good_item_is_accepted_once_and_each_bad_one_found_once(batch: tupl
     accepted, found, tries = searched(size, bad)
     assert sorted(accepted) == sorted(set(range(size)) - bad)
     assert sorted(found) == sorted(bad)
-    # whatever is bad: a probe and a try of the rest for each item at the most
-    assert tries <= 2 * size
+    # whatever is bad: as many tries as items, and then a probe and a try of the rest for each
+    assert tries <= 3 * size
 
 
 @pytest.mark.parametrize("size", [2, 3, 10, 100, 128])

@@ -234,9 +234,9 @@ async def test_handing_a_record_over_is_less_than_a_hundred_calls(pooled: Reques
         for _ in range(SIZE):
             pooled.send_nowait(full())
 
-    # Python's own functions and those of C alike; 85 with those of this test
+    # Python's own functions and those of C alike; 94 with those of this test
     calls = await calls_of(hand_over) / SIZE
-    assert calls < 89
+    assert calls < 97
 
 
 async def test_a_flush_is_some_calls_and_a_few_for_each_record(pooled: RequestsWriter) -> None:

@@ -42,7 +42,7 @@ async def delivery_to(store: Any) -> tuple[Delivery, Channel, list[PendingRecord
     options = RequestsWriter(store, check_schema=False)._options
     for _ in range(4):
         await channel.send(record())
-    return Delivery(store, channel, options, outage=Outage("rwriter")), channel, await channel.take(10, MIB)
+    return Delivery(store, channel, options, outage=Outage(options)), channel, await channel.take(10, MIB)
 
 
 async def test_each_record_has_one_fate_though_half_of_a_batch_was_given_up_meanwhile() -> None:
@@ -77,7 +77,7 @@ async def test_of_two_records_with_one_id_in_a_batch_of_the_replay_the_first_has
     again = record(request_id=first.request_id, response_body="again")
     entries = [PendingRecord(each, each.text_bytes, seq, 0.0) for seq, each in enumerate([another, first, again])]
     options = RequestsWriter(store)._options
-    await Delivery(store, _ReplayCounter(), options, outage=Outage("rwriter")).deliver(entries)
+    await Delivery(store, _ReplayCounter(), options, outage=Outage(options)).deliver(entries)
     assert [entry.fate for entry in entries] == ["persisted", "persisted", "skipped"]
     stored = await store.get_request(first.request_id)
     assert stored is not None

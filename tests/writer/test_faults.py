@@ -104,7 +104,7 @@ async def test_a_server_gone_past_the_retries_drops_counts_and_logs_once(
     rwriter_engines: TestDbEngines, rwriter_database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with through_a_proxy(rwriter_database) as (proxy, engine):
-        writer = RequestsWriter(engine, max_retries=2, retry_base_delay=0.001, batch_size=10)
+        writer = RequestsWriter(engine, max_retries=2, retry_base_delay=0.001, give_up_after=0, batch_size=10)
         async with writer:
             proxy.cut()
             outcome = asyncio.create_task(writer.send(record(), wait="committed"))
@@ -156,12 +156,12 @@ async def test_a_peer_that_stops_answering_costs_one_flush_timeout_and_no_record
 async def test_a_missing_table_names_the_command_that_mends_it_and_is_an_outage(
     rwriter_engines: TestDbEngines, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with patient(rwriter_engines.write) as writer:
+    async with RequestsWriter(rwriter_engines.write, max_retries=1, retry_base_delay=0.001) as writer:
         async with rwriter_engines.write.begin() as connection:
             await connection.execute(text("ALTER TABLE requests RENAME TO elsewhere"))
         item = record()
         await writer.send(item)
-        await eventually(lambda: writer.stats.retries > 2)
+        await eventually(lambda: writer.health.state == "holding")
         async with rwriter_engines.write.begin() as connection:
             await connection.execute(text("ALTER TABLE elsewhere RENAME TO requests"))
         await writer.flush(timeout=60)
@@ -328,7 +328,7 @@ async def test_no_body_and_no_key_is_ever_logged_or_raised(
     async with rwriter_engines.write.begin() as connection:
         await connection.execute(text("ALTER TABLE requests ADD CHECK (model <> 'bad')"))
     raised: list[str] = []
-    async with RequestsWriter(rwriter_engines, max_retries=0) as writer:
+    async with RequestsWriter(rwriter_engines, max_retries=0, give_up_after=0) as writer:
         for change in ({"model": "bad"}, {"response_body": "bad"}):
             item = record(request_body="SECRET-PROMPT", api_key="SECRET-KEY", **change)
             with pytest.raises(Exception) as caught:  # noqa: PT011 -- whatever it is, its text is the point

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+from rwriter.writer._options import Options
 from rwriter.writer._outage import Database, Outage
 
 
 def away() -> Outage:
-    outage = Outage("rwriter")
-    outage.retries_spent()
+    outage = Outage(Options())
+    outage.retries_spent(ConnectionRefusedError())
     return outage
 
 
 def test_everybody_may_try_a_database_that_is_up() -> None:
-    outage = Outage("rwriter")
+    outage = Outage(Options())
     with outage.attempt() as live, outage.attempt(replaying=True) as replay, outage.attempt() as another:
         assert live
         assert replay
@@ -42,16 +43,16 @@ def test_one_live_batch_probes_where_the_replay_has_nothing() -> None:
         assert first
         assert not second
         assert not replay
-        outage.retries_spent()
+        outage.retries_spent(ConnectionRefusedError())
     # until the replay says so again: the batch that failed went to the spool
     with outage.attempt() as live:
         assert not live
 
 
 def test_a_replay_that_had_nothing_before_the_outage_gives_no_live_batch_leave_to_probe() -> None:
-    outage = Outage("rwriter")
+    outage = Outage(Options())
     outage.nothing_to_replay()
-    outage.retries_spent()
+    outage.retries_spent(ConnectionRefusedError())
     with outage.attempt() as live:
         assert not live
 

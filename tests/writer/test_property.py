@@ -116,14 +116,21 @@ async def offer(model: Model, writer: RequestsWriter, how: str, kind: Kind) -> N
             assert isinstance(answer, asyncio.CancelledError), answer
 
 
-async def play(url: str, script: list[tuple[str, object]]) -> None:
+async def play(url: str, script: list[tuple[str, object]], give_up_after: float) -> None:
     parsed = make_url(url).set(drivername="postgresql+asyncpg")
     direct = create_async_engine(parsed, poolclass=NullPool)
     async with TcpProxy(parsed.host or "", parsed.port or 5432) as proxy:
         engine = create_async_engine(parsed.set(host="127.0.0.1", port=proxy.port), poolclass=NullPool)
         model = Model()
         async with RequestsWriter(
-            engine, channel_capacity=CAPACITY, batch_size=3, max_retries=1, retry_base_delay=0.001, check_schema=False
+            engine,
+            channel_capacity=CAPACITY,
+            batch_size=3,
+            max_retries=1,
+            retry_base_delay=0.001,
+            retry_max_delay=0.005,
+            give_up_after=give_up_after,
+            check_schema=False,
         ) as writer:
             watch_fates(model, writer._channel)
             for what, argument in script:
@@ -197,9 +204,9 @@ async def verify(engine: AsyncEngine, model: Model, writer: RequestsWriter) -> N
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=st.lists(steps, min_size=3, max_size=25))
+@given(script=st.lists(steps, min_size=3, max_size=25), give_up_after=st.sampled_from([0.0, 0.02]))
 def test_the_account_closes_whatever_happens_in_whatever_order(
-    rwriter_database: str, script: list[tuple[str, object]]
+    rwriter_database: str, script: list[tuple[str, object]], give_up_after: float
 ) -> None:
     async def main() -> None:
         engine = create_async_engine(rwriter_database.replace("postgresql:", "postgresql+asyncpg:"), poolclass=NullPool)
@@ -207,6 +214,6 @@ def test_the_account_closes_whatever_happens_in_whatever_order(
             await connection.execute(text("ALTER TABLE requests DROP CONSTRAINT IF EXISTS no_bad"))
             await connection.execute(text("ALTER TABLE requests ADD CONSTRAINT no_bad CHECK (response_body <> 'bad')"))
         async with asyncio.timeout(60):
-            await play(rwriter_database, script)
+            await play(rwriter_database, script, give_up_after)
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,9 @@ def test_calling_it_from_its_own_thread_is_refused_instead_of_waiting_for_itself
             asyncio.run_coroutine_threadsafe(inside(), loop).result(30)
 
 
+# so that nothing is said of a missing one
+PEPPERED = os.environ | {"RWRITER_KEY_PEPPER": "of the tests"}
+
 SCRIPT = """
 import sys
 from rwriter.threaded import ThreadedWriter
@@ -126,7 +130,9 @@ def test_a_script_that_simply_ends_has_its_records_stored(
 ) -> None:
     # a host name, so that connecting needs a thread: the interpreter is on its way out by then
     url = rwriter_database.replace("127.0.0.1", "localhost")
-    done = subprocess.run([sys.executable, "-c", SCRIPT, url], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, url], capture_output=True, text=True, timeout=60, check=False, env=PEPPERED
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(asyncio.run(stored(rwriter_engines))) == 500
 
@@ -170,7 +176,7 @@ def test_a_writer_opened_before_a_fork_refuses_in_the_child_and_one_opened_after
     rwriter_database: str, rwriter_engines: TestDbEngines
 ) -> None:
     command = [sys.executable, "-c", FORKING, rwriter_database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=PEPPERED)
     assert (done.returncode, done.stderr) == (0, "")
 
     async def models() -> list[str]:
@@ -198,5 +204,5 @@ with ThreadedWriter(sys.argv[1]) as writer:
     writer.send(record(), wait="committed")
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, rwriter_database]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=PEPPERED)
     assert (done.returncode, done.stderr) == (0, "")

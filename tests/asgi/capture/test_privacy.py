@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._types import Receive, Scope, Send
+from rwriter.records import decode_record
 from rwriter.schema import dead_letters
 from rwriter.testing import TestDbEngines
 from tests.asgi.conftest import Capture, Rows
@@ -130,7 +131,7 @@ async def test_zero_retention_holds_in_the_spool_too(tmp_path: Path) -> None:
             await eventually(lambda: writer.stats.spooled == 1)
     with sqlite3.connect(tmp_path / "spool.sqlite3") as db:
         [(payload,)] = db.execute("SELECT payload FROM records").fetchall()
-    spooled = msgspec.msgpack.decode(payload, type=CompletedRequest)
+    spooled = decode_record(payload)
     assert (spooled.request_body, spooled.response_body, spooled.model) == ("", "", "gpt-test")
     assert all(WORDS.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
