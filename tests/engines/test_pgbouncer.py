@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
@@ -19,73 +12,27 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import DbEngines, RequestFilter, RequestStore
 from rwriter.schema import requests
-from rwriter.testing._places import run_as, server_account, temporary_folder
+from tests.support.pooler import PgBouncer
 from tests.support.records import new_request, record
-from tests.support.rows import Counts, need, rows, template_ids
+from tests.support.rows import Counts, rows, template_ids
 
 SERVER_CONNECTIONS = 4
-CONFIG = """
-[databases]
-* = host={host} port={port} user=postgres
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen_port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {pool_size}
-max_client_conn = 500
-"""
-
-
-class Pooler:
-    """Where the pooler listens, and where it keeps its log."""
-
-    def __init__(self, port: int, folder: Path) -> None:
-        self.port = port
-        self.folder = folder
-
-    def url(self, url: str) -> str:
-        """``url`` through the pooler."""
-        return make_url(url).set(host="127.0.0.1", port=self.port).render_as_string(hide_password=False)
-
-    def answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
 
 
 @pytest.fixture(scope="module")
-def pooler(rwriter_postgres: str) -> Iterator[Pooler]:
-    program = need("pgbouncer")
+def pooler(rwriter_postgres: str) -> Iterator[PgBouncer]:
     server = make_url(rwriter_postgres)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    account = server_account()
-    folder = temporary_folder(account)
-    made = Pooler(port, Path(tempfile.mkdtemp(prefix="rwriter-pgbouncer-", dir=folder)))
-    config = made.folder / "pgbouncer.ini"
-    config.write_text(CONFIG.format(host=server.host, port=server.port, listen_port=port, pool_size=SERVER_CONNECTIONS))
-    # PgBouncer refuses to be root, as PostgreSQL does
-    made.folder.chmod(0o755)
-    with (made.folder / "log").open("w") as log:
-        process = subprocess.Popen([program, str(config)], stdout=log, stderr=log, **run_as(account))
-    try:
-        deadline = time.monotonic() + 30
-        while not made.answers():
-            assert process.poll() is None, (made.folder / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    assert server.host is not None
+    assert server.port is not None
+    made = PgBouncer(server.port, host=server.host, pool_size=SERVER_CONNECTIONS)
+    with asyncio.Runner() as runner:
+        runner.run(made.__aenter__())
         yield made
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(made.folder)
+        runner.run(made.__aexit__(None, None, None))
 
 
 @pytest.fixture
-def pooled(pooler: Pooler, database: str, schema: str | None) -> DbEngines:
+def pooled(pooler: PgBouncer, database: str, schema: str | None) -> DbEngines:
     return DbEngines.from_url(pooler.url(database), schema=schema, pgbouncer=True)
 
 

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 from tests.chaos.bookkeeping import Outcome, tally
 from tests.chaos.ground import Ground, quick
-from tests.chaos.pooler import PgBouncer
 from tests.chaos.service import Orders
+from tests.support.pooler import PgBouncer
 
 
 async def pooler_restarted(ground: Ground, *, services: int, rounds: int) -> Outcome:

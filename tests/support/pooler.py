@@ -12,23 +12,25 @@ from subprocess import DEVNULL, Popen
 from types import TracebackType
 from typing import Final, Self
 
+from sqlalchemy import make_url
+
 from rwriter.testing._places import run_as, server_account, temporary_folder
 from tests.support.rows import need
 
 PATIENCE: Final = 60.0
+FEW: Final = 3  # server connections: they change hands between clients all the time
 
-# few server connections, so that they change hands between clients all the time
 CONFIGURATION: Final = """
 [databases]
-* = host=127.0.0.1 port={server_port} user=postgres
+* = host={host} port={server_port} user=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = 3
-max_client_conn = 200
+default_pool_size = {pool_size}
+max_client_conn = 500
 server_login_retry = 1
 logfile = {folder}/log
 pidfile = {folder}/pid
@@ -36,13 +38,15 @@ pidfile = {folder}/pid
 
 
 class PgBouncer:
-    """Pools connections to the server on ``server_port``; listens on ``port``, the same through every restart."""
+    """Pools connections to the server at ``host`` and ``server_port``; listens on one ``port`` through restarts."""
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, *, host: str = "127.0.0.1", pool_size: int = FEW) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: Final[int] = probe.getsockname()[1]
         self._server_port: Final = server_port
+        self._pool_size: Final = pool_size
+        self._host: Final = host
         self._folder: Final = tempfile.TemporaryDirectory(
             prefix="rwriter-pgbouncer-", dir=temporary_folder(server_account())
         )
@@ -50,11 +54,17 @@ class PgBouncer:
 
     def url(self, url: str) -> str:
         """Return ``url`` with the pooler's address in place of the server's."""
-        return url.replace(f"127.0.0.1:{self._server_port}", f"127.0.0.1:{self.port}")
+        return make_url(url).set(host="127.0.0.1", port=self.port).render_as_string(hide_password=False)
 
     async def __aenter__(self) -> Self:
         folder = Path(self._folder.name)
-        configuration = CONFIGURATION.format(server_port=self._server_port, port=self.port, folder=folder)
+        configuration = CONFIGURATION.format(
+            host=self._host,
+            server_port=self._server_port,
+            port=self.port,
+            pool_size=self._pool_size,
+            folder=folder,
+        )
         (folder / "pgbouncer.ini").write_text(configuration)
         account = server_account()
         if account is not None:
