@@ -60,10 +60,11 @@ _IN_THE_WAY: Final = (
     "rwriter did not make it; where the service's own Alembic lists rwriter's versions, run that; "
     "otherwise choose another --schema"
 )
-_PGBOUNCER: Final = "behind PgBouncer use DbEngines.from_url(..., pgbouncer=True)"
+_PGBOUNCER: Final = "behind PgBouncer write ?pgbouncer=true in the URL, or DbEngines.from_url(..., pgbouncer=True)"
 
 # keyed by SQLSTATE, or by its class of two characters
 _ADVICE: Final = {
+    "08P01": f"{_PGBOUNCER}: it refuses what is asked of a session",
     "26000": f"{_PGBOUNCER}: a prepared statement vanished",
     "28": "check the user, the password and pg_hba.conf",
     "3D000": "create the database, then run `rwriter migrate`",
@@ -98,6 +99,25 @@ def mark_connecting(exc: BaseException) -> None:
 def met_connecting(exc: BaseException) -> bool:
     """Return True if ``exc`` came while a connection was acquired."""
     return any(_CONNECTING in vars(cause) for cause in _chain(exc))
+
+
+def lost_connection(exc: BaseException) -> bool:
+    """Return True if the server was reached, and the connection was dead or died: another may live.
+
+    A server that is not reached is no lost connection, but an outage.
+    """
+    sqlstate = sqlstate_of(exc)
+    ended = sqlstate is not None and sqlstate.startswith(("08003", "08006", "57P01", "57P02", "57P05"))
+    # unwrapped where SQLAlchemy begins or ends a transaction
+    raw = isinstance(exc, asyncpg.InterfaceError)
+    return ended or raw or (isinstance(exc, DBAPIError) and exc.connection_invalidated and not met_connecting(exc))
+
+
+def never_sent(exc: BaseException) -> bool:
+    """Return True for a lost connection that cannot have taken the statement: the driver knew that it was dead."""
+    return lost_connection(exc) and (
+        met_connecting(exc) or any(isinstance(cause, asyncpg.InterfaceError) for cause in _chain(exc))
+    )
 
 
 def failure_of(exc: BaseException) -> Kind:

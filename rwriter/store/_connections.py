@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Final
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rwriter._database_errors import mark_connecting, sqlstate_of
+from rwriter._database_errors import lost_connection, mark_connecting, never_sent, sqlstate_of
+from rwriter._pools import condemn_idle
 from rwriter.engines import EngineProvider, as_provider, in_schema
 
+T = TypeVar("T")
+
 _READ_ONLY = "25006"
+
+_MOST_DEAD: Final = 3
+"""Dead connections that an operation may meet in a row before its caller hears of them."""
 
 
 class Connections:
@@ -27,6 +34,8 @@ class Connections:
         self.write: Final = in_schema(provider.write, schema)
         self.read: Final = in_schema(provider.read, schema)
         direct = getattr(provider, "direct", False)
+        apart = self.read.sync_engine.pool is not self.write.sync_engine.pool
+        self.has_replica: Final[bool] = getattr(provider, "has_replica", apart)
         self._autocommit: Final = {engine: _autocommit(engine) for engine in (self.write, self.read) if direct}
 
     @contextlib.asynccontextmanager
@@ -52,6 +61,20 @@ class Connections:
         return self.write if consistent else self.read
 
 
+async def on_living_connection(operation: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
+    """Await ``operation``, and again where its connection was dead: closed while it was idle, or under the statement.
+
+    Operations that are not ``repeatable`` run again only if the attempt cannot have had an effect.
+    """
+    for _ in range(_MOST_DEAD):
+        try:
+            return await operation()
+        except Exception as exc:
+            if not (lost_connection(exc) if repeatable else never_sent(exc)):
+                raise
+    return await operation()
+
+
 @contextlib.asynccontextmanager
 async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     async with connected(engine) as connection:
@@ -67,13 +90,17 @@ async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 @contextlib.asynccontextmanager
 async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Open a connection. An error on the way to it is marked: no statement was sent."""
-    entered = False
+    began: float | None = None
     try:
         async with engine.connect() as connection:
-            entered = True
+            began = time.monotonic()
             yield connection
+    except TimeoutError:
+        if began is not None:
+            condemn_idle(engine, began)
+        raise
     except Exception as exc:
-        if not entered:
+        if began is None:
             mark_connecting(exc)
         raise
 

@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from rwriter._validation import at_least, aware
 from rwriter.records import repair
 from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, request_templates, requests
-from rwriter.store._connections import Connections
+from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._predicates import (
     AWARE,
     CHUNK,
@@ -142,7 +142,7 @@ async def _in_chunks(
     for chunk in chunks:
         while left:
             size = min(left, CHUNK)
-            number = await chunk(parameters | {"size": size})
+            number = await on_living_connection(functools.partial(chunk, parameters | {"size": size}))
             left -= number
             if number < size:
                 break

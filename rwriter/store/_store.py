@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, NewRequest
 from rwriter.store import _dead_letters, _detail, _listing, _realtime, _removal, _revision
-from rwriter.store._connections import Connections
+from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
 from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary
@@ -31,7 +31,7 @@ class RequestStore:
 
     async def create_realtime(self, new: NewRequest) -> None:
         """Insert a row in ``processing``, to be finished by ``persist_completed``. Raises ``RequestExists``."""
-        await _realtime.create_realtime(self._connections, new)
+        await on_living_connection(lambda: _realtime.create_realtime(self._connections, new), repeatable=False)
 
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests: all of them in one statement in one transaction, or none.
@@ -40,39 +40,46 @@ class RequestStore:
         as it is and counted as skipped, so the first terminal state wins and a redelivery changes nothing. Of an id
         given twice the first record counts. Returns the counts and the ids that have their row now.
         """
-        return await self._persist(list(records))
+        batch = list(records)
+        return await on_living_connection(lambda: self._persist(batch))
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
-        return await self._persist.finished_ids(ids)
+        wanted = list(ids)
+        return await on_living_connection(lambda: self._persist.finished_ids(wanted))
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
         """Keep a record that the database refuses in ``dead_letters``, complete, beside the reason.
 
         Burying the same record again (lost acknowledgement of a commit) changes nothing.
         """
-        await _dead_letters.bury(self._connections, record, sqlstate=sqlstate, error=error)
+        await on_living_connection(
+            lambda: _dead_letters.bury(self._connections, record, sqlstate=sqlstate, error=error)
+        )
 
     async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
         """Return one request with its bodies, or ``None``. ``consistent=True`` asks the primary, not the replica."""
-        return await _detail.get(self._connections, request_id, consistent=consistent)
+        return await on_living_connection(lambda: _detail.get(self._connections, request_id, consistent=consistent))
 
     async def find_request(self, custom_id: str, created_by: str, *, consistent: bool = False) -> RequestDetail | None:
         """Return the latest of ``created_by``'s requests whose client knows it as ``custom_id``, or ``None``."""
-        return await _detail.find(self._connections, custom_id, created_by, consistent=consistent)
+        return await on_living_connection(
+            lambda: _detail.find(self._connections, custom_id, created_by, consistent=consistent)
+        )
 
     async def list_requests(self, filter_: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:
         """Return one page of the rows that match. See ``RequestFilter`` for the order and the bounds."""
         filter_ = filter_ if filter_ is not None else RequestFilter()
         data, next_cursor = await self.list_page(filter_, consistent=consistent)
-        total, is_estimate = await _listing.count(self._connections.reader(consistent=consistent), filter_)
+        reader = self._connections.reader(consistent=consistent)
+        total, is_estimate = await on_living_connection(lambda: _listing.count(reader, filter_))
         return RequestPage(data, total, is_estimate, next_cursor)
 
     async def list_page(
         self, filter_: RequestFilter, *, consistent: bool = False
     ) -> tuple[list[RequestSummary], str | None]:
         """Return ``data`` and ``next_cursor`` of ``list_requests``, without counting how many rows match."""
-        return await _listing.page(self._connections, filter_, consistent=consistent)
+        return await on_living_connection(lambda: _listing.page(self._connections, filter_, consistent=consistent))
 
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Returns True if it was.
@@ -80,7 +87,9 @@ class RequestStore:
         A row whose completion may still come (it is in flight, was cancelled or abandoned) is blanked and left as
         ``canceled``, invisible to readers, so that the completion cannot bring the data back.
         """
-        return await _removal.delete_request(self._connections, request_id, created_by)
+        return await on_living_connection(
+            lambda: _removal.delete_request(self._connections, request_id, created_by), repeatable=False
+        )
 
     async def erase(self, created_by: str, limit: int = 10_000) -> int:
         """Delete everything of an owner's: requests, their templates and dead letters. Returns the rows deleted.
@@ -104,13 +113,13 @@ class RequestStore:
         They get status 504 and an error envelope of type ``Abandoned``. Bounded transactions; rows that another
         process has locked are left to it.
         """
-        return await _realtime.fail_stale(self._connections, older_than)
+        return await on_living_connection(lambda: _realtime.fail_stale(self._connections, older_than))
 
     async def check_schema(self) -> None:
         """Raise ``SchemaOutdated`` unless the database is at this release's revision, or at a later one."""
-        await _revision.check_schema(self._connections.write)
+        await on_living_connection(lambda: _revision.check_schema(self._connections.write))
 
     @property
     def has_replica(self) -> bool:
         """True where reads go elsewhere than writes, so that a row just written may be missing there."""
-        return self._connections.read.sync_engine.pool is not self._connections.write.sync_engine.pool
+        return self._connections.has_replica

@@ -17,8 +17,9 @@ class TcpProxy:
     """Forwards 127.0.0.1:``port`` to a server, until told otherwise.
 
     ``cut()`` resets every connection and refuses new ones; ``stall()`` stops forwarding without closing anything, as a
-    peer that vanished does (half-open); ``slow(seconds)`` delays each piece of data; ``heal()`` undoes them, dropping
-    what was stalled with its connections.
+    peer that vanished does (half-open); ``forget()`` does that to the connections there are, and serves new ones, as a
+    NAT does that forgot its idle connections; ``slow(seconds)`` delays each piece of data; ``heal()`` undoes them,
+    dropping what was stalled with its connections.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -28,8 +29,7 @@ class TcpProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refusing = False
         self._delay = 0.0
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = _flowing()
         self.port = 0
         self.connections = 0
 
@@ -67,6 +67,11 @@ class TcpProxy:
         """Forward nothing more, in either direction, and close nothing. New connections are accepted and ignored."""
         self._flowing.clear()
 
+    def forget(self) -> None:
+        """Forward nothing more on the connections there are, and close none of them. New ones are served."""
+        self._flowing.clear()
+        self._flowing = _flowing()
+
     def slow(self, seconds: float) -> None:
         """Hold each piece of data, of up to 64 kB, back for ``seconds`` before it is forwarded."""
         self._delay = seconds
@@ -91,36 +96,47 @@ class TcpProxy:
         try:
             if self._refusing:
                 return
-            await self._flowing.wait()
+            flowing = self._flowing
+            await flowing.wait()
             with contextlib.suppress(OSError):
-                await self._forward_both(reader, writer)
+                await self._forward_both(reader, writer, flowing)
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    async def _forward_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward_both(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
         self._writers.add(upstream_writer)
         try:
-            await _until_one_ends(self._directions((reader, writer), (upstream_reader, upstream_writer)))
+            await _until_one_ends(self._directions((reader, writer), (upstream_reader, upstream_writer), flowing))
         finally:
             self._writers.discard(upstream_writer)
             upstream_writer.transport.abort()
 
-    def _directions(self, client: Peer, server: Peer) -> Iterable[Coroutine[Any, Any, None]]:
-        return self._forward(client[0], server[1]), self._forward(server[0], client[1])
+    def _directions(self, client: Peer, server: Peer, flowing: asyncio.Event) -> Iterable[Coroutine[Any, Any, None]]:
+        return self._forward(client[0], server[1], flowing), self._forward(server[0], client[1], flowing)
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
-                await self._pass(data, writer)
+                await self._pass(data, writer, flowing)
 
-    async def _pass(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, data: bytes, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
         if self._delay:
             await asyncio.sleep(self._delay)
-        await self._flowing.wait()
+        await flowing.wait()
         writer.write(data)
         await writer.drain()
+
+
+def _flowing() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def _until_one_ends(directions: Iterable[Coroutine[Any, Any, None]]) -> None:

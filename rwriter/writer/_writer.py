@@ -63,7 +63,7 @@ class RequestsWriter:
         self.name: Final = self._options.name
         self.in_flight: Final = InFlight()
         """Calls whose records are still to come: see ``rwriter.asgi``."""
-        self._store: Final = RequestStore(store) if isinstance(store, (AsyncEngine, EngineProvider)) else store
+        self._store: Final = store if isinstance(store, RequestStore) else RequestStore(store)
         spool = self._options.spool
         self._overflow: Final = None if spool is None else Overflow(spool)
         self._account: Final = Account()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, RequestStore
 from rwriter._database_errors import Kind, failure_of, sqlstate_of
-from rwriter._urls import connect_arguments
+from rwriter._urls import connect_arguments, read_url
 from rwriter.engines import schema_of
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
@@ -101,21 +102,52 @@ async def test_a_standby_is_not_written_to_where_a_primary_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("url", "parsed", "arguments"),
+    ("url", "arguments"),
     [
-        ("postgresql://u:p@h1,h2:6000/db", {"host": ("h1:5432", "h2:6000")}, {}),
-        ("postgresql://h1,h2", {"host": ("h1:5432", "h2:5432")}, {}),
-        ("postgres://u@h/db?sslmode=require", {}, {"ssl": "require"}),
-        ("postgres://u@h/db?sslmode=verify-full", {}, {"ssl": "verify-full"}),
-        ("postgresql://u@h/db?application_name=svc", {}, {"server_settings": {"application_name": "svc"}}),
-        ("postgresql://h/db?target_session_attrs=read-write", {"target_session_attrs": "read-write"}, {}),
+        ("postgresql://u:p@h1,h2:6000/db", {"host": ["h1", "h2"], "port": [5432, 6000]}),
+        ("postgresql://h1,h2", {"host": ["h1", "h2"], "port": [5432, 5432]}),
+        ("postgresql://[::1]:6000,[fe80::2]/db", {"host": ["::1", "fe80::2"], "port": [6000, 5432]}),
+        ("postgresql:///db?host=h1,h2&port=1,2", {"host": ["h1", "h2"], "port": [1, 2]}),
+        ("postgresql:///db?host=h1,h2&port=7", {"host": ["h1", "h2"], "port": [7, 7]}),
+        ("postgresql:///db?host=h1:1&host=h2:2", {"host": ["h1", "h2"], "port": [1, 2]}),
+        ("postgresql:///db?hostaddr=::1,10.0.0.1", {"host": ["::1", "10.0.0.1"], "port": [5432, 5432]}),
+        ("postgresql:///db?host=/var/run/pg&port=6000", {"host": "/var/run/pg", "port": 6000}),
+        ("postgresql://u@%2Fvar%2Frun%2Fpg/db", {"host": "/var/run/pg", "port": 5432}),
+        ("postgres://u@h/db?sslmode=require", {"ssl": "require"}),
+        ("postgres://u@h/db?sslmode=verify-full", {"ssl": "verify-full"}),
+        (
+            "postgres://u@h/db?sslmode=verify-ca&sslcert=/c.pem&sslkey=/k.pem&sslrootcert=/r.pem",
+            {"dsn": "postgresql://?sslcert=%2Fc.pem&sslkey=%2Fk.pem&sslmode=verify-ca&sslrootcert=%2Fr.pem"},
+        ),
+        ("postgresql://u@h/db?application_name=svc", {"server_settings": {"application_name": "svc"}}),
+        ("postgresql://u@h/db?options=-c%20geqo%3Doff", {"server_settings": {"options": "-c geqo=off"}}),
+        ("postgresql://h/db?target_session_attrs=read-write", {"target_session_attrs": "read-write"}),
+        ("postgresql://h/db?channel_binding=prefer&gssencmode=disable&sslsni=1", {}),
+        ("postgresql://h/db?keepalives=1&tcp_user_timeout=5000&connect_timeout=3&pgbouncer=true", {}),
     ],
 )
-def test_what_libpq_reads_from_a_url_is_handed_to_the_driver(
-    url: str, parsed: dict[str, Any], arguments: dict[str, Any]
-) -> None:
+def test_what_libpq_reads_from_a_url_is_handed_to_the_driver(url: str, arguments: dict[str, Any]) -> None:
     made, connect_args = connect_arguments(url)
-    assert (made.drivername, dict(made.query), connect_args) == ("postgresql+asyncpg", parsed, arguments)
+    assert (made.drivername, dict(made.query), connect_args) == ("postgresql+asyncpg", {}, arguments)
+
+
+def test_what_is_not_the_drivers_is_read_for_the_library() -> None:
+    read = read_url("postgresql://h/db?keepalives_idle=7&tcp_user_timeout=5000&connect_timeout=3&pgbouncer=on")
+    assert (read.tcp, read.connect_timeout, read.pgbouncer) == (
+        {"keepalives_idle": 7, "tcp_user_timeout": 5000},
+        3.0,
+        True,
+    )
+    plain = read_url("postgresql://h/db")
+    assert (plain.tcp, plain.connect_timeout, plain.pgbouncer) == ({}, None, False)
+    everything = read_url("postgresql://h?user=u&password=p%40&dbname=d").url
+    assert (everything.username, everything.password, everything.database) == ("u", "p@", "d")
+
+
+def test_the_roots_of_the_system_are_trusted_where_the_url_says_so() -> None:
+    _, arguments = connect_arguments("postgresql://h/db?sslmode=verify-full&sslrootcert=system")
+    assert isinstance(arguments["ssl"], ssl.SSLContext)
+    assert arguments["ssl"].check_hostname
 
 
 @pytest.mark.parametrize("password", ["plain", "a,b", "a%40b", "a%2Cb%2F", "a:b", "%C3%BC,"])
@@ -124,7 +156,7 @@ def test_a_password_is_read_whole_whatever_is_in_it(password: str, hosts: str) -
     url, _ = connect_arguments(f"postgresql://u:{password}@{hosts}/db")
     plain = make_url(f"postgresql://u:{password}@h/db")
     assert (url.username, url.password, url.database) == (plain.username, plain.password, "db")
-    assert (url.host or url.query["host"][0].partition(":")[0]) in {"h", "h1"}
+    assert url.host in {"h", "h1"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +170,13 @@ def test_a_password_is_read_whole_whatever_is_in_it(password: str, hosts: str) -
         ("postgresql://u@h/db?sslmode=on", "sslmode must be one of disable, allow, prefer, require"),
         ("postgresql://u@h/db?sslmode=verify-full&sslrootcert=/no/such.pem", "sslrootcert"),
         ("postgresql://u@h/db?channel_binding=require", "channel_binding"),
+        ("postgresql://u@h/db?require_auth=scram-sha-256", "remove require_auth"),
         ("postgresql://u@h/db?target_session_attrs=leader", "target_session_attrs"),
+        ("postgresql://u@h/db?pgbouncer=maybe", "pgbouncer must be one of"),
+        ("postgresql://u@h/db?connect_timeout=soon", "connect_timeout"),
+        ("postgresql://u@h/db?sslmode=require&sslrootcert=system", "sslmode=verify-full"),
+        ("postgresql:///db?host=a,b,c&port=1,2", "3 hosts and 2 ports"),
+        ("postgresql://u@h/db?prepare=0", "does not know: prepare"),
     ],
 )  # fmt: skip
 def test_a_url_that_cannot_be_used_is_refused_at_once_and_says_why(url: str, message: str) -> None:

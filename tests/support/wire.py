@@ -27,9 +27,10 @@ class Message(NamedTuple):
 class Line:
     """One client's connection through the proxy. ``note`` is the proxy's own, to remember what was said before."""
 
-    def __init__(self, client: Peer, server: Peer) -> None:
+    def __init__(self, client: Peer, server: Peer, flowing: asyncio.Event) -> None:
         self.client: Final = client
         self.server: Final = server
+        self.flowing: Final = flowing
         self.note = ""
         # the server's answers are read, and go no further
         self.muted = False
@@ -67,10 +68,10 @@ class PostgresProxy(TcpProxy):
 
     async def forward(self, line: Line, message: Message) -> None:
         """Send ``message`` to the server."""
-        await self._pass(message.data, line.server[1])
+        await self._pass(message.data, line.server[1], line.flowing)
 
-    def _directions(self, client: Peer, server: Peer) -> Iterable[Coroutine[Any, Any, None]]:
-        line = Line(client, server)
+    def _directions(self, client: Peer, server: Peer, flowing: asyncio.Event) -> Iterable[Coroutine[Any, Any, None]]:
+        line = Line(client, server, flowing)
         return self._hear_client(line), self._hear_server(line)
 
     async def _hear_client(self, line: Line) -> None:
@@ -86,7 +87,7 @@ class PostgresProxy(TcpProxy):
                 self.on_answer(line)
                 line.answered.set()
                 if not line.muted:
-                    await self._pass(data, line.client[1])
+                    await self._pass(data, line.client[1], line.flowing)
 
 
 class Wire(PostgresProxy):

@@ -216,7 +216,7 @@ async def test_a_hundred_bad_records_among_a_hundred_are_all_kept(rwriter_engine
     await refuse_bad_bodies(rwriter_engines)
     sent = [record(response_body="bad") for _ in range(100)]
     store = CountingStore(rwriter_engines)
-    async with RequestsWriter(store, retry_base_delay=60, flush_concurrency=1) as writer:
+    async with RequestsWriter(store, retry_base_delay=60, flush_concurrency=1, drain_timeout=60) as writer:
         for item in sent:
             writer.send_nowait(item)
     assert {kept.request_id for kept, _, _ in await letters(rwriter_engines)} == ids(sent)
