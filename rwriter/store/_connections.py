@@ -72,7 +72,8 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             entered = True
             yield connection
-    except Exception as exc:
+    except BaseException as exc:
+        # a cancellation, too: it is the cause of the time-out that it becomes
         if not entered:
             mark_connecting(exc)
         raise
