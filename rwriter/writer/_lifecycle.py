@@ -51,6 +51,7 @@ class State(enum.Enum):
 
 
 _OPENED: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_RUNNING: Final[set[asyncio.Task[None]]] = set()
 
 
 def _refuse_in_child() -> None:
@@ -205,6 +206,9 @@ class Lifecycle:
     def _start_consumer(self) -> None:
         self._task = asyncio.create_task(self._consumer.run(), name=f"{self._name}-consumer")
         self._task.add_done_callback(self._consumer_done)
+        # a loop holds its tasks weakly: a writer whose last reference is dropped would vanish with its records
+        _RUNNING.add(self._task)
+        self._task.add_done_callback(_RUNNING.discard)
 
     def _running(self) -> asyncio.Task[None]:
         if self._task is None:
