@@ -74,6 +74,7 @@ class Lifecycle:
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
+        self._shutdown_began: float | None = None
         self._failure: str | None = None
         self._left_opening: Final = asyncio.Event()
         self._finishing: Final = asyncio.Lock()
@@ -136,12 +137,19 @@ class Lifecycle:
             raise WriterNotOpen(msg)
         await self._channel.drained()
 
+    async def begin_shutdown(self) -> None:
+        """Start the deadline of a later ``close(None)``, and copy what is pending to the spool."""
+        if self.state is State.OPEN:
+            if self._shutdown_began is None:
+                self._shutdown_began = asyncio.get_running_loop().time()
+            await self._keep_copies(self._shutdown_began + self._options.drain_timeout)
+
     async def close(self, timeout: float | None) -> None:
         """Refuse new records, drain, and spool or drop the rest. See ``RequestsWriter.aclose``."""
         if self.state is State.FORKED:
             return
         loop = asyncio.get_running_loop()
-        timeout = self._options.drain_timeout if timeout is None else max(0.0, timeout)
+        timeout = self._time_left(loop.time()) if timeout is None else max(0.0, timeout)
         # dropping connections is a part of the drain: where nobody answers, it takes all of the grace
         deadline = loop.time() + timeout - min(CANCEL_GRACE, timeout / 4)
         self._channel.close()
@@ -165,6 +173,13 @@ class Lifecycle:
         self._channel.refuse_after_fork(
             WriterForked("this writer was opened before a fork: open one in each worker (lifespan, post-fork hook)")
         )
+
+    def _time_left(self, now: float) -> float:
+        whole = self._options.drain_timeout
+        if self._shutdown_began is None:
+            return whole
+        # what went before has used up some of the supervisor's patience; a quarter is the least to deliver in
+        return max(whole / 4, self._shutdown_began + whole - now)
 
     def _enter(self, state: State, cause: BaseException | None = None) -> None:
         if state is not self.state:

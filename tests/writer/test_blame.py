@@ -132,7 +132,7 @@ async def test_bad_records_by_the_batch_in_the_spool_are_passed_by(
     await refuse(rwriter_engines, raising("45000"))
     spool = Spool(tmp_path)
     await spool.open()
-    sent = [*offered(range(60), 60), *offered((), 20)]
+    sent = [*offered(range(30), 30), *offered((), 20)]
     await spool.put(sent)
     await spool.aclose()
     async with quick(rwriter_engines, spool=Spool(tmp_path), batch_size=10, replay_interval=0.05):

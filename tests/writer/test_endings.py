@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -24,7 +25,7 @@ from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually
 from tests.support.fates import ids, stored
-from tests.support.faults import through_a_proxy
+from tests.support.faults import table_locked, through_a_proxy
 from tests.support.records import record
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +246,28 @@ async def test_what_the_drain_delivers_leaves_no_copy_in_the_spool(
     await spool.open()
     assert await spool.count() == 0
     await spool.aclose()
+
+
+async def test_a_shutdown_that_begins_elsewhere_copies_at_once_and_shares_the_time(
+    rwriter_engines: TestDbEngines, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path)
+    writer = RequestsWriter(rwriter_engines, spool=spool, check_schema=False, drain_timeout=0.4)
+    async with table_locked(rwriter_engines), writer:
+        await writer.begin_shutdown()
+        for _ in range(5):
+            await writer.send(record())
+        await writer.begin_shutdown()
+        assert await spool.count() == 5
+        # what ends before the writer may still hand over
+        await writer.send(record())
+    assert (writer.stats.spooled, writer.stats.dropped) == (6, 0)
+
+
+def test_the_drain_takes_what_an_earlier_part_of_the_shutdown_left_of_the_time() -> None:
+    lifecycle = RequestsWriter(create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/d"))._lifecycle
+    assert lifecycle._time_left(50.0) == 8.0
+    lifecycle._shutdown_began = 50.0
+    assert lifecycle._time_left(53.0) == 5.0
+    # the least that it delivers in
+    assert lifecycle._time_left(500.0) == 2.0
