@@ -148,6 +148,11 @@ def sqlstate_of(exc: BaseException) -> str | None:
     return None
 
 
+def out_of_connections(exc: BaseException) -> bool:
+    """Return True if the server or the pool had no connection left: somebody else holds them, perhaps this writer."""
+    return sqlstate_of(exc) == "53300" or any(isinstance(cause, PoolTimeoutError) for cause in _chain(exc))
+
+
 def advice(exc: BaseException) -> str:
     """Return what the operator can do about an error that keeps the writer from writing."""
     sqlstate = sqlstate_of(exc)

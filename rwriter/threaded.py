@@ -7,21 +7,24 @@ import atexit
 import concurrent.futures
 import contextlib
 import os
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Coroutine
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
 from sqlalchemy import URL
 
 from rwriter.engines import DbEngines, EngineProvider
-from rwriter.errors import WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer import RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
 T = TypeVar("T")
+
+_Handler = Callable[[int, FrameType | None], None]
 
 LIVENESS_CHECK: Final = 1.0
 """Seconds between two looks at whether the thread a caller waits for is alive."""
@@ -34,6 +37,10 @@ class ThreadedWriter:
     their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has one).
     ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as writer`` opens and closes; without it
     call ``open()``, and ``close()`` happens at interpreter exit at the latest.
+
+    Some processes end without that: by ``os._exit``, as the jobs of rq and some test runners do, and by SIGTERM, whose
+    default handler ends a plain script on the spot. Call ``flush()`` (or leave the ``with`` block) before the former,
+    and ``install_signal_handlers()`` against the latter.
 
     Not for use after a fork: open one in each worker process.
     """
@@ -84,6 +91,30 @@ class ThreadedWriter:
                 self._call(writer.aclose(timeout))
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+
+    def install_signal_handlers(self, *signals: signal.Signals) -> None:
+        """Drain before ``signals`` (default SIGTERM) end the process, for up to ``drain_timeout`` seconds.
+
+        What handled a signal before handles it afterwards; by default that ends the process by the same signal. Call
+        it in the main thread, in the process that opened the writer. A service whose server handles SIGTERM, as
+        gunicorn and uvicorn do, needs it not: it closes the writer where it ends.
+        """
+        for number in signals or (signal.SIGTERM,):
+            signal.signal(number, self._draining_before(signal.getsignal(number)))
+
+    def _draining_before(self, before: Callable[[int, FrameType | None], Any] | int | None) -> _Handler:
+        def handle(number: int, frame: FrameType | None) -> None:
+            # without the lock: the main thread, which runs this, may hold it
+            with contextlib.suppress(RwriterError):
+                writer, _, _ = self._opened()
+                self._call(writer.aclose())
+            if callable(before):
+                before(number, frame)
+            elif before is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(signal.Signals(number))
+
+        return handle
 
     def __enter__(self) -> Self:
         return self.open()

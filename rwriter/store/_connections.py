@@ -95,13 +95,12 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
         async with engine.connect() as connection:
             began = time.monotonic()
             yield connection
-    except TimeoutError:
-        if began is not None:
-            condemn_idle(engine, began)
-        raise
-    except Exception as exc:
+    except BaseException as exc:
+        # a cancellation, too: it is the cause of the time-out that it becomes
         if began is None:
             mark_connecting(exc)
+        elif isinstance(exc, TimeoutError):
+            condemn_idle(engine, began)
         raise
 
 

@@ -68,6 +68,11 @@ class Channel:
         return len(self._order)
 
     @property
+    def queued(self) -> int:
+        """Number of pending records that can be taken now."""
+        return len(self._queue)
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes charged for pending records, and for room reserved by waking senders."""
         return self._used_bytes
@@ -201,9 +206,8 @@ class Channel:
         """Take every queued entry that was accepted ``age`` seconds ago or earlier. As ``take``, without a wait."""
         latest = self._clock() - age
         taken = [entry for entry in self._queue if entry.accepted_at <= latest]
-        if taken:
-            self._queue = deque(entry for entry in self._queue if entry.accepted_at > latest)
-            self._queued_bytes -= sum(entry.size for entry in taken)
+        self._queue = deque(entry for entry in self._queue if entry.accepted_at > latest)
+        self._queued_bytes -= sum(entry.size for entry in taken)
         return taken
 
     def settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
@@ -289,8 +293,6 @@ class Channel:
         self._index.drop_order()
         self._queued_bytes = 0
         return self.entries()
-
-    # -- inside
 
     def _enqueue(self, entry: PendingRecord) -> None:
         self._queue.append(entry)

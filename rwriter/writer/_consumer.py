@@ -95,8 +95,8 @@ class Consumer:
             await self._overflow.copy(self._channel.entries())
 
     def closing(self) -> None:
-        """Let flushes that wait for the database see that the channel is closed."""
-        self._outage.wake()
+        """Let flushes that wait for the database see that the channel is closed, and try once more at once."""
+        self._outage.hurry()
 
     def cancel_again(self) -> None:
         """Cancel every task that a first cancellation has not ended.
@@ -124,6 +124,10 @@ class Consumer:
         """Take batches and deliver them. While the database is away, they wait in the buffer and one flush asks."""
         while True:
             async with self._outage.turn(done=self._is_done) as probing:
+                if probing and not self._channel.queued:
+                    # nothing to probe with, and nothing may come as long as the service says that it is not ready
+                    await self._delivery.ask()
+                    continue
                 if not (entries := await self._take()):
                     return
                 if not probing and self._outage.state is not Database.UP:

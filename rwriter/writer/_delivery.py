@@ -13,13 +13,22 @@ import enum
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
-from rwriter._database_errors import Kind, backoff, describe, failure_of, met_connecting, server_message, sqlstate_of
+from rwriter._database_errors import (
+    Kind,
+    backoff,
+    describe,
+    failure_of,
+    met_connecting,
+    server_message,
+    sqlstate_of,
+)
 from rwriter.errors import RecordDropped, RecordRejected, RecordSkipped, RecordSpooled
-from rwriter.store import RequestStore
+from rwriter.records import CompletedRequest
+from rwriter.store import PersistResult, RequestStore
 from rwriter.writer import _telemetry as telemetry
 from rwriter.writer._account import Fate
 from rwriter.writer._bisection import halving_search
@@ -29,6 +38,10 @@ from rwriter.writer._overflow import Overflow
 from rwriter.writer._pending import PendingRecord
 
 T = TypeVar("T")
+
+STATEMENT_BYTES: Final = 1024 * 1024
+"""Most bytes of text in one statement of a flush. The driver encodes a statement in one piece on the event loop, which
+takes about 4 ms for as much, and for 8 MiB of middling bodies about 18 ms: its buffer grows by copying."""
 
 log = logging.getLogger("rwriter")
 
@@ -55,11 +68,15 @@ class Outcome(enum.Enum):
 
 
 class _Refused(Exception):
-    """The database refused a statement: ``certain`` because of a record, or perhaps."""
+    """The database refused a statement: ``certain`` because of a record, or perhaps.
 
-    def __init__(self, *, certain: bool) -> None:
+    ``at`` is ``Outage.attempts`` when it did so first.
+    """
+
+    def __init__(self, *, certain: bool, at: int) -> None:
         super().__init__()
         self.certain: Final = certain
+        self.at: Final = at
 
 
 class _Away(Exception):
@@ -77,6 +94,7 @@ class Delivery:
         *,
         outage: Outage,
         overflow: Overflow | None = None,
+        replaying: bool = False,
     ) -> None:
         self.retries = 0
         self._store: Final = store
@@ -85,28 +103,29 @@ class Delivery:
         self._name: Final = options.name
         self._outage: Final = outage
         self._overflow: Final = overflow
+        self._replaying: Final = replaying
         self._holds: Final = overflow is None and options.give_up_after > 0
 
-    async def deliver(self, entries: Sequence[PendingRecord], *, stored_before: int | None = None) -> Outcome:
+    async def deliver(self, entries: Sequence[PendingRecord]) -> Outcome:
         """Deliver a batch: store it, move refused records to ``dead_letters``, or spool or drop it.
 
         While the database is away, a writer without a spool leaves the entries without a fate until ``give_up_after``.
-        ``stored_before`` is ``Outage.stored`` when these entries were refused before. Cancelled, entries not settled
-        are the caller's.
+        Cancelled, entries not settled are the caller's.
         """
         started = time.monotonic()
         outcome = Outcome.ANSWERED
-        mark = self._outage.stored if stored_before is None else stored_before
         with telemetry.flush_span(self._name, len(entries)) as span:
             try:
-                refused = await self._persist(entries)
-                if refused is not None:
-                    telemetry.flush_failed(span, describe(_cause(refused)))
-                    await self._isolate(entries, refused, mark)
+                for part in _statements(entries):
+                    refused = await self._persist(part)
+                    if refused is not None:
+                        telemetry.flush_failed(span, describe(_cause(refused)))
+                        await self._isolate(part, refused)
             except _Away as away:
                 cause = _cause(away)
                 outcome = Outcome.UNREACHABLE if met_connecting(cause) else Outcome.REFUSING
-                self._outage.retries_spent(cause)
+                if outcome is Outcome.UNREACHABLE or not self._passes_by():
+                    self._outage.retries_spent(cause)
                 reason = describe(cause)
                 telemetry.flush_failed(span, reason)
                 if not self._holds:
@@ -115,6 +134,19 @@ class Delivery:
             await self._overflow.discard_copies(entries)
         telemetry.flush_done(self._name, len(entries), time.monotonic() - started)
         return outcome
+
+    def _passes_by(self) -> bool:
+        # what is left in the spool may be bad records alone: that says nothing about the live ones
+        return self._replaying and not self._outage.is_probed
+
+    async def ask(self) -> bool:
+        """Ask the database for nothing, to find out whether it is back. Returns True if it answered."""
+        try:
+            await self._retrying(lambda: self._store.finished_ids(()))
+        except (_Away, _Refused) as exc:
+            self._outage.retries_spent(_cause(exc))
+            return False
+        return True
 
     async def spool_or_drop(self, entries: Sequence[PendingRecord], reason: str) -> None:
         """Put ``entries`` into the spool; drop and count those that find no room there, or all without a spool."""
@@ -129,7 +161,7 @@ class Delivery:
         if number := self._settle(lost, "dropped", RecordDropped(f"dropped: {reason}")):
             self._outage.dropped(number, reason)
 
-    async def _persist(self, entries: Sequence[PendingRecord], *, retries: int | None = None) -> _Refused | None:
+    async def _persist(self, entries: Sequence[PendingRecord], *, refusals: int | None = None) -> _Refused | None:
         """Store and settle ``entries``, and return None.
 
         If the database refuses the statement, settle nothing and return the refusal; the caller searches for the bad
@@ -137,11 +169,11 @@ class Delivery:
         """
         records = [entry.record for entry in entries]
         try:
-            result = await self._retrying(lambda: self._store.persist_completed(records), retries=retries)
+            result = await self._retrying(lambda: self._store_records(records), refusals=refusals)
         except _Refused as refused:
+            for entry in entries:
+                entry.refused_at = refused.at if entry.refused_at is None else entry.refused_at
             return refused
-        if result.written:
-            self._outage.stored += 1
         if not result.skipped:
             self._settle(entries, "persisted")
             return None
@@ -156,6 +188,13 @@ class Delivery:
         self._settle(written, "persisted")
         await self._settle_skipped(skipped)
         return None
+
+    async def _store_records(self, records: Sequence[CompletedRequest]) -> PersistResult:
+        attempt = self._outage.begin()
+        result = await self._store.persist_completed(records)
+        if result.written:
+            self._outage.stored_by(attempt)
+        return result
 
     async def _settle_skipped(self, skipped: Sequence[PendingRecord]) -> None:
         """Settle records whose row was there before. A waiting sender hears of an error unless it is a redelivery."""
@@ -175,13 +214,14 @@ class Delivery:
             foreign = RecordSkipped(f"a row {request_id} exists that is not the writer's")
             self._settle([entry], "skipped", None if request_id in finished else foreign)
 
-    async def _isolate(self, entries: Sequence[PendingRecord], refused: _Refused, mark: int) -> None:
+    async def _isolate(self, entries: Sequence[PendingRecord], refused: _Refused) -> None:
         """Find the bad records among ``entries``, which were refused together, and store the others.
 
-        Raises ``_Away`` where the refusal may be the database's, and nothing was stored since ``mark``.
+        Raises ``_Away`` where the refusal may be the database's: nothing else went in since.
         """
         search = halving_search(entries)
-        suspects: list[PendingRecord] = []
+        suspects: list[tuple[PendingRecord, _Refused]] = []
+        since = min(entry.refused_at or refused.at for entry in entries)
         # enough to pass by a bad record or two; what accepts nothing then is not asked for each record
         probes_left = 2 * math.ceil(math.log2(len(entries) + 1)) + 4
         accepted: bool | None = None
@@ -189,27 +229,32 @@ class Delivery:
             while True:
                 step = search.send(accepted)
                 if not step.is_bad:
-                    answer = await self._persist(step.items, retries=None if refused.certain else 0)
+                    answer = await self._persist(step.items, refusals=None if refused.certain else 0)
                     accepted = answer is None
                     refused = refused if answer is None else answer
-                    probes_left -= 1
-                    if not accepted and not refused.certain and probes_left < 0 and self._outage.stored == mark:
+                    probes_left -= not accepted and not refused.certain
+                    if probes_left < 0 and not self._outage.took_others_since(since):
                         raise _Away from _cause(refused)
                 elif refused.certain:
                     await self._bury(step.items[0], _cause(refused))
                 else:
-                    suspects += step.items
-        for suspect in suspects:
-            await self._confirm(suspect, refused, mark)
+                    suspects.append((step.items[0], refused))
+        await self._judge(suspects)
 
-    async def _confirm(self, suspect: PendingRecord, refused: _Refused, mark: int) -> None:
-        """Try a suspect alone once more, now that others went in: refused again, it is to blame."""
-        cause = _cause(refused)
-        if self._outage.stored == mark:
-            raise _Away from cause
-        again = await self._persist([suspect], retries=None if failure_of(cause) is Kind.TRANSIENT else 0)
-        if again is not None:
-            await self._bury(suspect, _cause(again))
+    async def _judge(self, suspects: Iterable[tuple[PendingRecord, _Refused]]) -> None:
+        """Try each suspect alone once more: refused again although others went in meanwhile, it is to blame."""
+        unclear: _Refused | None = None
+        for suspect, refused in suspects:
+            if not self._outage.took_others_since(suspect.refused_at):
+                unclear = refused
+                continue
+            # a code that says "later" gets its retries: it may be by chance that it met this record twice
+            later = failure_of(_cause(refused)) is Kind.TRANSIENT
+            again = await self._persist([suspect], refusals=self._options.max_retries if later else 0)
+            if again is not None:
+                await self._bury(suspect, _cause(again))
+        if unclear is not None:
+            raise _Away from _cause(unclear)
 
     async def _bury(self, entry: PendingRecord, refusal: Exception) -> None:
         record, sqlstate, reason = entry.record, sqlstate_of(refusal), describe(refusal)
@@ -228,35 +273,44 @@ class Delivery:
         log.error("%s: record %s is in dead_letters: %s", self._name, record.request_id, reason)
         self._settle([entry], "dead", RecordRejected(f"in dead_letters: {reason}"))
 
-    async def _retrying(self, operation: Callable[[], Awaitable[T]], *, retries: int | None = None) -> T:
+    async def _retrying(self, operation: Callable[[], Awaitable[T]], *, refusals: int | None = None) -> T:
         """Await ``operation`` until it succeeds, is refused, or the retries are spent.
 
+        ``refusals`` bounds the retries of a statement that is refused, where they are not those of a connection.
         Raises ``_Refused`` for a statement that was refused, ``_Away`` where no connection was had. That spends no
         retries while a flush beside this one stores records: the database has no connection left, and is not away.
         """
-        most = (0 if self._outage.is_probed else self._options.max_retries) if retries is None else retries
+        outage = self._outage
+        most = 0 if outage.is_probed else self._options.max_retries
         attempt = 0
+        refused_at: int | None = None
+        failed = False
         while True:
-            stored = self._outage.stored
+            stored = outage.stored
             try:
-                async with asyncio.timeout(self._options.flush_timeout):
-                    result = await operation()
+                with outage.trying(failed=failed):
+                    async with asyncio.timeout(self._options.flush_timeout):
+                        result = await operation()
             except Exception as exc:
                 if failure_of(exc) is Kind.DATA:
-                    self._outage.database_answered()
-                    raise _Refused(certain=True) from exc
-                beside = self._outage.stored != stored
+                    outage.database_answered()
+                    raise _Refused(certain=True, at=outage.attempts) from exc
+                beside = outage.stored != stored
                 # out of time: the line or the server is silent, unless others are answered meanwhile
                 connecting = met_connecting(exc) or (isinstance(exc, TimeoutError) and not beside)
-                self._outage.attempt_failed(exc, connecting=connecting)
-                if connecting and beside:
+                waits = connecting and (beside or outage.waits_for_another(exc))
+                outage.attempt_failed(exc, connecting=connecting and not waits)
+                if not connecting and refused_at is None:
+                    refused_at = outage.attempts
+                if waits:
                     attempt = 0
-                elif attempt >= most:
+                elif attempt >= (most if connecting or refusals is None else refusals):
                     telemetry.count_retry(self._name, "exhausted")
-                    raise (_Away() if connecting else _Refused(certain=False)) from exc
+                    raise (_Away() if connecting else _Refused(certain=False, at=refused_at or 0)) from exc
             else:
-                self._outage.database_answered()
+                outage.database_answered()
                 return result
+            failed = True
             self.retries += 1
             telemetry.count_retry(self._name, "retried")
             await asyncio.sleep(
@@ -268,6 +322,17 @@ class Delivery:
         number = self._settling.settle(entries, fate, error)
         telemetry.count(self._name, fate, number)
         return number
+
+
+def _statements(entries: Sequence[PendingRecord]) -> Iterator[Sequence[PendingRecord]]:
+    """Yield ``entries`` in parts of at most ``STATEMENT_BYTES``; a larger record goes alone."""
+    start = size = 0
+    for number, entry in enumerate(entries):
+        if number > start and size + entry.size > STATEMENT_BYTES:
+            yield entries[start:number]
+            start, size = number, 0
+        size += entry.size
+    yield entries[start:]
 
 
 def _cause(exc: BaseException) -> Exception:

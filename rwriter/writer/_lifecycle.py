@@ -51,6 +51,7 @@ class State(enum.Enum):
 
 
 _OPENED: Final[weakref.WeakSet[Lifecycle]] = weakref.WeakSet()
+_RUNNING: Final[set[asyncio.Task[None]]] = set()
 
 
 def _refuse_in_child() -> None:
@@ -73,6 +74,7 @@ class Lifecycle:
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
+        self._shutdown_began: float | None = None
         self._failure: str | None = None
         self._left_opening: Final = asyncio.Event()
         self._finishing: Final = asyncio.Lock()
@@ -135,12 +137,19 @@ class Lifecycle:
             raise WriterNotOpen(msg)
         await self._channel.drained()
 
+    async def begin_shutdown(self) -> None:
+        """Start the deadline of a later ``close(None)``, and copy what is pending to the spool."""
+        if self.state is State.OPEN:
+            if self._shutdown_began is None:
+                self._shutdown_began = asyncio.get_running_loop().time()
+            await self._keep_copies(self._shutdown_began + self._options.drain_timeout)
+
     async def close(self, timeout: float | None) -> None:
         """Refuse new records, drain, and spool or drop the rest. See ``RequestsWriter.aclose``."""
         if self.state is State.FORKED:
             return
         loop = asyncio.get_running_loop()
-        timeout = self._options.drain_timeout if timeout is None else max(0.0, timeout)
+        timeout = self._time_left(loop.time()) if timeout is None else max(0.0, timeout)
         # dropping connections is a part of the drain: where nobody answers, it takes all of the grace
         deadline = loop.time() + timeout - min(CANCEL_GRACE, timeout / 4)
         self._channel.close()
@@ -164,6 +173,13 @@ class Lifecycle:
         self._channel.refuse_after_fork(
             WriterForked("this writer was opened before a fork: open one in each worker (lifespan, post-fork hook)")
         )
+
+    def _time_left(self, now: float) -> float:
+        whole = self._options.drain_timeout
+        if self._shutdown_began is None:
+            return whole
+        # what went before has used up some of the supervisor's patience; a quarter is the least to deliver in
+        return max(whole / 4, self._shutdown_began + whole - now)
 
     def _enter(self, state: State, cause: BaseException | None = None) -> None:
         if state is not self.state:
@@ -205,6 +221,9 @@ class Lifecycle:
     def _start_consumer(self) -> None:
         self._task = asyncio.create_task(self._consumer.run(), name=f"{self._name}-consumer")
         self._task.add_done_callback(self._consumer_done)
+        # a loop holds its tasks weakly: a writer whose last reference is dropped would vanish with its records
+        _RUNNING.add(self._task)
+        self._task.add_done_callback(_RUNNING.discard)
 
     def _running(self) -> asyncio.Task[None]:
         if self._task is None:

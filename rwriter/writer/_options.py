@@ -27,7 +27,7 @@ _POSITIVE: Final = ("flush_timeout", "replay_interval")
 
 MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "batch_size": ("records", "most records in one statement (below 1 means 1)"),
-    "batch_bytes": ("bytes", "most bytes of text in one statement (a larger record goes alone)"),
+    "batch_bytes": ("bytes", "most bytes of text in one flush (a larger record goes alone)"),
     "channel_capacity": ("records", "most records in the buffer"),
     "channel_bytes": ("bytes", "most bytes of text in the buffer (a larger record is admitted alone)"),
     "max_retries": ("attempts", "attempts after the first; then the database counts as away"),

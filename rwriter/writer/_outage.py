@@ -11,7 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from rwriter._database_errors import Kind, advice, backoff, describe, failure_of
+from rwriter._database_errors import (
+    Kind,
+    advice,
+    backoff,
+    describe,
+    failure_of,
+    out_of_connections,
+    sqlstate_of,
+)
 from rwriter.writer._options import Options
 
 log = logging.getLogger("rwriter")
@@ -42,6 +50,7 @@ class Outage:
         self._dropped = 0
         self._live_batch_may_probe = False
         self._turn_is_taken = False
+        self._hurried = False
         self._failed_probes = 0
         self._absent_since: float | None = None
         self._changed: asyncio.Event | None = None
@@ -50,8 +59,13 @@ class Outage:
         """When the database came, or went."""
         self.error: str | None = None
         """The error of the latest attempt that failed, while the database is away."""
+        self.attempts = 0
+        """Attempts to store records, in the order in which they began."""
         self.stored = 0
-        """Batches, or parts of one, that went in: evidence that a refused record is the record's own fault."""
+        """Attempts that stored records."""
+        self._latest_stored = 0
+        self._untried = 0
+        self._under_way = 0
 
     @property
     def absent_for(self) -> float:
@@ -104,11 +118,52 @@ class Outage:
             self._changed.set()
             self._changed = None
 
+    def hurry(self) -> None:
+        """Let the next probe begin at once, and the delays begin anew: the writer is closing."""
+        self._failed_probes = 0
+        self._hurried = True
+        self.wake()
+
     def nothing_to_replay(self) -> None:
         """Let the next live batch probe: the replay has nothing to probe with."""
         self._live_batch_may_probe = True
 
     # -- what came of it
+
+    def begin(self) -> int:
+        """Return the number of an attempt to store records that begins now."""
+        self.attempts += 1
+        return self.attempts
+
+    def stored_by(self, attempt: int) -> None:
+        """Note that records went in."""
+        self.stored += 1
+        self._latest_stored = max(self._latest_stored, attempt)
+
+    def took_others_since(self, attempt: int | None) -> bool:
+        """Return True if an attempt that began after number ``attempt`` stored records.
+
+        One that had begun before says nothing: whatever was refused since, all may be refused since.
+        """
+        return attempt is not None and self._latest_stored > attempt
+
+    @contextlib.contextmanager
+    def trying(self, *, failed: bool) -> Iterator[None]:
+        """Count an attempt, of a batch that has ``failed`` before or not."""
+        self._under_way += 1
+        self._untried += not failed
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._untried -= not failed
+
+    def waits_for_another(self, exc: BaseException) -> bool:
+        """Return True if ``exc`` says that no connection was left while another flush of this writer may have one."""
+        if out_of_connections(exc):
+            # the server refuses at once; in the pool others may wait as long as this one did, and as much in vain
+            return (self._under_way if sqlstate_of(exc) is not None else self._untried) > 0
+        return False
 
     def attempt_failed(self, exc: BaseException, *, connecting: bool) -> None:
         """Note an attempt that failed.
@@ -172,7 +227,7 @@ class Outage:
                 continue
             self._turn_is_taken = True
             try:
-                if not await self._ended_within(self._delay(), done):
+                if await self._still_away(self._delay(), done):
                     return True
             except BaseException:
                 self._turn_is_taken = False
@@ -183,15 +238,16 @@ class Outage:
 
     def _delay(self) -> float:
         """Return the seconds to the next probe: they go on doubling where the retries ended."""
-        attempt = self._options.max_retries + self._failed_probes - 1
+        attempt = max(0, self._options.max_retries + self._failed_probes - 1)
         return backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
 
-    async def _ended_within(self, seconds: float, done: Callable[[], bool]) -> bool:
+    async def _still_away(self, seconds: float, done: Callable[[], bool]) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.state is not Database.UP and not done():
+                while self.state is not Database.UP and not done() and not self._hurried:
                     await self._change().wait()
-        return self.state is Database.UP or done()
+        self._hurried = False
+        return self.state is not Database.UP and not done()
 
     def _change(self) -> asyncio.Event:
         if self._changed is None:

@@ -12,6 +12,9 @@ from rwriter.records import CompletedRequest
 from rwriter.spool import Spool, SpooledRecord
 from rwriter.writer._pending import PendingRecord
 
+COPIED_TOGETHER: Final = 500
+"""Records of one commit to the spool."""
+
 log = logging.getLogger("rwriter")
 
 
@@ -43,12 +46,16 @@ class Overflow:
         Those that find no room there stay in memory alone.
         """
         new = [entry for entry in entries if entry.fate is None and entry not in self._copies]
-        for found in await asyncio.gather(*(self._copied(entry) for entry in new), return_exceptions=True):
-            if isinstance(found, Exception):
-                log.warning("cannot put pending records into the spool: %s", describe(found))
-                return
+        # in groups, each one commit: a spool with little room left takes what it can
+        for group in (new[start : start + COPIED_TOGETHER] for start in range(0, len(new), COPIED_TOGETHER)):
+            found = await asyncio.gather(*map(self._copied, group), return_exceptions=True)
+            error = next((each for each in found if isinstance(each, Exception)), None)
+            if error is not None:
+                log.warning("cannot put all pending records into the spool yet: %s", describe(error))
 
     async def _copied(self, entry: PendingRecord) -> None:
+        if entry.fate is not None:
+            return
         number = await self._spool.journal(entry.record)
         if entry.fate is None:
             self._copies[entry] = number
@@ -95,11 +102,15 @@ class Overflow:
             log.warning("cannot remove stored records from the spool: %s", describe(exc))
 
     async def set_aside(self, entry: PendingRecord, reason: str) -> bool:
-        """Move the copy of a record that even ``dead_letters`` refuses out of the replay. Returns False without one."""
+        """Keep a record that even ``dead_letters`` refuses where it is not replayed. Returns False if that failed."""
         number = self._copies.get(entry)
-        if number is None:
+        try:
+            if number is None:
+                number = await self._spool.journal(entry.record)
+            await self._spool.set_aside([number], reason)
+        except Exception as exc:  # noqa: BLE001 -- a full disk must not stop the writer
+            log.warning("cannot set a record aside in the spool: %s", describe(exc))
             return False
-        await self._spool.set_aside([number], reason)
         self._copies.pop(entry, None)
         return True
 

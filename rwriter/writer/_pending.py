@@ -23,6 +23,8 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
     accepted_at: float
     fate: Fate | None = None
     waiter: asyncio.Future[None] | None = None
+    refused_at: int | None = None
+    """``Outage.attempts`` when the database first refused a statement with this record in it."""
 
     def answer(self, error: Exception | None) -> None:
         """Tell the sender that waits for this record, if any, of its end."""

@@ -17,9 +17,12 @@ from rwriter.store import RequestStore
 from rwriter.writer._account import Fate
 from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
-from rwriter.writer._outage import Outage
+from rwriter.writer._outage import Database, Outage
 from rwriter.writer._overflow import Overflow
 from rwriter.writer._pending import PendingRecord
+
+REMEMBERED: Final = 10_000
+"""Most refused rows of the spool whose first refusal is remembered."""
 
 log = logging.getLogger("rwriter")
 
@@ -61,15 +64,16 @@ class Replayer:
         self._busy: Final = busy
         self._counter: Final = _ReplayCounter()
         self._unreadable = False
-        # the last row that was passed by because its batch was refused, and how much had been stored then
+        # the last row that was passed by because its batch was refused, and when each of them was refused first
         self._passed = 0
-        self._stored_before: int | None = None
+        self._refused_at: Final[dict[int, int]] = {}
         self._delivery: Final = Delivery(
             store,
             self._counter,
             msgspec.structs.replace(options, max_retries=0),
             outage=outage,
             overflow=overflow,
+            replaying=True,
         )
 
     @property
@@ -105,25 +109,43 @@ class Replayer:
         # again, and no live batch would ever find out that the database is back.
         rows = await self._claim()
         if not rows:
-            self._outage.nothing_to_replay()
-            return None
-        entries = [self._overflow.claimed(row) for row in rows]
+            return await self._probe_without_rows()
+        entries = [self._claimed(row) for row in rows]
         with self._outage.attempt(replaying=True) as allowed:
             if allowed:
-                outcome = await self._delivery.deliver(entries, stored_before=self._stored_before)
-                self._pass_by(rows[-1].seq, outcome)
+                outcome = await self._delivery.deliver(entries)
+                self._pass_by(entries, outcome)
                 return outcome is Outcome.ANSWERED
             await self._delivery.spool_or_drop(entries, "a live batch probes the database")
             return False
 
-    def _pass_by(self, seq: int, outcome: Outcome) -> None:
+    async def _probe_without_rows(self) -> bool | None:
+        self._outage.nothing_to_replay()
+        if self._outage.state is Database.UP:
+            return None
+        # nothing may come to be spooled as long as the service says that it is not ready
+        with self._outage.attempt(replaying=True) as allowed:
+            return None if allowed and await self._delivery.ask() else False
+
+    def _claimed(self, row: SpooledRecord) -> PendingRecord:
+        entry = self._overflow.claimed(row)
+        entry.refused_at = self._refused_at.get(row.seq)
+        return entry
+
+    def _pass_by(self, entries: Sequence[PendingRecord], outcome: Outcome) -> None:
         """Go on behind a batch that was refused as a whole: nothing waits for it, and others may tell why."""
-        if outcome is Outcome.REFUSING:
-            self._passed = seq
-            if self._stored_before is None:
-                self._stored_before = self._outage.stored
-        elif outcome is Outcome.ANSWERED and not self._passed:
-            self._stored_before = None
+        left = {entry.seq: entry.refused_at for entry in entries if entry.fate == "spooled"}
+        if outcome is Outcome.REFUSING and left:
+            if not self._refused_at:
+                log.warning(
+                    "%s: %d records of the spool are refused; going on behind them", self._options.name, len(left)
+                )
+            self._passed = entries[-1].seq
+        for entry in entries:
+            self._refused_at.pop(entry.seq, None)
+        self._refused_at.update({seq: at for seq, at in left.items() if at is not None})
+        while len(self._refused_at) > REMEMBERED:
+            del self._refused_at[next(iter(self._refused_at))]
 
     async def _claim(self) -> Sequence[SpooledRecord]:
         """Claim the oldest rows, or those behind the ones passed by; then it begins with the oldest again."""

@@ -36,7 +36,7 @@ class RequestsWriter:
     option                default      meaning
     ===================== ============ ==================================================================
     ``batch_size``        100          most records in one statement (below 1 means 1)
-    ``batch_bytes``       8 MiB        most bytes of text in one statement (a larger record goes alone)
+    ``batch_bytes``       8 MiB        most bytes of text in one flush (a larger record goes alone)
     ``channel_capacity``  10,000       most records in the buffer
     ``channel_bytes``     64 MiB       most bytes of text in the buffer (a larger record is admitted alone)
     ``max_retries``       3            attempts after the first; then the database counts as away
@@ -198,6 +198,13 @@ class RequestsWriter:
         """
         async with asyncio.timeout(timeout):
             await self._lifecycle.flush()
+
+    async def begin_shutdown(self) -> None:
+        """Say that ``aclose()`` follows: what is pending goes to the spool now, and the drain's time begins to run.
+
+        For what ends before the writer does, as the capture middleware. Records are accepted until ``aclose()``.
+        """
+        await self._lifecycle.begin_shutdown()
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Refuse new records, drain for up to ``timeout`` seconds (default ``drain_timeout``), settle the rest.

@@ -20,7 +20,20 @@ from typing import Any, Final
 from rwriter.testing import PostgresServer
 from tests.chaos.bookkeeping import Outcome
 from tests.chaos.ground import Ground, bin_dir
-from tests.chaos.scenarios import crash, disk, drain, failover, memory, network, outage, pooling, sharing, web
+from tests.chaos.scenarios import (
+    crash,
+    disk,
+    drain,
+    failover,
+    memory,
+    network,
+    outage,
+    pooling,
+    sharing,
+    supervised,
+    unaided,
+    web,
+)
 from tests.chaos.small_disk import may_mount
 
 Scenario = Callable[[Ground], Coroutine[Any, Any, Outcome]]
@@ -64,6 +77,12 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
         "sigterm": partial(drain.told_to_end, queued=10_000),
         "uvicorn": partial(web.uvicorn_told_to_end, calls=size(3_000, 300)),
         "gunicorn": partial(web.gunicorn_told_to_end, calls=size(3_000, 300)),
+        "supervised": partial(supervised.plain_process, calls=size(2_000, 100)),
+        "supervised-uvicorn": partial(supervised.uvicorn, calls=size(2_000, 100)),
+        "supervised-gunicorn": partial(supervised.gunicorn, calls=size(2_000, 100)),
+        "held": partial(unaided.outages_held, lengths=(0.3, 0.7, 2.0) if quick else (0.3, 0.7, 5.0, 45.0)),
+        "one-connection": partial(unaided.one_connection, records=size(20_000, 2_000)),
+        "policy-replay": partial(unaided.policy_on_the_replay, records=size(5_000, 500)),
         "memory-spool": partial(memory.outage_with_a_spool, volume=volume, seconds=long_outage),
         "memory-no-spool": partial(memory.outage_without_a_spool, volume=volume, seconds=long_outage / 5),
         "memory-full": memory.outage_with_a_full_buffer,

@@ -204,6 +204,7 @@ async def test_many_bad_records_are_each_found(rwriter_engines: TestDbEngines, b
     async with RequestsWriter(store, retry_base_delay=60) as writer:
         for item in sent:
             writer.send_nowait(item)
+        await writer.flush(timeout=30)
     assert await stored(rwriter_engines) == {item.request_id for item in sent if item.response_body == "good"}
     assert {kept.request_id for kept, _, _ in await letters(rwriter_engines)} == {
         item.request_id for item in sent if item.response_body == "bad"
@@ -219,6 +220,7 @@ async def test_a_hundred_bad_records_among_a_hundred_are_all_kept(rwriter_engine
     async with RequestsWriter(store, retry_base_delay=60, flush_concurrency=1, drain_timeout=60) as writer:
         for item in sent:
             writer.send_nowait(item)
+        await writer.flush(timeout=30)
     assert {kept.request_id for kept, _, _ in await letters(rwriter_engines)} == ids(sent)
     assert (writer.stats.dead, writer.stats.retries) == (100, 0)
     # dense, so looked at one by one rather than by halves
@@ -240,6 +242,7 @@ async def test_a_trigger_of_the_operators_may_refuse_a_record(rwriter_engines: T
     async with RequestsWriter(rwriter_engines, retry_base_delay=60) as writer:
         for item in sent:
             writer.send_nowait(item)
+        await writer.flush(timeout=30)
     ((kept, sqlstate, _),) = await letters(rwriter_engines)
     assert (kept, sqlstate) == (sent[3], "P0001")
     assert await stored(rwriter_engines) == ids(sent) - {kept.request_id}
@@ -270,6 +273,7 @@ async def test_without_dead_letters_a_bad_record_is_dropped_counted_and_does_not
     async with RequestsWriter(rwriter_engines) as writer:
         for item in sent:
             writer.send_nowait(item)
+        await writer.flush(timeout=30)
     assert (writer.stats.persisted, writer.stats.dropped) == (2, 1)
     assert str(sent[1].request_id) in caplog.text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 from sqlalchemy import ColumnElement, literal_column, select, text
@@ -12,6 +13,8 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import (
     ChannelFull,
+    CompletedRequest,
+    PersistResult,
     RecordDropped,
     RecordRejected,
     RecordSkipped,
@@ -336,3 +339,30 @@ async def test_what_is_not_a_record_is_refused(rwriter_engines: TestDbEngines) -
 
 def _engine(url: str) -> AsyncEngine:
     return create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"), poolclass=NullPool)
+
+
+class MeasuringStore(RequestStore):
+    """The real store; keeps the bytes and the number of records of each statement."""
+
+    def __init__(self, engines: TestDbEngines) -> None:
+        super().__init__(engines)
+        self.statements: list[tuple[int, int]] = []
+
+    async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
+        given = list(records)
+        self.statements.append((sum(item.text_bytes for item in given), len(given)))
+        return await super().persist_completed(given)
+
+
+async def test_no_statement_is_so_large_that_encoding_it_holds_up_the_loop(rwriter_engines: TestDbEngines) -> None:
+    store = MeasuringStore(rwriter_engines)
+    sizes = [100] * 30 + [200_000] * 12 + [3_000_000] + [80_000] * 20
+    sent = [record(response_body="x" * size) for size in sizes]
+    async with RequestsWriter(store, flush_concurrency=1) as writer:
+        for item in sent:
+            writer.send_nowait(item)
+        await writer.flush(timeout=30)
+    assert await stored(rwriter_engines) == ids(sent)
+    assert all(size <= 1024 * 1024 or number == 1 for size, number in store.statements)
+    # and no smaller than need be: 2.4 MB, the large one, 1.6 MB with what came before or after
+    assert len(store.statements) <= 3 + 1 + 2 + 1

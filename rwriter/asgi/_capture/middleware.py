@@ -25,7 +25,7 @@ BACKGROUND_PATH: Final = "/responses"
 ID_STATE: Final = "rwriter_request_id"
 """Key in ``scope["state"]`` under which the app finds the request id."""
 
-RECORD_GRACE: Final = 5.0
+RECORD_GRACE: Final = 1.0
 """Seconds that records get to reach the writer at shutdown, after the drain deadline has stopped their calls."""
 MIB: Final = 1024 * 1024
 
@@ -56,7 +56,7 @@ class CaptureMiddleware:
     ``begin_timeout``            10 s            how long a background client waits for its row before 503
     ``background_timeout``       3600 s          how long a background response may run
     ``background_limit``         1,000           how many run at once; past it 503
-    ``drain_timeout``            30 s            how long shutdown waits for background responses and records
+    ``drain_timeout``            4 s             how long shutdown waits for background responses and records
     ============================ =============== ==============================================================
 
     It drains when the server's lifespan ends, before the app's own shutdown closes the writer; a service without a
@@ -81,7 +81,7 @@ class CaptureMiddleware:
         begin_timeout: float = 10.0,
         background_timeout: float = 3600.0,
         background_limit: int = 1_000,
-        drain_timeout: float = 30.0,
+        drain_timeout: float = 4.0,
     ) -> None:
         if isinstance(paths, str):
             msg = f"paths must be a list of endings, not the one string {paths!r}"
@@ -97,6 +97,7 @@ class CaptureMiddleware:
             positive(option, value)
         at_least("drain_timeout", drain_timeout, 0)
         self._app: Final = app
+        self._writer: Final = writer
         self._paths: Final = tuple(path.rstrip("/") for path in paths)
         self._max_body_bytes: Final = max_body_bytes
         self._drain_timeout: Final = drain_timeout
@@ -134,8 +135,10 @@ class CaptureMiddleware:
     async def aclose(self, timeout: float | None = None) -> None:
         """Wait up to ``timeout`` seconds (default ``drain_timeout``) for background responses, then stop them.
 
-        Afterwards every call has its record in the writer or is counted as dropped. The writer stays open.
+        Afterwards every call has its record in the writer or is counted as dropped. The writer stays open, and its own
+        drain, which is to follow, takes what is left of its ``drain_timeout``.
         """
+        await self._writer.begin_shutdown()
         deadline = asyncio.get_running_loop().time() + (self._drain_timeout if timeout is None else timeout)
         if self._background is not None:
             await self._background.drain(deadline)
