@@ -105,7 +105,7 @@ class Background:
         try:
             async with asyncio.timeout(self._begin_timeout):
                 owner = call.owner = await self._recorder.owner(call.scope)
-                request = call.new_request(text, owner.created_by)
+                request = call.new_request(text, owner)
                 stored = await self._recorder.privacy.redacted_request(
                     request, call.started_at, store_no_bodies=owner.store_no_bodies
                 )

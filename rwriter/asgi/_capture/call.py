@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter.asgi._attribution import api_key_of
+from rwriter._keys import KeyDigest
 from rwriter.asgi._capture.endings import CANCELLED, Failure, app_raised
 from rwriter.asgi._capture.exchange import Exchange
 from rwriter.asgi._ids import response_id
@@ -26,6 +26,8 @@ class Owner(msgspec.Struct, frozen=True):
     """The tenant a call belongs to. With ``store_no_bodies`` nothing of its bodies may be kept."""
 
     created_by: str
+    api_key: KeyDigest
+    """Digest of the key that found the owner."""
     store_no_bodies: bool
 
 
@@ -91,7 +93,7 @@ class CapturedCall:
         """Return the text to store of the request's body."""
         return self._exchange.request.text(header(self.scope["headers"], b"content-encoding"))
 
-    def new_request(self, text: str, created_by: str) -> NewRequest:
+    def new_request(self, text: str, owner: Owner) -> NewRequest:
         """Return the row of a background response that asked with ``text`` and has not run yet."""
         return NewRequest(
             request_id=self.request_id,
@@ -100,11 +102,11 @@ class CapturedCall:
             endpoint="",
             method="POST",
             path=self.path,
-            api_key=api_key_of(self.scope) or "",
-            created_by=created_by,
+            api_key=owner.api_key,
+            created_by=owner.created_by,
         )
 
-    def completed_request(self, created_by: str) -> CompletedRequest:
+    def completed_request(self, owner: Owner) -> CompletedRequest:
         """Return the record of the call that has ended. Decodes both bodies: a megabyte takes milliseconds."""
         asked = self.request_text()
         answered, status = self._outcome()
@@ -115,8 +117,8 @@ class CapturedCall:
             response_body=answered,
             model=_model_of(asked, answered),
             endpoint=self.path,
-            api_key=api_key_of(self.scope) or "",
-            created_by=created_by,
+            api_key=owner.api_key,
+            created_by=owner.created_by,
             started_at=self.started_at,
             completed_at=self.completed_at,
             custom_id=self._custom_id(answered),

@@ -50,6 +50,7 @@ class CaptureMiddleware:
     ``attribution_ttl``          300 s           how long an owner is remembered; 0 asks every time
     ``attribution_negative_ttl`` 10 s            how long an unknown key is
     ``attribution_timeout``      300 s           how long ``attribute`` is asked again while it raises
+    ``lookup_timeout``           10 s            how long one answer of ``attribute`` may take; then it counts as raised
     ``max_pending_bytes``        64 MiB          bodies of ended calls waiting for their owner or the writer; past it
                                                  calls are dropped, counted as ``overloaded``
     ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
@@ -76,6 +77,7 @@ class CaptureMiddleware:
         attribution_ttl: float = 300.0,
         attribution_negative_ttl: float = 10.0,
         attribution_timeout: float = 300.0,
+        lookup_timeout: float = 10.0,
         max_pending_bytes: int = 64 * MIB,
         background: bool = True,
         begin_timeout: float = 10.0,
@@ -102,7 +104,7 @@ class CaptureMiddleware:
         self._drain_timeout: Final = drain_timeout
         self._recorder: Final = Recorder(
             writer,
-            Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl),
+            Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl, timeout=lookup_timeout),
             Privacy(zdr=zdr, redact=redact),
             attribution_timeout=attribution_timeout,
             max_pending_bytes=max_pending_bytes,

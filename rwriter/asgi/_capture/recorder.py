@@ -123,22 +123,23 @@ class Recorder:
 
     async def owner(self, scope: Scope) -> Owner:
         """Look up the owner of a call. Raises ``Dropped`` if it has none, and what ``attribute`` raises."""
-        created_by = await self._attribution.owner(scope)
-        if created_by is None:
+        found = await self._attribution.find(scope)
+        if found is None:
             raise Dropped("missing_api_key" if api_key_of(scope) is None else "unknown_api_key")
-        return Owner(created_by, await self.privacy.store_no_bodies(scope, created_by))
+        hidden = await self.privacy.store_no_bodies(scope, found.created_by)
+        return Owner(found.created_by, found.api_key, hidden)
 
     # -- inside
 
     async def _record(self, call: CapturedCall) -> None:
         owner = call.owner or await self._owner_with_retries(call.scope)
-        record = await self._made(call, owner.created_by)
+        record = await self._made(call, owner)
         await self._writer.send(await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies))
 
-    async def _made(self, call: CapturedCall, created_by: str) -> CompletedRequest:
+    async def _made(self, call: CapturedCall, owner: Owner) -> CompletedRequest:
         if call.held_bytes > INLINE_BYTES:
-            return await asyncio.to_thread(call.completed_request, created_by)
-        return call.completed_request(created_by)
+            return await asyncio.to_thread(call.completed_request, owner)
+        return call.completed_request(owner)
 
     async def _owner_with_retries(self, scope: Scope) -> Owner:
         """Look up the owner again while ``attribute`` raises: a lookup that failed is not an unknown key."""
