@@ -16,7 +16,7 @@ from rwriter.asgi._capture.endings import CANCELLED, Failure, app_raised
 from rwriter.asgi._capture.exchange import Exchange
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._json import peek, with_error
-from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, header
+from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, content_encoding
 from rwriter.records import NAME_LIMIT, CompletedRequest, NewRequest
 
 UNKNOWN_MODEL: Final = "unknown"
@@ -91,7 +91,7 @@ class CapturedCall:
 
     def request_text(self) -> str:
         """Return the text to store of the request's body."""
-        return self._exchange.request.text(header(self.scope["headers"], b"content-encoding"))
+        return self._exchange.request.text(content_encoding(self.scope["headers"]))
 
     def new_request(self, text: str, owner: Owner) -> NewRequest:
         """Return the row of a background response that asked with ``text`` and has not run yet."""

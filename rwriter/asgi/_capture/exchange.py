@@ -13,7 +13,7 @@ from rwriter.asgi._capture.endings import DISCONNECTED, NO_ANSWER, TRUNCATED, Fa
 from rwriter.asgi._capture.stream import StreamedBody
 from rwriter.asgi._fold.stream import StreamError
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._types import Message, Receive, Send, header
+from rwriter.asgi._types import Message, Receive, Send, content_encoding, header
 
 ID_HEADER: Final = b"x-rwriter-id"
 
@@ -64,7 +64,7 @@ class Answer:
 
     @property
     def _content_encoding(self) -> str | None:
-        return header(self._headers, b"content-encoding")
+        return content_encoding(self._headers)
 
 
 class Exchange:
