@@ -86,26 +86,30 @@ class Attribution:
         found = await self.find(scope)
         return None if found is None else found.created_by
 
-    async def find(self, scope: Scope) -> Attributed | None:
-        """Ask for each key of a request in turn until one has an owner. Raises as ``owner`` does."""
+    async def find(self, scope: Scope, timeout: float | None = None) -> Attributed | None:
+        """Ask for each key of a request in turn until one has an owner. Raises as ``owner`` does.
+
+        ``timeout`` is for each lookup, if it is less than the one of all.
+        """
+        limit = self._timeout if timeout is None else min(timeout, self._timeout)
         if isinstance(self._attribute, _FromState):
             api_key = api_key_of(scope) or ""
             created_by = _normal(self._attribute(api_key, scope))
             return None if created_by is None else Attributed(created_by, digest(api_key))
         for api_key in credentials_of(scope):
-            found = await self._owner_of(api_key, scope)
+            found = await self._owner_of(api_key, scope, limit)
             if found is not None:
                 return found
         return None
 
-    async def _owner_of(self, api_key: str, scope: Scope) -> Attributed | None:
+    async def _owner_of(self, api_key: str, scope: Scope, limit: float) -> Attributed | None:
         # of what was sent, and never what is stored: a stored digest that is sent is a key like any other
         sent = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).digest()
         if self._ttl > 0:
             found = self._known.get(sent)
             if found is not None or sent in self._unknown:
                 return found
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(limit):
             return await (self._look_up(sent, api_key, scope) if self._ttl > 0 else self._ask(api_key, scope))
 
     async def _look_up(self, sent: bytes, api_key: str, scope: Scope) -> Attributed | None:

@@ -12,6 +12,7 @@ from rwriter import RequestStore, RequestsWriter, _keys
 from rwriter.asgi import CaptureMiddleware, attribute_from_state
 from rwriter.asgi._attribution import LOOKUPS, Attribution, api_key_of
 from rwriter.asgi._capture import recorder as recorder_module
+from rwriter.asgi._capture.budget import CALL_BYTES, STEP
 from rwriter.asgi._types import Receive, Scope, Send
 from rwriter.schema import request_templates
 from rwriter.testing import TestDbEngines
@@ -295,17 +296,18 @@ async def test_calls_past_the_bound_are_dropped_and_counted(capture: Capture, ro
         return OWNER
 
     lookup = asyncio.Event()
-    middleware = capture(answering, attribute=slow, max_pending_bytes=1_000)
+    middleware = capture(answering, attribute=slow, max_pending_bytes=2 * CALL_BYTES + STEP)
     for _ in range(5):
-        await Exchange(middleware, b"x" * 400).run()
-    assert middleware.stats.pending == 2
-    assert middleware.stats.dropped == {"overloaded": 3}
+        exchange = await Exchange(middleware, b"x" * 400, path="/v1/messages").run()
+        assert (exchange.status, exchange.body) == (200, b"{}")
+    assert middleware.stats.pending == 3
+    assert middleware.stats.dropped == {"overloaded": 2}
     lookup.set()
-    assert len(await rows.all(middleware)) == 2
+    assert len(await rows.all(middleware)) == 3
     for _ in range(5):
-        await Exchange(middleware, b"x" * 400).run()
+        await Exchange(middleware, b"x" * 400, path="/v1/messages").run()
         await middleware.aclose()
-    assert len(await rows.all(middleware)) == 7, "room is given back"
+    assert len(await rows.all(middleware)) == 8, "room is given back"
 
 
 async def test_a_closed_writer_is_counted_not_raised(capture: Capture, writer: RequestsWriter) -> None:
