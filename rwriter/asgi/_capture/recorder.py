@@ -155,6 +155,9 @@ class Recorder:
             await self.tell_store(call)
         owner = call.owner or await self._owner_with_retries(call.scope)
         record = await self._made(call, owner)
+        # while the writer has no room the record alone is held
+        call.share.settle(CALL_BYTES + record.text_bytes)
+        del call
         await self._writer.send(await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies))
 
     async def tell_store(self, call: CapturedCall) -> None:
