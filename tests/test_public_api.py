@@ -23,7 +23,7 @@ PUBLIC = {
         RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
         new_request_id
     """,
-    "rwriter.asgi": "Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "alembic_config check current upgrade",

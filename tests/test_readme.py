@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from rwriter import RequestsWriter, Spool
-from rwriter.asgi import CaptureMiddleware
-from rwriter.asgi._capture.middleware import TRACKED_PATHS
+from rwriter.asgi import PATHS, CaptureMiddleware
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -79,7 +78,7 @@ def test_the_docstring_of_the_middleware_names_every_option_with_its_default() -
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     assert set(stated) == set(options)
-    known = {"required": inspect.Parameter.empty, "model endpoints": TRACKED_PATHS, "``None``": None, "``True``": True}
+    known = {"required": inspect.Parameter.empty, "PATHS.default": PATHS.default, "``None``": None, "``True``": True}
     for name, written in stated.items():
         number = UNITS.get(written) or known.get(written, written)
         assert number == options[name] or str(written).removesuffix(" s") == f"{options[name]:g}", name

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from rwriter.asgi._attribution import Attribute, api_key_of, attribute_from_state
 from rwriter.asgi._capture.middleware import CaptureMiddleware, CaptureStats
+from rwriter.asgi._capture.paths import PATHS
 
 if TYPE_CHECKING:
     from rwriter.asgi._reader.app import responses_app
 
-__all__ = ("Attribute", "CaptureMiddleware", "CaptureStats", "api_key_of", "attribute_from_state", "responses_app")
+__all__ = (
+    "PATHS",
+    "Attribute",
+    "CaptureMiddleware",
+    "CaptureStats",
+    "api_key_of",
+    "attribute_from_state",
+    "responses_app",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,3 +20,9 @@ def header(headers: Headers, name: bytes) -> str | None:
         if key.lower() == name:
             return value.decode("latin-1").strip()
     return None
+
+
+def content_encoding(headers: Headers) -> str | None:
+    """Return the codings of all ``Content-Encoding`` headers in the order in which they were applied, or ``None``."""
+    found = [value.decode("latin-1").strip() for key, value in headers if key.lower() == b"content-encoding"]
+    return ", ".join(found) if found else None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -21,9 +23,10 @@ from rwriter.asgi._capture.endings import (
     Failure,
 )
 from rwriter.asgi._capture.exchange import ID_HEADER
+from rwriter.asgi._capture.facts import Asked
 from rwriter.asgi._capture.recorder import Dropped, Recorder
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._json import dumps, peek
+from rwriter.asgi._json import UNREADABLE, dumps, loads_object
 from rwriter.asgi._render.response import response_object
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import NewRequest
@@ -40,14 +43,14 @@ STOP_GRACE: Final = 1.0
 log = logging.getLogger("rwriter")
 
 
-class _Asked(msgspec.Struct):
-    background: Any = None
-    stream: Any = None
-
-
-def wants_background(text: str) -> bool:
-    """Return True if the body of a request asks for a background response."""
-    return '"background"' in text and peek(text, _Asked).background is True
+PATIENCE: Final = 1.0
+IMPATIENCE: Final = 0.02
+"""Seconds that a call waits, before its app runs, for who it is: as long as lookups end, and once one has not."""
+TOO_LARGE: Final = Failure(
+    413, "request_too_large", "the body of a background response must be at most max_body_bytes large"
+)
+_SHOWN: Final = 64 * 1024
+"""Bytes of the largest member of a request that its 202 shows again."""
 
 
 class Background:
@@ -61,28 +64,67 @@ class Background:
         self._begin_timeout: Final = begin_timeout
         self._timeout: Final = timeout
         self._limit: Final = limit
+        self._patience = PATIENCE
+        self._running: Final[Counter[str]] = Counter()
         self._calls: Final[dict[asyncio.Task[None], CapturedCall]] = {}
         self._closed = False
 
-    async def begin(self, app: ASGIApp, call: CapturedCall, text: str, send: Send) -> None:
-        """Insert the row of ``call``, which asked with ``text``, answer 202 and leave ``app`` running.
+    async def take(self, app: ASGIApp, call: CapturedCall, receive: Receive, send: Send) -> bool:
+        """Begin a background response if ``call`` asks for one. Return False if ``app`` is to run as ever.
 
-        If there can be no row, answer with the reason instead.
+        Only the body of a call whose owner is known is read before the app runs. One who is not known, or a body over
+        the limit, is refused once the app itself has read it and it turns out to ask for the background.
         """
+        refusal = await self._stranger(call)
+        if refusal is None:
+            if await call.read_ahead(receive):
+                wanted = await self._recorder.threads.run(call.request_work, call.wants_background)
+                if wanted:
+                    await self._begin(app, call, send)
+                return wanted
+            refusal = TOO_LARGE
+        call.guard(partial(self._refuse, call, refusal))
+        return False
+
+    async def _begin(self, app: ASGIApp, call: CapturedCall, send: Send) -> None:
+        """Insert the row of ``call``, answer 202 and leave ``app`` running. Without a row answer with the reason."""
         call.detach()
         try:
-            begun = await self._insert_row(call, text)
+            text = await self._recorder.threads.run(call.request_work, call.request_text)
+            asked = await self._recorder.threads.run(call.request_work, call.asked)
+            begun = await self._insert_row(call, asked, text)
+            parts = await self._recorder.threads.run(len(text), _parts_of, text)
         except BaseException:
             # the row may have been inserted all the same, and must not stay in `processing`
             call.finish(CANCELLED)
             raise
         if isinstance(begun, Failure):
             call.finish(begun)
-            await _answer(send, call, begun.status, {"error": begun.to_error() | {"param": None}})
+            await _say(send, call, begun)
             return
-        self._start(app, call, text)
-        row = RequestDetail.processing(begun, started_at=call.started_at)
+        body, shown = parts
+        self._start(app, call, body, begun.created_by)
+        row = RequestDetail.processing(msgspec.structs.replace(begun, body=shown), started_at=call.started_at)
         await _answer(send, call, 202, response_object(row))
+
+    async def _stranger(self, call: CapturedCall) -> Failure | None:
+        """Return why ``call`` may not run in the background; ``None`` if its owner is known."""
+        try:
+            is_known = await self._recorder.is_known(call.scope, self._patience)
+        except Exception:  # noqa: BLE001 -- the service's own code; the recorder asks it again, and logs what it raises
+            self._patience = IMPATIENCE
+            return UNAVAILABLE
+        self._patience = PATIENCE
+        return None if is_known else UNAUTHENTICATED
+
+    async def _refuse(self, call: CapturedCall, refusal: Failure, send: Send) -> bool:
+        """Answer with ``refusal`` if ``call`` asks for the background after all."""
+        if not await self._recorder.threads.run(call.request_work, call.wants_background):
+            return False
+        call.detach()
+        call.finish(refusal)
+        await _say(send, call, refusal)
+        return True
 
     async def drain(self, deadline: float) -> None:
         """Begin no more, wait for the running ones until ``deadline`` (of the loop's clock), and stop the rest."""
@@ -96,16 +138,21 @@ class Background:
 
     # -- inside
 
-    async def _insert_row(self, call: CapturedCall, text: str) -> NewRequest | Failure:
+    async def _insert_row(self, call: CapturedCall, asked: Asked, text: str) -> NewRequest | Failure:
         """Insert the row in ``processing``. Return the request as the client knows it, or why there is no row."""
-        if self._closed or len(self._calls) >= self._limit:
+        if self._closed:
             return BUSY
-        if peek(text, _Asked).stream:
+        if asked.stream:
             return STREAMED
         try:
             async with asyncio.timeout(self._begin_timeout):
-                owner = call.owner = await self._recorder.owner(call.scope)
-                request = call.new_request(text, owner.created_by)
+                if self._recorder.privacy.asks:
+                    await self._recorder.tell_store(call)
+                owner = await self._recorder.owner(call.scope)
+                if self._running[owner.created_by] >= self._limit:
+                    return BUSY
+                call.owner = owner
+                request = await self._recorder.threads.run(len(text), call.new_request, text, owner)
                 stored = await self._recorder.privacy.redacted_request(
                     request, call.started_at, store_no_bodies=owner.store_no_bodies
                 )
@@ -117,22 +164,26 @@ class Background:
             return UNAVAILABLE
         return request
 
-    def _start(self, app: ASGIApp, call: CapturedCall, text: str) -> None:
-        task = asyncio.create_task(self._run(app, call, text), name=f"rwriter-background-{call.request_id}")
+    def _start(self, app: ASGIApp, call: CapturedCall, body: bytes, owner: str) -> None:
+        self._running[owner] += 1
+        task = asyncio.create_task(self._run(app, call, body), name=f"rwriter-background-{call.request_id}")
         self._calls[task] = call
         timer = asyncio.get_running_loop().call_later(self._timeout, self._stop, task, call, TIMED_OUT)
 
         def on_done(task: asyncio.Task[None]) -> None:
             timer.cancel()
             del self._calls[task]
+            self._running[owner] -= 1
+            if not self._running[owner]:
+                del self._running[owner]
             # a task that is cancelled before its first step does not get to end the call itself
             call.finish(CANCELLED)
 
         task.add_done_callback(on_done)
         self._writer.in_flight.add_response(call.request_id, task)
 
-    async def _run(self, app: ASGIApp, call: CapturedCall, text: str) -> None:
-        scope, receive = _as_foreground(call.scope, text)
+    async def _run(self, app: ASGIApp, call: CapturedCall, body: bytes) -> None:
+        scope, receive = _as_foreground(call.scope, body)
 
         async def foreground(_scope: Scope, _receive: Receive, send: Send) -> None:
             await app(scope, receive, send)
@@ -148,11 +199,20 @@ class Background:
         task.cancel()
 
 
-def _as_foreground(scope: Scope, text: str) -> tuple[Scope, Receive]:
-    """Return scope and ``receive`` of the same request without ``background``, which an upstream might act on."""
-    fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-    del fields["background"]
-    body = msgspec.json.encode(fields)
+def _parts_of(text: str) -> tuple[bytes, str]:
+    """Return a request without ``background``, which an upstream might act on, and what its 202 shows of it."""
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        # what a strict parser refuses was read from both ends
+        fields = {name: msgspec.Raw(dumps(value)) for name, value in loads_object(text.removeprefix("\ufeff")).items()}
+    shown = {name: raw for name, raw in fields.items() if name != "input" and len(bytes(raw)) <= _SHOWN}
+    fields.pop("background", None)
+    return msgspec.json.encode(fields), msgspec.json.encode(shown).decode()
+
+
+def _as_foreground(scope: Scope, body: bytes) -> tuple[Scope, Receive]:
+    """Return scope and ``receive`` of the same request with another body."""
     changed = (b"content-length", b"content-encoding", b"transfer-encoding")
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in changed]
     headers.append((b"content-length", str(len(body)).encode()))
@@ -171,6 +231,10 @@ def _as_foreground(scope: Scope, text: str) -> tuple[Scope, Receive]:
 
 async def _discard(message: Message) -> None:
     """Drop what the app sends: the client has had its 202, and the call keeps a copy."""
+
+
+async def _say(send: Send, call: CapturedCall, failure: Failure) -> None:
+    await _answer(send, call, failure.status, {"error": failure.to_error() | {"param": None}})
 
 
 async def _answer(send: Send, call: CapturedCall, status: int, content: dict[str, Any]) -> None:

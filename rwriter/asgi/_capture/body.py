@@ -3,48 +3,75 @@
 from __future__ import annotations
 
 import base64
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
+from rwriter.asgi._capture.skim import skim
 from rwriter.asgi._json import to_text
 
 HEAD_BYTES: Final = 64 * 1024
-"""Bytes kept of a body that is larger than the limit."""
+"""Bytes kept of a body that is larger than the limit, and as many of its end while it passes."""
+KEPT_MEMBERS: Final = ("id", "object", "type", "model", "status", "usage", "error", "created_at", "created")
+"""Members of a JSON body over the limit that are kept, so that its row can be found and read."""
+_CODING_LENGTH: Final = 256
+"""Characters kept of a ``Content-Encoding``."""
+
+
+def unlimited(size: int) -> bool:  # noqa: ARG001 -- the signature of a budget
+    """Allow any number of bytes."""
+    return True
 
 
 class Body:
-    """Collects a body of any size in at most ``max_bytes``; of a larger one only the head is kept."""
+    """Collects a body of any size in at most ``max_bytes``; of a larger one only both ends are kept.
 
-    def __init__(self, max_bytes: int) -> None:
+    ``allow(n)`` is asked before it holds ``n`` bytes; where it says no, the body is treated as larger than the limit.
+    """
+
+    def __init__(self, max_bytes: int, allow: Callable[[int], bool] = unlimited) -> None:
         self.size = 0
-        self.kept = 0
+        self.overflowed = False
+        """True if the body is larger than the limit, or than the memory there is."""
         self._max_bytes: Final = max_bytes
-        self._parts: list[bytes] = []
+        self._allow: Final = allow
+        self._data: bytes | bytearray = b""
+        self._tail = b""
 
     def feed(self, data: bytes) -> None:
         """Add the next piece."""
-        fitted = not self.overflowed
         self.size += len(data)
-        if not fitted:
-            return
-        self._parts.append(data)
         if self.overflowed:
-            self._parts = [b"".join(self._parts)[: min(HEAD_BYTES, self._max_bytes)]]
-        self.kept = min(self.size, self._max_bytes) if not self.overflowed else len(self._parts[0])
+            self._tail = (self._tail + data[-HEAD_BYTES:])[-HEAD_BYTES:]
+        elif self.size > self._max_bytes or not self._allow(self.size):
+            self._overflow(data)
+        elif not self._data:
+            # most bodies come in one piece, which needs no copy
+            self._data = data
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            self._data += data
 
     @property
-    def overflowed(self) -> bool:
-        """True if the body is larger than the limit."""
-        return self.size > self._max_bytes
+    def kept(self) -> int:
+        """Bytes in memory."""
+        return len(self._data) + len(self._tail)
+
+    @property
+    def ends(self) -> tuple[bytes, bytes]:
+        """The first and the last bytes of the body, as it came."""
+        return bytes(self._data[:HEAD_BYTES]), self._tail if self.overflowed else bytes(self._data[-HEAD_BYTES:])
 
     def raw(self) -> bytes:
-        """Return the bytes that are kept, still encoded."""
-        return b"".join(self._parts)
+        """Return the bytes that are kept of the beginning, still encoded."""
+        return bytes(self._data)
 
     def text(self, content_encoding: str | None = None) -> str:
         """Return the text to store: the body itself, or an envelope that says why it is not the body.
 
-        ``{"rwriter": {"envelope": "truncated", "size", "head"}}`` for a body over the limit, before or after decoding;
+        ``{"rwriter": {"envelope": "truncated", "size", "head"}}`` for a body over the limit, before or after decoding,
+        with the small members of a JSON object (``KEPT_MEMBERS``) beside ``rwriter``;
         ``{"rwriter": {"envelope": "base64", "size", "data"}}`` for bytes that are not UTF-8. ``size`` is the number of
         bytes received; ``content_encoding`` is added if there was one.
         """
@@ -56,38 +83,51 @@ class Body:
                 return self._base64(raw, content_encoding)
             data, whole = raw, False
         if not whole:
-            head = data[:HEAD_BYTES].decode(errors="ignore")
-            return _envelope("truncated", self.size, content_encoding, head=head)
+            # of a coded body the end cannot be read
+            tail = b"" if content_encoding else self.ends[1]
+            return _truncated(data, tail, self.size, content_encoding)
         try:
             return data.decode()
         except UnicodeDecodeError:
             return self._base64(data, None)
+
+    def _overflow(self, data: bytes) -> None:
+        self.overflowed = True
+        head = min(HEAD_BYTES, self._max_bytes)
+        missing = max(0, HEAD_BYTES - len(data))
+        self._tail = bytes(self._data[len(self._data) - min(missing, len(self._data)) :]) + data[-HEAD_BYTES:]
+        self._data = bytes(self._data[:head]) + data[: max(0, head - len(self._data))]
 
     def _decoded(self, raw: bytes, content_encoding: str | None) -> tuple[bytes, bool]:
         """Undo the content codings. Return the bytes, and False if they are not the whole body."""
         chain = decoders(content_encoding)
         if not chain:
             return raw, not self.overflowed
-        parts: list[bytes] = []
-        size = 0
+        decoded = bytearray()
         for piece in decode(chain, raw):
-            parts.append(piece)
-            size += len(piece)
-            if size > self._max_bytes:
+            decoded += piece
+            if len(decoded) > self._max_bytes:
                 break
-        if raw and not parts:
+        if raw and not decoded:
             raise UndecodableBody(str(content_encoding))
-        return b"".join(parts), size <= self._max_bytes and not self.overflowed
+        return bytes(decoded), len(decoded) <= self._max_bytes and not self.overflowed
 
     def _base64(self, data: bytes, content_encoding: str | None) -> str:
-        return _envelope("base64", self.size, content_encoding, data=base64.b64encode(data).decode())
+        return _envelope("base64", self.size, content_encoding, {}, data=base64.b64encode(data).decode())
 
 
 def truncated(text: str, size: int) -> str:
     """Return the envelope of a text that is too large to be stored, made of ``size`` bytes."""
-    return _envelope("truncated", size, None, head=text[:HEAD_BYTES])
+    # a character has at most four bytes, and the ends are cut to whole ones
+    return _truncated(text[:HEAD_BYTES].encode(), text[-HEAD_BYTES:].encode(), size, None)
 
 
-def _envelope(kind: str, size: int, content_encoding: str | None, **content: str) -> str:
-    coding = {} if content_encoding is None else {"content_encoding": content_encoding}
-    return to_text({"rwriter": {"envelope": kind, "size": size, **coding, **content}})
+def _truncated(head: bytes, tail: bytes, size: int, content_encoding: str | None) -> str:
+    head = head[:HEAD_BYTES]
+    members = skim(head, tail[-HEAD_BYTES:], KEPT_MEMBERS)
+    return _envelope("truncated", size, content_encoding, members, head=head.decode(errors="ignore"))
+
+
+def _envelope(kind: str, size: int, content_encoding: str | None, members: dict[str, Any], **content: str) -> str:
+    coding = {} if content_encoding is None else {"content_encoding": content_encoding[:_CODING_LENGTH]}
+    return to_text({**members, "rwriter": {"envelope": kind, "size": size, **coding, **content}})

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
-from rwriter.asgi._attribution import api_key_of
+from rwriter._keys import KeyDigest
+from rwriter.asgi._attribution import credentials_of
+from rwriter.asgi._capture.budget import Share
 from rwriter.asgi._capture.endings import CANCELLED, Failure, app_raised
 from rwriter.asgi._capture.exchange import Exchange
+from rwriter.asgi._capture.facts import Asked, Said, id_in, metadata_of, model_in_form, name_in, read, tokens_of
+from rwriter.asgi._capture.paths import model_in, stored_path
+from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._capture.threads import INLINE_BYTES
+from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._json import peek, with_error
-from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, header
-from rwriter.records import NAME_LIMIT, CompletedRequest, NewRequest
+from rwriter.asgi._json import to_text, with_error
+from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, content_encoding, header
+from rwriter.records import CompletedRequest, NewRequest
 
 UNKNOWN_MODEL: Final = "unknown"
+_LAST_REDIRECT: Final = 399
+_LAST_ERROR: Final = 599
 
 
 class Owner(msgspec.Struct, frozen=True):
     """The tenant a call belongs to. With ``store_no_bodies`` nothing of its bodies may be kept."""
 
     created_by: str
+    api_key: KeyDigest
+    """Digest of the key that found the owner."""
     store_no_bodies: bool
 
 
@@ -33,17 +45,23 @@ class CapturedCall:
     """Follows one request to its end. ``on_end`` is called once, when it is known how the call ended."""
 
     def __init__(
-        self, scope: Scope, request_id: uuid.UUID, *, max_body_bytes: int, on_end: Callable[[CapturedCall], None]
+        self,
+        scope: Scope,
+        request_id: uuid.UUID,
+        *,
+        max_body_bytes: int,
+        share: Share,
+        on_end: Callable[[CapturedCall], None],
     ) -> None:
         self.scope: Final = scope
         self.request_id: Final = request_id
-        self.path: Final[str] = scope["path"]
+        self.share: Final = share
         self.started_at: Final = datetime.now(UTC)
         self.completed_at = self.started_at
         self.is_ended = False
         self.owner: Owner | None = None
         """Set before the call ends only for background responses, whose row is inserted first."""
-        self._exchange: Final = Exchange(request_id, max_body_bytes=max_body_bytes, finish=self.finish)
+        self._exchange: Final = Exchange(request_id, max_body_bytes=max_body_bytes, share=share, finish=self.finish)
         self._failure: Failure | None = None
         self._on_end: Final = on_end
 
@@ -51,13 +69,14 @@ class CapturedCall:
         """Run ``app`` between the server's ``receive`` and ``send``. Raises what it raises, untouched."""
         exchange = self._exchange
         try:
-            await app(self.scope, partial(exchange.receive, receive), partial(exchange.send, send))
+            await app(self.scope, partial(exchange.receive, receive, send), partial(exchange.send, send))
         except asyncio.CancelledError:
             self.finish(CANCELLED)
             raise
         except BaseException as exc:
-            self.finish(app_raised(exc))
-            raise
+            self.finish(_raised(exc))
+            if not (exchange.is_refused and isinstance(exc, Exception)):
+                raise
         finally:
             exchange.watch.stop()
             self.finish(exchange.unfinished)
@@ -72,6 +91,10 @@ class CapturedCall:
         self._exchange.stop_recording()
         self._on_end(self)
 
+    def guard(self, guard: Callable[[Send], Awaitable[bool]]) -> None:
+        """Ask ``guard`` once the app has read the request: True if it has answered in the app's place."""
+        self._exchange.guard = guard
+
     async def read_ahead(self, receive: Receive) -> bool:
         """Read the request's body before the app asks for it. Return True if all of it came, within the limit."""
         return await self._exchange.read_ahead(receive)
@@ -85,42 +108,112 @@ class CapturedCall:
         """Bytes of bodies in memory, roughly."""
         return self._exchange.held_bytes
 
+    @property
+    def work(self) -> int:
+        """Bytes that decoding the bodies takes, roughly; of coded ones nobody knows before."""
+        coded = self._coding is not None or self._exchange.answer.content_encoding is not None
+        return INLINE_BYTES + 1 if coded and self.held_bytes else self.held_bytes
+
+    @property
+    def request_work(self) -> int:
+        """The same of the request alone."""
+        size = self._exchange.request.kept
+        return INLINE_BYTES + 1 if self._coding is not None and size else size
+
+    @property
+    def is_redirected(self) -> bool:
+        """True if the app sent the client elsewhere: no model was called."""
+        return self._failure is None and HTTPStatus.MULTIPLE_CHOICES <= self._exchange.answer.status <= _LAST_REDIRECT
+
     # -- the rows made of it
+
+    @property
+    def is_large(self) -> bool:
+        """True if the request's body is not kept whole."""
+        return self._exchange.request.overflowed
 
     def request_text(self) -> str:
         """Return the text to store of the request's body."""
-        return self._exchange.request.text(header(self.scope["headers"], b"content-encoding"))
+        return self._exchange.request.text(self._coding)
 
-    def new_request(self, text: str, created_by: str) -> NewRequest:
+    def asked(self) -> Asked:
+        """Return what the request's body says, whole or not."""
+        if not self.is_large:
+            return read(self.request_text(), Asked)
+        return Asked(**skim(*self._exchange.request.ends, Asked.__struct_fields__))
+
+    def wants_background(self) -> bool:
+        """Return True if the request asks for a background response."""
+        request = self._exchange.request
+        looked_at = request.ends if self.is_large else (request.raw(),)
+        if self._coding is None and not any(b'"background"' in part for part in looked_at):
+            return False
+        return self.asked().background is True
+
+    def new_request(self, text: str, owner: Owner) -> NewRequest:
         """Return the row of a background response that asked with ``text`` and has not run yet."""
         return NewRequest(
             request_id=self.request_id,
             body=text,
-            model=_model_of(text),
+            model=self._model(read(text, Asked)),
             endpoint="",
             method="POST",
-            path=self.path,
-            api_key=api_key_of(self.scope) or "",
-            created_by=created_by,
+            path=self._path(),
+            api_key=owner.api_key,
+            created_by=owner.created_by,
         )
 
-    def completed_request(self, created_by: str) -> CompletedRequest:
+    def completed_request(self, owner: Owner) -> CompletedRequest:
         """Return the record of the call that has ended. Decodes both bodies: a megabyte takes milliseconds."""
-        asked = self.request_text()
+        text = self.request_text()
         answered, status = self._outcome()
+        asked, said = read(text, Asked), read(answered, Said)
+        return self._record(
+            owner,
+            status,
+            request_body=text,
+            response_body=answered,
+            model=self._model(asked, said),
+            custom_id=self._custom_id(said),
+            metadata=metadata_of(asked, header(self.scope["headers"], b"traceparent")),
+            **tokens_of(said),
+        )
+
+    def bare_request(self, owner: Owner) -> CompletedRequest:
+        """Return a record that says what is known of a call whose bodies cannot be made into one."""
+        exchange = self._exchange
+        bodies = [to_text({"rwriter": {"envelope": "unreadable", "size": size}}) for size in (exchange.request.size, 0)]
+        status = exchange.answer.status if self._failure is None else self._failure.status
+        return self._record(
+            owner, status or INTERNAL_ERROR, request_body=bodies[0], response_body=bodies[1], model=UNKNOWN_MODEL
+        )
+
+    @property
+    def _coding(self) -> str | None:
+        return content_encoding(self.scope["headers"])
+
+    def _path(self) -> str:
+        return stored_path(self.scope["path"], credentials_of(self.scope))
+
+    def _record(self, owner: Owner, status: int, **fields: Any) -> CompletedRequest:
         return CompletedRequest(
             request_id=self.request_id,
             status_code=status,
-            request_body=asked,
-            response_body=answered,
-            model=_model_of(asked, answered),
-            endpoint=self.path,
-            api_key=api_key_of(self.scope) or "",
-            created_by=created_by,
+            endpoint=self._path(),
+            api_key=owner.api_key,
+            created_by=owner.created_by,
             started_at=self.started_at,
             completed_at=self.completed_at,
-            custom_id=self._custom_id(answered),
+            first_token_at=self._exchange.first_byte_at,
+            **fields,
         )
+
+    def _model(self, asked: Asked, said: Said | None = None) -> str:
+        """Return the model: the request's, else the path's, else a form's, else the answer's."""
+        found = name_in(asked.model, model_in(self.scope["path"]))
+        if found is None and "multipart/" in (header(self.scope["headers"], b"content-type") or ""):
+            found = model_in_form(*self._exchange.request.ends)
+        return found or name_in(None if said is None else said.model) or UNKNOWN_MODEL
 
     def _outcome(self) -> tuple[str, int]:
         text, error = self._exchange.answer.text()
@@ -130,22 +223,14 @@ class CapturedCall:
             return text, self._exchange.answer.status
         return with_error(text, failure.to_error()), failure.status
 
-    def _custom_id(self, answered: str) -> str | None:
+    def _custom_id(self, said: Said) -> str | None:
         """Return the id in the app's answer, unless it is the one that this middleware gave."""
-        found = peek(answered, _Named).id
-        if not isinstance(found, str) or not 0 < len(found) <= NAME_LIMIT:
-            return None
+        found = id_in(said)
         return None if found == response_id(self.request_id) else found
 
 
-class _Named(msgspec.Struct):
-    """The members of a JSON body that become columns."""
-
-    id: Any = None
-    model: Any = None
-
-
-def _model_of(*texts: str) -> str:
-    """Return the ``model`` of the first of these JSON objects that names one."""
-    models = (peek(text, _Named).model for text in texts)
-    return next((model for model in models if isinstance(model, str) and model), UNKNOWN_MODEL)
+def _raised(exc: BaseException) -> Failure:
+    """Return the ending of a call whose app raised: with the status of an exception that names one to answer with."""
+    failure, status = app_raised(exc), getattr(exc, "status_code", None)
+    names_one = type(status) is int and HTTPStatus.BAD_REQUEST <= status <= _LAST_ERROR
+    return msgspec.structs.replace(failure, status=status) if names_one else failure

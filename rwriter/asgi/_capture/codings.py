@@ -1,4 +1,7 @@
-"""Decodes content codings, for storage only: gzip, deflate, br and zstd, each fed piece by piece."""
+"""Decodes content codings, for storage only: gzip, deflate, br and zstd, each fed piece by piece.
+
+Bounded on every side: the number of codings, the bytes between two of them, the members that hold nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,17 @@ from typing import Any, Final, Protocol
 
 PIECE: Final = 1024 * 1024
 """Most bytes decoded at a time, as a small body can grow to gigabytes."""
+MOST_CODINGS: Final = 4
+"""Codings of one body. No client that means well sends more than two."""
+BETWEEN: Final = 64 * 1024 * 1024
+"""Most bytes that may pass between two codings: the last coding's own output is bounded by who takes it."""
+EMPTY_MEMBERS: Final = 64
+"""Most members or frames of one body that may hold nothing."""
 
-
+_INPUT: Final = 4 * 1024
+"""Bytes fed at a time to a coding of several members: each member copies what is left of them."""
+_WINDOW_LOG: Final = 23
+"""Largest window of zstd, 8 MiB: a content coding may ask for no more (RFC 9659)."""
 _ZLIB_HEADER: Final = 2
 
 
@@ -24,16 +36,43 @@ class Decoder(Protocol):
         """Decode the next piece. Raises ``UndecodableBody``."""
 
 
+class _Members:
+    """Counts the members of a body that held nothing."""
+
+    def __init__(self, coding: str) -> None:
+        self._coding: Final = coding
+        self._empty = 0
+        self._held = False
+
+    def pieces(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._held = True
+            yield piece
+
+    def next(self) -> None:
+        """Begin the next member. Raises ``UndecodableBody`` if too many have been empty."""
+        self._empty += not self._held
+        self._held = False
+        if self._empty > EMPTY_MEMBERS:
+            raise UndecodableBody(self._coding)
+
+
 class _Gzip:
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._members: Final = _Members("gzip")
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        for at in range(0, len(data), _INPUT):
+            yield from self._feed(data[at : at + _INPUT])
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
         while data:
-            yield from _inflate(self._stream, data)
+            yield from self._members.pieces(_inflate(self._stream, data))
             data = self._stream.unused_data
             if self._stream.eof:
                 # a gzip file may have several members
+                self._members.next()
                 self._stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
@@ -90,14 +129,23 @@ class _Zstd:
         except ModuleNotFoundError:
             from backports import zstd  # noqa: PLC0415 -- in the extra
         self._module: Final[Any] = zstd
-        self._stream = self._module.ZstdDecompressor()
+        self._members: Final = _Members("zstd")
+        self._stream = self._new()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
+        for at in range(0, len(data), _INPUT):
+            yield from self._feed(data[at : at + _INPUT])
+
+    def _new(self) -> Any:
+        return self._module.ZstdDecompressor(options={self._module.DecompressionParameter.window_log_max: _WINDOW_LOG})
+
+    def _feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._stream.eof:
-                self._stream = self._module.ZstdDecompressor()
+                self._members.next()
+                self._stream = self._new()
             try:
-                yield from self._pieces(data)
+                yield from self._members.pieces(self._pieces(data))
             except self._module.ZstdError as exc:
                 raise UndecodableBody("zstd") from exc
             # a zstd file may have several frames
@@ -121,13 +169,34 @@ _DECODERS: Final[dict[str, Callable[[], Decoder]]] = {
 }
 
 
+class _Bounded:
+    """A coding whose output is the input of the next one."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder: Final = decoder
+        self._passed = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for piece in self._decoder.feed(data):
+            self._passed += len(piece)
+            if self._passed > BETWEEN:
+                raise UndecodableBody("too much between two codings")
+            yield piece
+
+
 def decoders(content_encoding: str | None) -> list[Decoder]:
     """Return the decoders for a ``Content-Encoding``, the last coding first. Raises ``UndecodableBody``."""
-    names = [name.strip().lower() for name in (content_encoding or "").split(",")]
+    if not content_encoding:
+        return []
+    every = (name.strip().lower() for name in content_encoding.split(","))
+    names = [name for name in every if name not in {"", "identity"}]
+    if len(names) > MOST_CODINGS:
+        raise UndecodableBody(f"{len(names)} codings")
     try:
-        return [_DECODERS[name]() for name in reversed(names) if name not in {"", "identity"}]
+        chain = [_DECODERS[name]() for name in reversed(names)]
     except (KeyError, ModuleNotFoundError) as exc:
-        raise UndecodableBody(str(content_encoding)) from exc
+        raise UndecodableBody(content_encoding) from exc
+    return [*map(_Bounded, chain[:-1]), *chain[-1:]]
 
 
 def decode(chain: Iterable[Decoder], data: bytes) -> Iterator[bytes]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Final
 
-from rwriter.asgi._capture.body import Body
+from rwriter.asgi._capture.body import Body, truncated
+from rwriter.asgi._capture.budget import Part, Share
 from rwriter.asgi._capture.client import ClientWatch
 from rwriter.asgi._capture.endings import DISCONNECTED, NO_ANSWER, TRUNCATED, Failure
 from rwriter.asgi._capture.stream import StreamedBody
 from rwriter.asgi._fold.stream import StreamError
 from rwriter.asgi._ids import response_id
-from rwriter.asgi._types import Message, Receive, Send, header
+from rwriter.asgi._types import Message, Receive, Send, content_encoding, header
 
 ID_HEADER: Final = b"x-rwriter-id"
 
@@ -21,12 +23,15 @@ ID_HEADER: Final = b"x-rwriter-id"
 class Answer:
     """Status, headers and body of the app's answer, as far as it has come."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, share: Share) -> None:
         self.status = 0
         self._max_body_bytes: Final = max_body_bytes
         self._headers: list[tuple[bytes, bytes]] = []
-        self._whole: Final = Body(max_body_bytes)
+        self._allow: Final = Part(share)
+        self._whole: Final = Body(max_body_bytes, self._allow)
         self._stream: StreamedBody | None = None
+        self._lost = 0
+        """Bytes of a stream that no memory was left for."""
 
     def start(self, message: Message) -> None:
         """Take status and headers from ``http.response.start``."""
@@ -34,16 +39,22 @@ class Answer:
         self._headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
         content_type = header(self._headers, b"content-type") or ""
         if content_type.partition(";")[0].strip().lower() == "text/event-stream":
-            self._stream = StreamedBody(self._content_encoding, self._max_body_bytes)
+            self._stream = StreamedBody(self.content_encoding, self._max_body_bytes)
 
     def feed(self, data: bytes) -> None:
-        """Add the next piece of the body."""
-        (self._whole if self._stream is None else self._stream).feed(data)
+        """Add the next piece of the body. A stream that the budget has no room for is not followed further."""
+        stream = self._stream
+        if stream is None:
+            self._whole.feed(data)
+        elif self._lost or not self._allow(stream.held_bytes + len(data)):
+            self._lost += len(data)
+        else:
+            stream.feed(data)
 
     @property
     def is_truncated(self) -> bool:
         """True for a stream of a known kind whose end marker has not come."""
-        return self._stream is not None and self._stream.known and not self._stream.ended
+        return self._stream is not None and not self._lost and self._stream.known and not self._stream.ended
 
     @property
     def is_complete(self) -> bool:
@@ -60,11 +71,15 @@ class Answer:
 
     def text(self) -> tuple[str, StreamError | None]:
         """Return the text to store and, for a stream, its error frame."""
-        return (self._whole.text(self._content_encoding), None) if self._stream is None else self._stream.text()
+        if self._stream is None:
+            return self._whole.text(self.content_encoding), None
+        text, error = self._stream.text()
+        return (truncated(text, len(text) + self._lost) if self._lost else text), error
 
     @property
-    def _content_encoding(self) -> str | None:
-        return header(self._headers, b"content-encoding")
+    def content_encoding(self) -> str | None:
+        """The codings of the body."""
+        return content_encoding(self._headers)
 
 
 class Exchange:
@@ -73,10 +88,18 @@ class Exchange:
     ``finish(None)`` means a complete answer.
     """
 
-    def __init__(self, request_id: uuid.UUID, *, max_body_bytes: int, finish: Callable[[Failure | None], None]) -> None:
-        self.request: Final = Body(max_body_bytes)
-        self.answer: Final = Answer(max_body_bytes)
+    def __init__(
+        self, request_id: uuid.UUID, *, max_body_bytes: int, share: Share, finish: Callable[[Failure | None], None]
+    ) -> None:
+        self.request: Final = Body(max_body_bytes, Part(share))
+        self.answer: Final = Answer(max_body_bytes, share)
         self.watch: Final = ClientWatch()
+        self.first_byte_at: datetime | None = None
+        """When the first byte of the answer had left."""
+        self.guard: Callable[[Send], Awaitable[bool]] | None = None
+        """Asked once, when the app has read the request to its end: True if it has answered in the app's place."""
+        self.is_refused = False
+        """True once ``guard`` has answered. What the app says then reaches nobody."""
         self._recording = True
         self._request_id: Final = request_id
         self._finish = finish
@@ -111,11 +134,20 @@ class Exchange:
                 return False
         return not self.request.overflowed
 
-    async def receive(self, receive: Receive) -> Message:
+    async def receive(self, receive: Receive, send: Send) -> Message:
         """Return the next message for the app, from the server's ``receive`` or from what was read ahead."""
         if self._read_ahead:
-            return self._read_ahead.popleft()
-        return await (self.watch.next_message(receive) if self._is_read else self._receive_next(receive))
+            message = self._read_ahead.popleft()
+        else:
+            message = await (self.watch.next_message(receive) if self._is_read else self._receive_next(receive))
+        if self.guard is not None and self._is_read and not self._read_ahead:
+            await self._ask_guard(self.guard, send)
+        return {"type": "http.disconnect"} if self.is_refused else message
+
+    async def _ask_guard(self, guard: Callable[[Send], Awaitable[bool]], send: Send) -> None:
+        self.guard = None
+        # what has begun to be answered cannot be refused
+        self.is_refused = not self.answer.status and await guard(send)
 
     async def _receive_next(self, receive: Receive) -> Message:
         message = await receive()
@@ -137,7 +169,11 @@ class Exchange:
 
     async def send(self, send: Send, message: Message) -> None:
         """Pass the app's message to the server's ``send``, then record it."""
+        if self.is_refused:
+            return
         kind = message["type"]
+        # taken before it is handed on: whatever stands outside may write into the message, which compressors do
+        data, more = bytes(message.get("body", b"")), message.get("more_body", False)
         if kind == "http.response.start":
             self.answer.start(message)
             message = self._with_id(message)
@@ -148,7 +184,7 @@ class Exchange:
             self._on_client_left()
             raise
         if kind == "http.response.body":
-            self._observe_response(bytes(message.get("body", b"")), more=message.get("more_body", False))
+            self._observe_response(data, more=more)
         elif kind == "http.response.pathsend":
             self._observe_response(b"", more=False)
 
@@ -161,6 +197,8 @@ class Exchange:
         if not self._recording:
             return
         if data:
+            if self.first_byte_at is None:
+                self.first_byte_at = datetime.now(UTC)
             self.answer.feed(data)
         if not more:
             self._finish(TRUNCATED if self.answer.is_truncated else None)

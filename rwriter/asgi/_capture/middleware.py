@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection
+from functools import partial
 from typing import Final
 
 from rwriter._validation import at_least, positive
 from rwriter.asgi._attribution import Attribute, Attribution
-from rwriter.asgi._capture.background import Background, wants_background
+from rwriter.asgi._capture.background import Background
 from rwriter.asgi._capture.call import CapturedCall
 from rwriter.asgi._capture.endings import DISCONNECTED
+from rwriter.asgi._capture.paths import PATHS, Tracked
 from rwriter.asgi._capture.privacy import Privacy, Redact, Zdr
 from rwriter.asgi._capture.recorder import CaptureStats, Recorder
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import new_request_id
 from rwriter.writer import RequestsWriter
 
-__all__ = ("TRACKED_PATHS", "CaptureMiddleware", "CaptureStats")
+__all__ = ("CaptureMiddleware", "CaptureStats")
 
-TRACKED_PATHS: Final = ("/responses", "/chat/completions", "/completions", "/embeddings", "/messages")
-"""Endings of the paths of model calls."""
 BACKGROUND_PATH: Final = "/responses"
 ID_STATE: Final = "rwriter_request_id"
 """Key in ``scope["state"]`` under which the app finds the request id."""
@@ -43,19 +43,20 @@ class CaptureMiddleware:
     ============================ =============== ==============================================================
     ``attribute``                required        ``attribute(api_key, scope) -> created_by | None``, async or not, or
                                                  ``attribute_from_state()``; called after the client has its answer
-    ``paths``                    model endpoints how tracked paths end
+    ``paths``                    PATHS.default   how tracked paths end: named sets of ``PATHS`` and endings of your own
     ``max_body_bytes``           8 MiB           of a larger body the size and the head are stored
     ``zdr``                      ``None``        ``zdr(scope, created_by) -> bool``: store neither body nor error text
     ``redact``                   ``None``        ``redact(record) -> record``, before anything leaves the request
     ``attribution_ttl``          300 s           how long an owner is remembered; 0 asks every time
     ``attribution_negative_ttl`` 10 s            how long an unknown key is
     ``attribution_timeout``      300 s           how long ``attribute`` is asked again while it raises
-    ``max_pending_bytes``        64 MiB          bodies of ended calls waiting for their owner or the writer; past it
-                                                 calls are dropped, counted as ``overloaded``
+    ``lookup_timeout``           10 s            how long one answer of ``attribute`` may take; then it counts as raised
+    ``max_pending_bytes``        64 MiB          memory of all calls together, running and ended: bodies, headers, 8 KiB
+                                                 a call; past it bodies are cut, and calls dropped as ``overloaded``
     ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
     ``begin_timeout``            10 s            how long a background client waits for its row before 503
     ``background_timeout``       3600 s          how long a background response may run
-    ``background_limit``         1,000           how many run at once; past it 503
+    ``background_limit``         1,000           how many run at once for one owner; past it 503
     ``drain_timeout``            4 s             how long shutdown waits for background responses and records
     ============================ =============== ==============================================================
 
@@ -69,13 +70,14 @@ class CaptureMiddleware:
         writer: RequestsWriter,
         *,
         attribute: Attribute,
-        paths: Sequence[str] = TRACKED_PATHS,
+        paths: Collection[str] = PATHS.default,
         max_body_bytes: int = 8 * MIB,
         zdr: Zdr | None = None,
         redact: Redact | None = None,
         attribution_ttl: float = 300.0,
         attribution_negative_ttl: float = 10.0,
         attribution_timeout: float = 300.0,
+        lookup_timeout: float = 10.0,
         max_pending_bytes: int = 64 * MIB,
         background: bool = True,
         begin_timeout: float = 10.0,
@@ -83,9 +85,7 @@ class CaptureMiddleware:
         background_limit: int = 1_000,
         drain_timeout: float = 4.0,
     ) -> None:
-        if isinstance(paths, str):
-            msg = f"paths must be a list of endings, not the one string {paths!r}"
-            raise TypeError(msg)
+        self._tracked: Final = Tracked(paths)
         for option, value in (
             ("max_body_bytes", max_body_bytes),
             ("attribution_timeout", attribution_timeout),
@@ -98,12 +98,11 @@ class CaptureMiddleware:
         at_least("drain_timeout", drain_timeout, 0)
         self._app: Final = app
         self._writer: Final = writer
-        self._paths: Final = tuple(path.rstrip("/") for path in paths)
         self._max_body_bytes: Final = max_body_bytes
         self._drain_timeout: Final = drain_timeout
         self._recorder: Final = Recorder(
             writer,
-            Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl),
+            Attribution(attribute, ttl=attribution_ttl, negative_ttl=attribution_negative_ttl, timeout=lookup_timeout),
             Privacy(zdr=zdr, redact=redact),
             attribution_timeout=attribution_timeout,
             max_pending_bytes=max_pending_bytes,
@@ -127,10 +126,17 @@ class CaptureMiddleware:
         """Serve one ASGI connection: capture it if it is a model call, drain when the lifespan ends."""
         if scope["type"] == "lifespan":
             await self._app(scope, self._draining(receive), send)
-        elif scope["type"] == "http" and scope["method"] == "POST" and self._tracks(scope["path"]):
+        elif scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._tracked:
             await self._capture(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Return when every call answered so far is in the writer or dropped; False after ``timeout`` seconds.
+
+        The writer's own ``flush`` then stores them. A call whose ``attribute`` cannot tell is waited for, too.
+        """
+        return await self._recorder.flush(timeout)
 
     async def aclose(self, timeout: float | None = None) -> None:
         """Wait up to ``timeout`` seconds (default ``drain_timeout``) for background responses, then stop them.
@@ -146,24 +152,23 @@ class CaptureMiddleware:
 
     # -- inside
 
-    def _tracks(self, path: str) -> bool:
-        return path.rstrip("/").endswith(self._paths)
-
     async def _capture(self, scope: Scope, receive: Receive, send: Send) -> None:
+        share = self._recorder.admit(scope)
+        if share is None:
+            await self._app(scope, receive, send)
+            return
         request_id = new_request_id()
         # in the server's own dict, so that `attribute` can read afterwards what the app puts beside it
         scope.setdefault("state", {})[ID_STATE] = request_id
-        self._recorder.on_start()
-        call = CapturedCall(scope, request_id, max_body_bytes=self._max_body_bytes, on_end=self._recorder.on_end)
+        on_end = partial(self._recorder.on_end, size=share.held)
+        call = CapturedCall(scope, request_id, max_body_bytes=self._max_body_bytes, share=share, on_end=on_end)
         if self._background is not None and scope["path"].rstrip("/").endswith(BACKGROUND_PATH):
             try:
-                whole = await call.read_ahead(receive)
+                if await self._background.take(self._app, call, receive, send):
+                    return
             except BaseException:
                 call.finish(DISCONNECTED)
                 raise
-            if whole and wants_background(text := call.request_text()):
-                await self._background.begin(self._app, call, text, send)
-                return
         await call.run(self._app, receive, send)
 
     def _draining(self, receive: Receive) -> Receive:

@@ -15,7 +15,10 @@ from rwriter.asgi._types import Scope
 from rwriter.records import CompletedRequest, NewRequest
 
 Zdr = Callable[[Scope, str], bool | Awaitable[bool]]
-"""``zdr(scope, created_by)``: True if nothing of the bodies may be kept. Async or not."""
+"""``zdr(scope, created_by)``: True if nothing of the bodies may be kept. Async or not.
+
+``scope["state"]["rwriter_store"]`` is what the request says as ``store``, if it does.
+"""
 Redact = Callable[[CompletedRequest], CompletedRequest | Awaitable[CompletedRequest]]
 """``redact(record)``: returns the record to store in its place. Async or not."""
 
@@ -31,6 +34,11 @@ class Privacy:
     def __init__(self, *, zdr: Zdr | None, redact: Redact | None) -> None:
         self._zdr: Final = zdr
         self._redact: Final = redact
+
+    @property
+    def asks(self) -> bool:
+        """True if there is a ``zdr`` to ask."""
+        return self._zdr is not None
 
     async def store_no_bodies(self, scope: Scope, created_by: str) -> bool:
         """Ask ``zdr`` about a call. Return True if it says so, or fails."""
@@ -52,7 +60,7 @@ class Privacy:
             except Exception as exc:  # noqa: BLE001 -- the service's own code
                 log.error("redact failed, %s: record %s is kept without bodies", describe(exc), record.request_id)
             store_no_bodies = True
-        return msgspec.structs.replace(record, request_body="", response_body="") if store_no_bodies else record
+        return _without_words(record) if store_no_bodies else record
 
     async def redacted_request(self, request: NewRequest, started_at: datetime, *, store_no_bodies: bool) -> NewRequest:
         """Return ``request``, which has no answer yet, as it may be stored."""
@@ -65,6 +73,12 @@ class Privacy:
             api_key=record.api_key,
             created_by=record.created_by,
         )
+
+
+def _without_words(record: CompletedRequest) -> CompletedRequest:
+    """Return ``record`` without anything that the request or the answer said, but for the trace it belongs to."""
+    trace = {name: value for name, value in (record.metadata or {}).items() if name == "traceparent"}
+    return msgspec.structs.replace(record, request_body="", response_body="", metadata=trace or None)
 
 
 def _checked(kept: object) -> CompletedRequest:

@@ -13,15 +13,17 @@ from opentelemetry import metrics
 from rwriter._database_errors import backoff, describe
 from rwriter._hooks import is_worth_logging
 from rwriter.asgi._attribution import Attribution, api_key_of
+from rwriter.asgi._capture.budget import CALL_BYTES, Budget, Share, weight_of
 from rwriter.asgi._capture.call import CapturedCall, Owner
 from rwriter.asgi._capture.privacy import Privacy
+from rwriter.asgi._capture.threads import Threads
 from rwriter.asgi._types import Scope
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer import RequestsWriter
 
-INLINE_BYTES: Final = 256 * 1024
-"""Larger bodies are decoded on a thread, as they would block the event loop for milliseconds."""
+STORE_STATE: Final = "rwriter_store"
+"""Key in ``scope["state"]`` under which ``zdr`` finds what the request says as ``store``."""
 RETRY_BASE_DELAY: Final = 0.1
 RETRY_MAX_DELAY: Final = 10.0
 
@@ -37,7 +39,8 @@ class CaptureStats(msgspec.Struct, frozen=True, kw_only=True):
 
     ``running`` calls have not ended; ``pending`` ones wait for their owner to be looked up or for room in the writer;
     ``recorded`` were accepted by the writer. ``dropped`` counts by reason: ``missing_api_key``, ``unknown_api_key``,
-    ``attribution_failed`` (``attribute`` raised until the time for it was up), ``overloaded`` (too many pending),
+    ``attribution_failed`` (``attribute`` raised until the time for it was up), ``overloaded`` (no memory left for it),
+    ``redirected`` (the app sent the client elsewhere),
     ``writer_closed``, ``shutdown`` (the drain deadline passed), ``error``.
     """
 
@@ -72,8 +75,8 @@ class Recorder:
         self._attribution: Final = attribution
         self._writer: Final = writer
         self._attribution_timeout: Final = attribution_timeout
-        self._max_pending_bytes: Final = max_pending_bytes
-        self._pending_bytes = 0
+        self.threads: Final = Threads()
+        self._budget: Final = Budget(max_pending_bytes)
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._tracked = 0
         self._running = 0
@@ -91,24 +94,35 @@ class Recorder:
             dropped=dict(self._dropped),
         )
 
-    def on_start(self) -> None:
-        """Count a tracked call that begins."""
+    def admit(self, scope: Scope) -> Share | None:
+        """Count a tracked call that begins. Return its share of the memory; ``None`` if there is no room for it."""
         self._tracked += 1
-        self._running += 1
-
-    def on_end(self, call: CapturedCall) -> None:
-        """Start to record a call that has ended, or drop it if too many bytes are pending."""
-        self._running -= 1
-        size = call.held_bytes
-        # never drop a background call: its row is already in `processing` and must be completed
-        if call.owner is None and self._tasks and self._pending_bytes + size > self._max_pending_bytes:
+        size = CALL_BYTES + weight_of(scope["headers"]) + len(scope["path"]) + len(scope.get("query_string", b""))
+        if not self._budget.take(size):
             self._drop("overloaded")
+            return None
+        self._running += 1
+        return Share(self._budget, size)
+
+    def on_end(self, call: CapturedCall, size: int) -> None:
+        """Start to record a call that has ended; without its bodies it holds ``size`` bytes."""
+        self._running -= 1
+        # a background call has a row in `processing`, which must be completed whatever the answer
+        if call.owner is None and call.is_redirected:
+            call.share.settle(0)
+            self._drop("redirected")
             return
-        self._pending_bytes += size
+        call.share.settle(size + call.held_bytes)
+        share = call.share
         task = asyncio.create_task(self._record(call), name="rwriter-capture")
         self._tasks.add(task)
-        task.add_done_callback(lambda task: self._settle(task, size))
+        task.add_done_callback(lambda task: self._settle(task, share))
         self._writer.in_flight.add_record(call.request_id, task)
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every call that has ended is in the writer or dropped. Return False after ``timeout``."""
+        pending = set(self._tasks)
+        return not pending or not (await asyncio.wait(pending, timeout=timeout))[1]
 
     async def drain(self, deadline: float) -> None:
         """Wait for the pending calls until ``deadline`` (of the loop's clock), then count the rest as dropped."""
@@ -120,25 +134,44 @@ class Recorder:
             task.cancel()
         if left:
             await asyncio.wait(left)
+        self.threads.close()
+
+    async def is_known(self, scope: Scope, timeout: float) -> bool:
+        """Look up, before the app runs, whether a call has an owner. Raises what ``attribute`` raises."""
+        return await self._attribution.find(scope, timeout) is not None
 
     async def owner(self, scope: Scope) -> Owner:
         """Look up the owner of a call. Raises ``Dropped`` if it has none, and what ``attribute`` raises."""
-        created_by = await self._attribution.owner(scope)
-        if created_by is None:
+        found = await self._attribution.find(scope)
+        if found is None:
             raise Dropped("missing_api_key" if api_key_of(scope) is None else "unknown_api_key")
-        return Owner(created_by, await self.privacy.store_no_bodies(scope, created_by))
+        hidden = await self.privacy.store_no_bodies(scope, found.created_by)
+        return Owner(found.created_by, found.api_key, hidden)
 
     # -- inside
 
     async def _record(self, call: CapturedCall) -> None:
+        if call.owner is None and self.privacy.asks:
+            await self.tell_store(call)
         owner = call.owner or await self._owner_with_retries(call.scope)
-        record = await self._made(call, owner.created_by)
+        record = await self._made(call, owner)
+        # while the writer has no room the record alone is held
+        call.share.settle(CALL_BYTES + record.text_bytes)
+        del call
         await self._writer.send(await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies))
 
-    async def _made(self, call: CapturedCall, created_by: str) -> CompletedRequest:
-        if call.held_bytes > INLINE_BYTES:
-            return await asyncio.to_thread(call.completed_request, created_by)
-        return call.completed_request(created_by)
+    async def tell_store(self, call: CapturedCall) -> None:
+        """Tell ``zdr``, in the scope's state, what the request says as ``store``."""
+        asked = await self.threads.run(call.request_work, call.asked)
+        if isinstance(asked.store, bool):
+            call.scope["state"][STORE_STATE] = asked.store
+
+    async def _made(self, call: CapturedCall, owner: Owner) -> CompletedRequest:
+        try:
+            return await self.threads.run(call.work, call.completed_request, owner)
+        except Exception as exc:  # noqa: BLE001 -- whatever it is, the call was made and leaves a row
+            log.error("the bodies of call %s are not stored, %s", call.request_id, describe(exc))
+            return call.bare_request(owner)
 
     async def _owner_with_retries(self, scope: Scope) -> Owner:
         """Look up the owner again while ``attribute`` raises: a lookup that failed is not an unknown key."""
@@ -159,9 +192,9 @@ class Recorder:
             await asyncio.sleep(delay)
             attempt += 1
 
-    def _settle(self, task: asyncio.Task[None], size: int) -> None:
+    def _settle(self, task: asyncio.Task[None], share: Share) -> None:
         self._tasks.discard(task)
-        self._pending_bytes -= size
+        share.settle(0)
         if task.cancelled():
             self._drop("shutdown")
         elif (exc := task.exception()) is None:

@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 from rwriter import DbEngines, RequestStore, RequestsWriter
 from rwriter.asgi import CaptureMiddleware, attribute_from_state
 from rwriter.asgi._capture import background as background_module
+from rwriter.asgi._capture.budget import CALL_BYTES, STEP
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._types import Receive, Scope, Send
 from rwriter.schema import requests
@@ -125,16 +126,72 @@ async def test_other_paths_and_switched_off_are_the_apps_own_business(capture: C
         assert (await rows.all(middleware))[-1].status == "completed"
 
 
-async def test_a_body_over_the_limit_runs_in_the_foreground_whole(capture: Capture) -> None:
+@pytest.mark.parametrize("front", [True, False], ids=["in the head", "in the tail"])
+async def test_a_body_over_the_limit_is_refused_once_the_app_has_read_it(
+    capture: Capture, rows: Rows, front: bool
+) -> None:
+    filler = b'"input":"' + b"x" * 200_000 + b'"'
+    asked = b'{"model":"m","background":true,' + filler + b"}" if front else b"{" + filler + b',"background":true}'
+    middleware = capture(answering, max_body_bytes=1_000)
+    exchange = await Exchange(middleware, [asked[:900], asked[900:150_000], asked[150_000:]]).run()
+    assert (exchange.status, exchange.json["error"]["type"]) == (413, "request_too_large")
+    row = await rows.one(middleware)
+    assert (row.status, row.response_status, row.model) == ("failed", 413, "m" if front else "unknown")
+
+
+async def test_a_body_over_the_limit_that_asks_for_no_background_reaches_the_app_whole(capture: Capture) -> None:
     heard: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         heard.append(await read(receive))
         await answering_now(send)
 
-    asked = ASKED + b" " * 2_000
+    asked = b'{"model":"m","input":"' + b"x" * 2_000 + b'"}'
     exchange = await Exchange(capture(app, max_body_bytes=1_000), [asked[:900], asked[900:1_500], asked[1_500:]]).run()
     assert (exchange.status, heard) == (200, [asked])
+
+
+@pytest.mark.parametrize("key", [None, "sk-stranger"])
+async def test_the_app_of_somebody_unknown_is_asked_before_a_byte_is_read(capture: Capture, key: str | None) -> None:
+    async def refusing(scope: Scope, receive: Receive, send: Send) -> None:
+        await say(send, b"", status=403)
+
+    async def receive() -> dict[str, Any]:
+        asked.append(1)
+        raise AssertionError
+
+    asked: list[int] = []
+    exchange = Exchange(refusing, key=key)
+    await capture(refusing)(exchange.scope, receive, exchange._send)
+    assert (exchange.status, asked) == (403, [])
+
+
+async def test_while_attribute_cannot_tell_the_background_is_unavailable(capture: Capture) -> None:
+    def broken(api_key: str, scope: Scope) -> str:
+        raise ConnectionError
+
+    upstream = Upstream()
+    exchange = await Exchange(capture(upstream, attribute=broken), ASKED).run()
+    assert (exchange.status, upstream.begun.is_set()) == (503, False)
+    foreground = await Exchange(capture(answering, attribute=broken)).run()
+    assert foreground.status == 200
+
+
+async def test_one_owner_cannot_take_the_places_of_another(capture: Capture, rows: Rows) -> None:
+    upstream = Upstream()
+    middleware = capture(upstream, background_limit=1)
+    answers = [await Exchange(middleware, ASKED, key=key).run() for key in ("sk-bob", "sk-bob", "sk-alice")]
+    assert [answer.status for answer in answers] == [202, 503, 202]
+    upstream.go_on.set()
+    assert len(await rows.all(middleware)) == 3
+
+
+async def test_the_answer_to_a_large_request_shows_its_small_members(capture: Capture, rows: Rows) -> None:
+    asked = {"model": "m", "background": True, "input": [{"a": 1}] * 20_000, "metadata": {"a": "b"}, "temperature": 0.5}
+    middleware = capture(answering)
+    exchange = await Exchange(middleware, json.dumps(asked).encode()).run()
+    assert (exchange.status, exchange.json["metadata"], exchange.json["temperature"]) == (202, {"a": "b"}, 0.5)
+    assert json.loads((await rows.one(middleware)).body) == asked
 
 
 class AppError(Exception):
@@ -221,16 +278,18 @@ async def test_a_row_gets_its_end_though_other_calls_are_dropped_as_too_many(cap
         return OWNER
 
     lookup_done = asyncio.Event()
-    middleware = capture(answering, attribute=slow_for_bob, max_pending_bytes=10)
-    await Exchange(middleware, key="sk-bob", path="/v1/messages").run()
-    await Exchange(middleware, path="/v1/messages").run()
+    upstream = Upstream()
+    middleware = capture(upstream, attribute=slow_for_bob, max_pending_bytes=3 * CALL_BYTES + STEP)
     await Exchange(middleware, ASKED).run()
+    upstream.go_on.set()
+    for _ in range(3):
+        await Exchange(middleware, key="sk-bob", path="/v1/messages").run()
     await eventually(lambda: middleware.stats.recorded == 1)
     lookup_done.set()
-    assert sorted((row.path, row.status) for row in await rows.all(middleware)) == [
-        ("/v1/messages", "completed"), ("/v1/responses", "completed"),
-    ]  # fmt: skip
-    assert middleware.stats.dropped == {"overloaded": 1}
+    stored = await rows.all(middleware)
+    assert ("/v1/responses", "completed") in [(row.path, row.status) for row in stored]
+    assert middleware.stats.dropped == {"overloaded": 4 - len(stored)}
+    assert len(stored) < 4
 
 
 @pytest.mark.parametrize("key", [None, "sk-stranger"])

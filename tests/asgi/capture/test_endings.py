@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rwriter import new_request_id
+from rwriter.asgi._capture.budget import Budget, Share
 from rwriter.asgi._capture.call import CapturedCall
 from rwriter.asgi._capture.stream import StreamedBody
 from rwriter.asgi._types import Message, Receive, Scope, Send
@@ -306,7 +307,11 @@ async def test_a_call_that_has_ended_is_freed_without_the_garbage_collector() ->
     try:
         exchange = Exchange(app)
         call = CapturedCall(
-            exchange.scope, new_request_id(), max_body_bytes=1_000, on_end=lambda call: ended.append(weakref.ref(call))
+            exchange.scope,
+            new_request_id(),
+            max_body_bytes=1_000,
+            share=Share(Budget(1_000_000), 0),
+            on_end=lambda call: ended.append(weakref.ref(call)),
         )
         await call.run(app, exchange._receive, exchange._send)
         del call

@@ -6,12 +6,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
-from rwriter import RequestStore, RequestsWriter
+from rwriter import RequestStore, RequestsWriter, _keys
 from rwriter.asgi import CaptureMiddleware, attribute_from_state
-from rwriter.asgi._attribution import Attribution, api_key_of
+from rwriter.asgi._attribution import LOOKUPS, Attribution, api_key_of
 from rwriter.asgi._capture import recorder as recorder_module
+from rwriter.asgi._capture.budget import CALL_BYTES, STEP
 from rwriter.asgi._types import Receive, Scope, Send
+from rwriter.schema import request_templates
+from rwriter.testing import TestDbEngines
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import KEY, OWNER, Exchange, owners, read, say
 from tests.support.driving import eventually
@@ -33,6 +37,8 @@ def scope_with(*headers: tuple[bytes, bytes], **state: str) -> dict[str, Any]:
         ((b"authorization", b"bearer   sk-1 "), "sk-1"),
         ((b"x-api-key", b"sk-1"), "sk-1"),
         ((b"api-key", b"sk-1"), "sk-1"),
+        ((b"x-goog-api-key", b"sk-1"), "sk-1"),
+        ((b"authorization", b" sk-1"), "sk-1"),
         ((b"authorization", b"Basic sk-1"), None),
         ((b"authorization", b"Bearer "), None),
         ((b"x-api-key", b" "), None),
@@ -131,10 +137,91 @@ async def test_an_owner_is_asked_for_once_and_remembered_for_a_while() -> None:
     now[0] = 10.0
     assert [await ask(stranger), await ask(alice)] == [(None, 3), (OWNER, 3)]
     assert await ask(bob) == ("bob", 4)
-    assert await ask(alice) == (OWNER, 4), "the least recently used of three was the stranger"
-    assert await ask(stranger) == (None, 5)
+    assert await ask(alice) == (OWNER, 4)
     now[0] = 111.0
-    assert await ask(alice) == (OWNER, 6)
+    assert await ask(alice) == (OWNER, 5)
+
+
+async def test_keys_made_up_push_no_owner_out() -> None:
+    asked: list[str] = []
+
+    def attribute(api_key: str, scope: Scope) -> str | None:
+        asked.append(api_key)
+        return owners(api_key, scope)
+
+    attribution = Attribution(attribute, max_entries=2)
+    alice = scope_with((b"x-api-key", KEY.encode()))
+    assert await attribution.owner(alice) == OWNER
+    for number in range(10):
+        assert await attribution.owner(scope_with((b"x-api-key", b"made-up-%d" % number))) is None
+    assert await attribution.owner(alice) == OWNER
+    assert asked.count(KEY) == 1
+
+
+@pytest.mark.parametrize("pepper", [None, "a pepper of sixteen bytes"])
+async def test_a_stored_digest_is_a_key_like_any_other(pepper: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_keys, "_keys", type(_keys._keys)())
+    if pepper is not None:
+        _keys.use_key_pepper(pepper)
+    attribution = Attribution(owners)
+    alice, thief = (scope_with((b"x-api-key", key.encode())) for key in (KEY, str(_keys.digest(KEY))))
+    assert [await attribution.owner(scope) for scope in (thief, alice, thief)] == [None, OWNER, None]
+
+
+async def test_each_key_of_a_request_is_asked_for_until_one_is_known() -> None:
+    asked: list[str] = []
+
+    def attribute(api_key: str, scope: Scope) -> str | None:
+        asked.append(api_key)
+        return owners(api_key, scope)
+
+    attribution = Attribution(attribute)
+    pairs = [
+        (b"x-goog-api-key", KEY.encode()), (b"api-key", b"k-3"), (b"x-api-key", b"k-2"), (b"x-api-key", b"k-9"),
+        (b"Authorization", b"Bearer k-2"),
+    ]  # fmt: skip
+    for _ in range(2):
+        found = await attribution.find(scope_with(*pairs))
+        assert found is not None
+        assert (found.created_by, found.api_key) == (OWNER, _keys.digest(KEY))
+    assert asked == ["k-2", "k-3", KEY]
+
+
+async def test_the_key_of_a_row_is_the_one_that_found_its_owner(
+    capture: Capture, rows: Rows, rwriter_engines: TestDbEngines
+) -> None:
+    middleware = capture(answering)
+    await Exchange(middleware, key="another's token", headers=[(b"x-api-key", KEY.encode())]).run()
+    assert (await rows.one(middleware)).created_by == OWNER
+    async with rwriter_engines.write.connect() as connection:
+        assert (await connection.execute(select(request_templates.c.api_key))).scalar_one() == _keys.digest(KEY)
+
+
+async def test_a_lookup_that_does_not_end_is_given_up_for_each_that_waits() -> None:
+    async def attribute(api_key: str, scope: Scope) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    attribution = Attribution(attribute, timeout=0.01)
+    scope = scope_with((b"x-api-key", b"k"))
+    ended = await asyncio.gather(*(attribution.owner(scope) for _ in range(5)), return_exceptions=True)
+    assert [type(end) for end in ended] == [TimeoutError] * 5
+
+
+async def test_lookups_in_flight_are_bounded() -> None:
+    async def attribute(api_key: str, scope: Scope) -> str:
+        running.append(api_key)
+        most.append(len(running))
+        await asyncio.sleep(0)
+        running.remove(api_key)
+        return OWNER
+
+    running: list[str] = []
+    most: list[int] = []
+    attribution = Attribution(attribute)
+    scopes = [scope_with((b"x-api-key", b"k-%d" % number)) for number in range(2 * LOOKUPS)]
+    assert set(await asyncio.gather(*map(attribution.owner, scopes))) == {OWNER}
+    assert max(most) == LOOKUPS
 
 
 async def test_with_no_time_to_live_every_call_asks_with_its_own_scope() -> None:
@@ -209,17 +296,18 @@ async def test_calls_past_the_bound_are_dropped_and_counted(capture: Capture, ro
         return OWNER
 
     lookup = asyncio.Event()
-    middleware = capture(answering, attribute=slow, max_pending_bytes=1_000)
+    middleware = capture(answering, attribute=slow, max_pending_bytes=2 * CALL_BYTES + STEP)
     for _ in range(5):
-        await Exchange(middleware, b"x" * 400).run()
-    assert middleware.stats.pending == 2
-    assert middleware.stats.dropped == {"overloaded": 3}
+        exchange = await Exchange(middleware, b"x" * 400, path="/v1/messages").run()
+        assert (exchange.status, exchange.body) == (200, b"{}")
+    assert middleware.stats.pending == 3
+    assert middleware.stats.dropped == {"overloaded": 2}
     lookup.set()
-    assert len(await rows.all(middleware)) == 2
+    assert len(await rows.all(middleware)) == 3
     for _ in range(5):
-        await Exchange(middleware, b"x" * 400).run()
+        await Exchange(middleware, b"x" * 400, path="/v1/messages").run()
         await middleware.aclose()
-    assert len(await rows.all(middleware)) == 7, "room is given back"
+    assert len(await rows.all(middleware)) == 8, "room is given back"
 
 
 async def test_a_closed_writer_is_counted_not_raised(capture: Capture, writer: RequestsWriter) -> None:

@@ -1,0 +1,157 @@
+"""What a row says of a call beside its bodies: id, model, usage, metadata, read out of requests and answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._json import UNREADABLE, loads
+from rwriter.records import METADATA_LIMIT, NAME_LIMIT, repair
+
+_END: Final = 64 * 1024
+_MOST_TOKENS: Final = 2**31 - 1
+_MOST_INTEGER: Final = 2**63 - 1
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\w.-]{0,64}")
+# at most eight further headers of a part, so that nothing is looked at again and again
+_FORM_MODEL: Final = re.compile(
+    rb'name="?model"?[ \t;]*\r\n(?:[^\r\n]+\r\n){0,8}\r\n([^\r\n]{1,512})\r\n', re.IGNORECASE
+)
+
+
+class Asked(msgspec.Struct):
+    """Members of a request."""
+
+    model: Any = None
+    background: Any = None
+    stream: Any = None
+    store: Any = None
+    metadata: Any = None
+
+
+class Said(msgspec.Struct, rename={"usage_metadata": "usageMetadata", "response_id": "responseId"}):
+    """Members of an answer."""
+
+    id: Any = None
+    response_id: Any = None
+    model: Any = None
+    usage: Any = None
+    usage_metadata: Any = None
+    x_groq: Any = None
+    choices: msgspec.Raw = msgspec.Raw(b"")
+    prompt_eval_count: Any = None
+    eval_count: Any = None
+
+
+T = TypeVar("T", Asked, Said)
+
+
+def read(text: str, fields: type[T]) -> T:
+    """Return the members of the object in ``text`` that ``fields`` names.
+
+    What a strict parser refuses (a byte order mark, NaN) is read from both ends. Never raises.
+    """
+    try:
+        return msgspec.json.decode(text, type=fields)
+    except UNREADABLE:
+        pass
+    names = dict(zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True))
+    names.pop("choices", None)
+    head, tail = (end.encode("utf-8", "replace") for end in (text[:_END], text[-_END:]))
+    return fields(**{names[name]: value for name, value in skim(head, tail, names).items()})
+
+
+def name_in(*values: Any) -> str | None:
+    """Return the first of ``values`` that is a text, not empty."""
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def id_in(said: Said) -> str | None:
+    """Return the id of an answer, if a row can have it."""
+    found = name_in(said.id, said.response_id)
+    return found if found is not None and len(found) <= NAME_LIMIT else None
+
+
+def model_in_form(*ends: bytes) -> str | None:
+    """Return the field ``model`` of a multipart form."""
+    found = next(filter(None, map(_FORM_MODEL.search, ends)), None)
+    return None if found is None else found[1].decode("utf-8", "replace").strip() or None
+
+
+def metadata_of(asked: Asked, traceparent: str | None) -> dict[str, Any] | None:
+    """Return the scalars of a request's ``metadata``, as many as fit, and the trace it belongs to."""
+    kept: dict[str, Any] = {}
+    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
+        kept["traceparent"] = traceparent
+    room = METADATA_LIMIT - 128
+    for name, value in asked.metadata.items() if isinstance(asked.metadata, dict) else ():
+        size = len(msgspec.json.encode((name, value)))
+        if _is_scalar(value) and repair(name) not in kept and size <= room:
+            kept[repair(name)] = value
+            room -= size
+    return kept or None
+
+
+def _is_scalar(value: Any) -> bool:
+    if isinstance(value, int):
+        return abs(value) <= _MOST_INTEGER
+    return value is None or isinstance(value, (str, float))
+
+
+# -- usage
+
+_COUNTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    "input_tokens": (("input_tokens",), ("prompt_tokens",), ("inputTokens",), ("promptTokenCount",)),
+    "output_tokens": (("output_tokens",), ("completion_tokens",), ("outputTokens",), ("candidatesTokenCount",)),
+    "cached_input_tokens": (
+        ("input_tokens_details", "cached_tokens"),
+        ("prompt_tokens_details", "cached_tokens"),
+        ("cache_read_input_tokens",),
+        ("cacheReadInputTokens",),
+        ("cachedContentTokenCount",),
+    ),
+    "reasoning_tokens": (
+        ("output_tokens_details", "reasoning_tokens"),
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("thoughtsTokenCount",),
+    ),
+}
+"""Where the counts stand in the usage of each family of APIs."""
+
+
+def tokens_of(said: Said) -> dict[str, int]:
+    """Return the token counts of an answer, by the names of the record's fields; those that are told."""
+    usages = [usage for usage in _usages(said) if usage]
+    found: dict[str, int] = {}
+    for field, places in _COUNTS.items():
+        counts = [count for usage in usages for place in places if (count := _count(usage, place)) is not None]
+        if counts:
+            # a zero beside a count is a placeholder
+            found[field] = next(filter(None, counts), 0)
+    return found
+
+
+def _usages(said: Said) -> Iterable[Mapping[str, Any]]:
+    for value in (said.usage, said.usage_metadata, said.x_groq):
+        if isinstance(value, dict):
+            inner = value.get("usage")
+            yield inner if isinstance(inner, dict) else value
+    if said.prompt_eval_count is not None or said.eval_count is not None:
+        yield {"input_tokens": said.prompt_eval_count, "output_tokens": said.eval_count}
+    if not said.usage and b'"usage"' in bytes(said.choices):
+        choices = loads(bytes(said.choices))
+        first = choices[0] if isinstance(choices, list) and choices else None
+        usage = first.get("usage") if isinstance(first, dict) else None
+        if isinstance(usage, dict):
+            yield usage
+
+
+def _count(usage: Mapping[str, Any], place: tuple[str, ...]) -> int | None:
+    value: Any = usage
+    for name in place:
+        value = value.get(name) if isinstance(value, dict) else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else None
