@@ -26,8 +26,7 @@ from rwriter.records import CompletedRequest, NewRequest, new_request_id
 from rwriter.spool import Spool
 from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
 from rwriter.store._listing import RequestFilter
-from rwriter.writer import RequestsWriter
-from rwriter.writer._telemetry import Health, WriterStats
+from rwriter.writer import Health, RequestsWriter, WriterStats
 
 __all__ = (
     "ChannelFull",

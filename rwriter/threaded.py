@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
-from rwriter.writer import RequestsWriter, WriterOptions, WriterStats
+from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
 T = TypeVar("T")
@@ -178,6 +178,18 @@ class ThreadedWriter:
 
         async def read() -> WriterStats:
             return writer.stats
+
+        return self._call(read())
+
+    @property
+    def health(self) -> Health:
+        """As ``RequestsWriter.health``; also after ``close()``."""
+        writer, _, _ = self._opened()
+        if self._closed:
+            return writer.health
+
+        async def read() -> Health:
+            return writer.health
 
         return self._call(read())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rwriter.writer._options import WriterOptions
-from rwriter.writer._telemetry import WriterStats
+from rwriter.writer._telemetry import Health, WriterStats
 from rwriter.writer._writer import RequestsWriter
 
-__all__ = ("RequestsWriter", "WriterOptions", "WriterStats")
+__all__ = ("Health", "RequestsWriter", "WriterOptions", "WriterStats")

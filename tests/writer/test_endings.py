@@ -174,6 +174,21 @@ async def test_a_writer_that_nobody_refers_to_delivers_what_it_accepted(
         await asyncio.wait({consumer})
 
 
+async def test_an_idle_writer_that_nobody_refers_to_is_not_destroyed_in_the_middle(
+    rwriter_engines: TestDbEngines,
+) -> None:
+    async def open_and_forget() -> None:
+        await RequestsWriter(rwriter_engines).__aenter__()
+
+    await open_and_forget()
+    for _ in range(20):
+        gc.collect()
+        await asyncio.sleep(0)
+    (consumer,) = [task for task in asyncio.all_tasks() if task.get_name() == "rwriter-consumer"]
+    consumer.cancel()
+    await asyncio.wait({consumer})
+
+
 # -- the spool first
 
 SERVICE = """
@@ -185,8 +200,9 @@ async def main():
     url, folder = sys.argv[1:]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with DbEngines.from_url(url) as engines:
-        writer = RequestsWriter(engines, spool=Spool(folder))
+    async with DbEngines.from_url(url, statement_timeout=600, connect_timeout=600) as engines:
+        # only copies can be there before the drain ends
+        writer = RequestsWriter(engines, spool=Spool(folder), drain_timeout=600, flush_timeout=600)
         async with writer:
             await writer.send(record(), wait="committed")
             print("open", flush=True)

@@ -35,7 +35,10 @@ def test_many_threads_send_through_one_writer(rwriter_database: str, rwriter_eng
         writer.flush(timeout=30)
         assert asyncio.run(stored(rwriter_engines)) == ids(sent)
         assert writer.stats.persisted == 200
+        assert writer.health.state == "ok"
     assert balanced(writer.stats)
+    closed = writer.health
+    assert closed.state == "failed"
     with pytest.raises(WriterClosed):
         writer.send(record())
     writer.close()

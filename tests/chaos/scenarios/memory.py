@@ -55,10 +55,10 @@ async def outage_with_a_spool(ground: Ground, *, volume: int, seconds: float = 0
 
 
 async def outage_without_a_spool(ground: Ground, *, volume: int, seconds: float = 0) -> Outcome:
-    """Do the same without a spool and without retries: records are dropped and counted, not kept."""
+    """Do the same without a spool, without retries and without patience: records are dropped and counted, not kept."""
     url = await ground.database()
     async with proxy_to(url) as proxy:
-        orders = _full_input(proxy.url(url), writer=quick(**SMALL, max_retries=0))
+        orders = _full_input(proxy.url(url), writer=quick(**SMALL, max_retries=0, give_up_after=0))
         async with ground.service(orders) as service:
             await service.until_told(100)
             proxy.cut()
