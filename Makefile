@@ -7,7 +7,8 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-litellm suite-lowest \
+.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg suite-litellm \
+  suite-lowest \
   bench \
   chaos format clean
 
@@ -33,7 +34,7 @@ test: lint types imports suite faults suite-pg15 suite-litellm suite-lowest ## l
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
-test-all: test ## the same, every test of the store in a second schema too
+test-all: test suite-psycopg ## the same, every test of the store in a second schema too, and on both drivers
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -66,6 +67,10 @@ suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
 	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
 	  if [ -n "$$CI" ]; then exit 1; fi; \
 	fi
+
+# The statements through psycopg, the other driver that a service's own engine may have.
+suite-psycopg: $(READY) ## the statements on psycopg in place of asyncpg
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --driver psycopg tests/store tests/writer/test_flow.py
 
 # LiteLLM pins packages that the other tests have later versions of: an environment of its own.
 LITELLM_VENV ?= .venv-litellm

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import asyncpg
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._urls import URL_FORM
@@ -136,6 +136,11 @@ def failure_of(exc: BaseException) -> Kind:
             return Kind.CONFIGURATION if isinstance(cause, ValueError) else Kind.TRANSIENT
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
             return Kind.TRANSIENT
+        # psycopg's: libpq tells no SQLSTATE of a connection that was not made, nor of a value that it cannot send
+        if isinstance(cause, OperationalError):
+            return Kind.TRANSIENT
+        if isinstance(cause, DataError):
+            return Kind.DATA
     return Kind.CONFIGURATION
 
 
@@ -202,10 +207,8 @@ def describe(exc: BaseException) -> str:
     driver_error = _postgres_error(exc)
     sqlstate = sqlstate_of(exc)
     name = type(driver_error if driver_error is not None else exc).__name__
-    if sqlstate is None:
-        return name
     words = f": {_first_line(driver_error)}" if driver_error is not None and met_connecting(exc) else ""
-    return f"{name} (SQLSTATE {sqlstate}){words}"
+    return name + (f" (SQLSTATE {sqlstate})" if sqlstate is not None else "") + words
 
 
 def server_message(exc: BaseException) -> str:
@@ -213,8 +216,11 @@ def server_message(exc: BaseException) -> str:
     driver_error = _postgres_error(exc)
     if driver_error is None:
         return f"{type(exc).__name__}: {exc}"
-    detail = getattr(driver_error, "detail", None)
-    message = f"{type(driver_error).__name__}: {driver_error.args[0] if driver_error.args else ''}"
+    # psycopg's own words are the whole report, over several lines
+    report = getattr(driver_error, "diag", None)
+    detail = getattr(driver_error, "detail", None) or getattr(report, "message_detail", None)
+    primary = getattr(report, "message_primary", None) or next(iter(driver_error.args), "")
+    message = f"{type(driver_error).__name__}: {primary}"
     return f"{message}\nDETAIL: {detail}" if detail else message
 
 
@@ -243,8 +249,11 @@ def _first_line(exc: BaseException) -> str:
     return next(iter(str(exc).splitlines()), "")
 
 
-def _postgres_error(exc: BaseException) -> asyncpg.PostgresError | None:
-    return next((cause for cause in _chain(exc) if isinstance(cause, asyncpg.PostgresError)), None)
+def _postgres_error(exc: BaseException) -> BaseException | None:
+    """Return asyncpg's or psycopg's own error; the latter need not be installed, and is known by its ``diag``."""
+    return next(
+        (cause for cause in _chain(exc) if isinstance(cause, asyncpg.PostgresError) or hasattr(cause, "diag")), None
+    )
 
 
 def _chain(exc: BaseException | None) -> Iterator[BaseException]:

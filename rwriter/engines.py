@@ -51,9 +51,9 @@ class DbEngines:
     """
 
     def __init__(self, primary: AsyncEngine, replica: AsyncEngine | None = None, *, direct: bool = False) -> None:
-        _check_engine("primary", primary)
+        check_engine("primary", primary)
         if replica is not None:
-            _check_engine("replica", replica)
+            check_engine("replica", replica)
         self._write = primary
         self._read = replica if replica is not None else primary
         self._owned: tuple[AsyncEngine, ...] = ()
@@ -209,7 +209,7 @@ def as_provider(engines: EngineProvider | AsyncEngine) -> EngineProvider:
     # a class has the attributes, too
     if not isinstance(engines, type) and isinstance(engines, EngineProvider):
         for engine in (engines.write, engines.read):
-            _check_engine("the engines of a provider", engine)
+            check_engine("the engines of a provider", engine)
         return engines
     msg = (
         "engines must be a sqlalchemy AsyncEngine or have .write and .read (see DbEngines.from_url), "
@@ -218,7 +218,8 @@ def as_provider(engines: EngineProvider | AsyncEngine) -> EngineProvider:
     raise TypeError(msg)
 
 
-def _check_engine(name: str, engine: object) -> None:
+def check_engine(name: str, engine: object) -> None:
+    """Raise ``TypeError`` for what is no ``AsyncEngine``, ``ValueError`` for one that the library does not run on."""
     if not isinstance(engine, AsyncEngine):
         msg = f"{name} must be a sqlalchemy AsyncEngine, not {_named(engine)}; see DbEngines.from_url"
         raise TypeError(msg)

@@ -19,11 +19,17 @@ CHAOS: Final = Path(__file__).parent / "chaos"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--every-schema``."""
+    """Add ``--every-schema`` and ``--driver``."""
     parser.addoption(
         "--every-schema",
         action="store_true",
         help="run every test of the store in both schemas, not only those marked both_schemas",
+    )
+    parser.addoption(
+        "--driver",
+        choices=("asyncpg", "psycopg"),
+        default="asyncpg",
+        help="the driver of the engines that tests get from fixtures",
     )
 
 

@@ -27,7 +27,7 @@ PUBLIC = {
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "alembic_config check current upgrade",
-    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines",
+    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }

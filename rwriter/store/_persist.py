@@ -67,7 +67,9 @@ class Persist:
         arrays = arrays_of([unique[key] for key in sorted(unique)])
         async with self._connections.autocommit() as connection:
             sql, names = self._compiled
-            row = (await connection.exec_driver_sql(sql, tuple(arrays[name] for name in names))).one()
+            # asyncpg numbers its parameters, psycopg names them
+            parameters = tuple(arrays[name] for name in names) if names else arrays
+            row = (await connection.exec_driver_sql(sql, parameters)).one()
         written = frozenset(row.written or ())
         return PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
 

@@ -5,5 +5,6 @@ from __future__ import annotations
 from rwriter.testing._engines import TestDbEngines
 from rwriter.testing._postgres import THROWAWAY, PostgresServer
 from rwriter.testing._proxy import TcpProxy
+from rwriter.testing._rolled_back import rolled_back
 
-__all__ = ("THROWAWAY", "PostgresServer", "TcpProxy", "TestDbEngines")
+__all__ = ("THROWAWAY", "PostgresServer", "TcpProxy", "TestDbEngines", "rolled_back")

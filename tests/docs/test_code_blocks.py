@@ -19,7 +19,7 @@ from tests.docs.pages import Block, blocks, name_of, pages
 from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
-ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap")
+ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap", "example: rolled back")
 """Blocks that tests of their own run: in a gateway, in a clean environment, under pytest."""
 
 
@@ -58,10 +58,19 @@ def test_the_engine_swap_is_a_test_that_passes(
     pytester: pytest.Pytester, rwriter_postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RWRITER_TEST_DATABASE_URL", rwriter_postgres)
-    (code,) = (block.code for _, found in PYTHON for block in found if block.note == "example: engine swap")
+    code = "\n".join(
+        block.code
+        for _, found in PYTHON
+        for block in found
+        if block.note in {"example: engine swap", "example: rolled back"}
+    )
+    pytester.makeconftest(
+        "import pytest\n@pytest.fixture\ndef my_engine(rwriter_engines):\n    return rwriter_engines.write\n"
+    )
     pytester.makeini("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(
-        "from rwriter import *\nfrom tests.support.records import record as _record\nrecord = _record()\n\n" + code
+        "from rwriter import *\nfrom rwriter.testing import rolled_back\n"
+        "from tests.support.records import record as _record\nrecord = _record()\n\n" + code
     )
     pytester.syspathinsert(Path(__file__).parents[2])
-    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)

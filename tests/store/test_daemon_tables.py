@@ -54,7 +54,7 @@ CREATE VIEW active_requests AS SELECT * FROM requests WHERE state IN ('pending',
 @pytest.fixture(autouse=True)
 async def daemon_tables(engine: AsyncEngine, schema: str | None) -> None:
     """What the daemon's own migrations add to the two tables."""
-    async with engine.connect() as connection:
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         raw = (await connection.get_raw_connection()).driver_connection
         assert raw is not None
         await raw.execute(f"SET search_path TO {quoted(schema)}; {DAEMON_TABLES}")

@@ -7,7 +7,7 @@ from typing import get_type_hints
 
 import pytest
 from sqlalchemy import func, inspect, select
-from sqlalchemy.exc import MissingGreenlet
+from sqlalchemy.exc import MissingGreenlet, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import configure_mappers, selectinload
 
@@ -72,7 +72,8 @@ async def test_a_template_that_was_not_asked_for_is_an_error_not_a_hidden_query(
     await store.persist_completed([record()])
     async with AsyncSession(engine) as session:
         found = (await session.scalars(select(Request))).one()
-        with pytest.raises(MissingGreenlet):
+        # psycopg's dialect wraps it
+        with pytest.raises((MissingGreenlet, StatementError), match="greenlet_spawn"):
             _ = found.template
 
 

@@ -160,7 +160,7 @@ async def test_a_count_that_takes_too_long_becomes_the_planners_estimate(
     async with engine.begin() as connection:
         await connection.exec_driver_sql(
             f"INSERT INTO {quoted(schema)}.requests (model, created_by, state, canceled_at)"
-            f" SELECT 'm' || n % 2, 'tenant-' || n % 4, 'canceled', now() FROM generate_series(1, {many}) n"
+            f" SELECT 'm' || mod(n, 2), 'tenant-' || mod(n, 4), 'canceled', now() FROM generate_series(1, {many}) n"
         )
         await connection.exec_driver_sql(f"ANALYZE {quoted(schema)}.requests")
     monkeypatch.setattr(_listing, "COUNT_TIMEOUT_MS", 1)

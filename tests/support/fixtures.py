@@ -41,12 +41,29 @@ def database(_rwriter_databases: Databases, schema: str | None) -> Iterator[str]
 
 
 @pytest.fixture
-def engines(database: str, schema: str | None) -> TestDbEngines:
+def driver(request: pytest.FixtureRequest) -> str:
+    """The driver this run of the suite is for: ``asyncpg`` or ``psycopg``."""
+    return str(request.config.getoption("driver"))
+
+
+@pytest.fixture
+def engines(database: str, schema: str | None, driver: str) -> TestDbEngines:
     """The engine swap on ``database``: its ``read`` refuses writes."""
+    return TestDbEngines(unpooled(database, driver), schema=schema, direct=True)
+
+
+@pytest.fixture
+def rwriter_engines(rwriter_database: str, driver: str) -> TestDbEngines:
+    """The plugin's fixture of that name, on the driver of this run."""
+    return TestDbEngines(unpooled(rwriter_database, driver), direct=True)
+
+
+def unpooled(database: str, driver: str) -> AsyncEngine:
+    """Make an engine without a pool: its connections would belong to the loop of one test, and need it to close."""
     url, connect_args = connect_arguments(database)
-    # no pool: its connections would belong to the event loop of one test, and need it to close
-    engine = create_async_engine(url, connect_args=connect_args, poolclass=NullPool)
-    return TestDbEngines(engine, schema=schema, direct=True)
+    if driver != "asyncpg":
+        url, connect_args = url.set(drivername=f"postgresql+{driver}"), {}
+    return create_async_engine(url, connect_args=connect_args, poolclass=NullPool, hide_parameters=True)
 
 
 @pytest.fixture
