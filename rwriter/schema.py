@@ -7,6 +7,7 @@ there too, nothing here depends on the exact set.
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import (
@@ -40,6 +41,9 @@ REALTIME_TIER: Final = "priority"
 
 NIL_DAEMON: Final = uuid.UUID(int=0)
 """``daemon_id`` of rows no daemon has claimed: the service itself is working on them."""
+
+NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""``not_before`` of realtime rows in flight: no daemon claims one that its own upkeep put back to ``pending``."""
 
 TOMBSTONE_OWNER: Final = ""
 """``created_by`` of the blanked row a deletion leaves in flight. No record can carry it: theirs is never blank."""

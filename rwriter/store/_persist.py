@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 from sqlalchemy import (
     ARRAY,
     CTE,
+    ColumnElement,
     SmallInteger,
     Text,
     Uuid,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -25,10 +28,14 @@ from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
 from rwriter.records import CompletedRequest, succeeded
-from rwriter.schema import NIL_DAEMON, REALTIME_TIER, request_templates, requests
+from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import AWARE, among_ids, constant, in_states, of_this_library, realtime_in_flight
 from rwriter.store._results import PersistResult, failure_envelope
+
+log = logging.getLogger("rwriter")
+
+_NAMED: Final = 5
 
 # One array parameter for each, in this order; `arrays_of` fills them.
 _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
@@ -69,6 +76,8 @@ class Persist:
             sql, names = self._compiled
             row = (await connection.exec_driver_sql(sql, tuple(arrays[name] for name in names))).one()
         written = frozenset(row.written or ())
+        if row.unfinished:
+            _log_unfinished(row.unfinished)
         return PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
@@ -86,6 +95,15 @@ class Persist:
             dialect=engine.dialect, schema_translate_map=tables, render_schema_translate=tables is not None
         )
         return str(compiled), tuple(compiled.positiontup or ())
+
+
+def _log_unfinished(ids: Sequence[uuid.UUID]) -> None:
+    log.warning(
+        "%d records were skipped although the rows with their ids are not finished: a batch's, or another tier's. "
+        "Their answers are not stored. The first ids: %s",
+        len(ids),
+        ", ".join(map(str, ids[:_NAMED])),
+    )
 
 
 def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
@@ -113,8 +131,12 @@ def _sparse(values: list[str | None]) -> list[str | None]:
     return values if any(value is not None for value in values) else []
 
 
-def statement() -> Select[Sequence[uuid.UUID], int]:
-    """Insert or complete a batch; returns the ids of the requests written, and how many of them were inserted."""
+def statement() -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
+    """Insert or complete a batch.
+
+    Returns the ids of the requests written, how many of them were inserted, and the ids of those skipped although
+    their row is not finished.
+    """
     batch = _batch()
     upserted = _upsert(batch)
     templates = _templates(batch, upserted)
@@ -122,7 +144,19 @@ def statement() -> Select[Sequence[uuid.UUID], int]:
         # one array: a row for each id costs the client 7 % of its CPU at batches of 500
         select(func.array_agg(upserted.c.id)).scalar_subquery().label("written"),
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
+        _unfinished(batch, upserted).label("unfinished"),
     )
+
+
+def _unfinished(batch: CTE, written: CTE) -> ColumnElement[Sequence[uuid.UUID]]:
+    # the CASE leaves the look-up out where nothing was skipped, which is nearly always
+    number = [select(func.count()).select_from(rows).scalar_subquery() for rows in (batch, written)]
+    in_flight = (
+        select(func.array_agg(requests.c.id))
+        .join_from(batch, requests, requests.c.id == batch.c.id)
+        .where(in_states(ACTIVE_STATES), requests.c.id.not_in(select(written.c.id)))
+    )
+    return case((number[0] > number[1], in_flight.scalar_subquery()))
 
 
 def _batch() -> CTE:
@@ -164,6 +198,11 @@ def _upsert(batch: CTE) -> CTE:
             index_elements=[requests.c.id],
             set_={
                 "state": new.state,
+                # a daemon's upkeep takes these away when it puts the row back
+                "daemon_id": func.coalesce(requests.c.daemon_id, new.daemon_id),
+                "claimed_at": func.coalesce(requests.c.claimed_at, new.claimed_at),
+                "started_at": func.coalesce(requests.c.started_at, new.started_at),
+                "not_before": null(),
                 # the row may have been started later than the record says, by another host's clock
                 "completed_at": case(
                     (new.completed_at.is_not(None), func.greatest(new.completed_at, requests.c.started_at))

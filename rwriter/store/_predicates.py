@@ -62,8 +62,11 @@ def of_this_library() -> ColumnElement[bool]:
 
 
 def realtime_in_flight() -> ColumnElement[bool]:
-    """Match rows that the writer may complete although it did not insert them: realtime, in progress, in no batch."""
-    return and_(requests.c.state == constant("processing"), of_this_library())
+    """Match rows that the writer may complete although it did not insert them: realtime, in flight, in no batch.
+
+    In whatever state: a daemon's upkeep may have put one back to ``pending``.
+    """
+    return and_(in_states(ACTIVE_STATES), of_this_library())
 
 
 def completion_may_come() -> ColumnElement[bool]:

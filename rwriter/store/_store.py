@@ -36,9 +36,10 @@ class RequestStore:
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests: all of them in one statement in one transaction, or none.
 
-        New ids are inserted; rows of ``create_realtime`` still ``processing`` are finished; every other row is left
-        as it is and counted as skipped, so the first terminal state wins and a redelivery changes nothing. Of an id
-        given twice the first record counts. Returns the counts and the ids that have their row now.
+        New ids are inserted; rows of ``create_realtime`` in flight are finished, also where a daemon's upkeep put them
+        back to ``pending``; every other row is left as it is and counted as skipped, so the first terminal state wins
+        and a redelivery changes nothing. Of an id given twice the first record counts. A skipped record whose row is
+        not finished is logged. Returns the counts and the ids that have their row now.
         """
         return await self._persist(list(records))
 
@@ -101,6 +102,7 @@ class RequestStore:
     async def fail_stale(self, older_than: timedelta) -> int:
         """Fail realtime rows in ``processing`` for longer than ``older_than``: their process died. Returns how many.
 
+        Rows of ``create_realtime`` that a daemon's upkeep put back to ``pending`` are among them.
         They get status 504 and an error envelope of type ``Abandoned``. Bounded transactions; rows that another
         process has locked are left to it.
         """
