@@ -6,7 +6,7 @@ from rwriter.store._cursor import cursor_after
 from rwriter.store._dead_letters import DeadLetter, DeadLetters
 from rwriter.store._listing import RequestFilter
 from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
-from rwriter.store._revision import current_revision
+from rwriter.store._revision import current_revision, encoding_refusal
 from rwriter.store._store import RequestStore
 
 __all__ = (
@@ -21,4 +21,5 @@ __all__ = (
     "current_revision",
     "cursor_after",
     "detail_of",
+    "encoding_refusal",
 )
