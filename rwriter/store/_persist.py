@@ -6,23 +6,27 @@ import functools
 import logging
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ARRAY,
     CTE,
     ColumnElement,
+    Integer,
     SmallInteger,
     Text,
     Uuid,
     bindparam,
     case,
+    cast,
     column,
     func,
     literal_column,
     null,
     select,
+    update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
@@ -30,12 +34,23 @@ from sqlalchemy.types import TypeEngine
 from rwriter.records import CompletedRequest, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
-from rwriter.store._predicates import AWARE, among_ids, constant, in_states, of_this_library, realtime_in_flight
+from rwriter.store._predicates import (
+    AWARE,
+    among_ids,
+    constant,
+    in_states,
+    json_of,
+    not_erased,
+    of_this_library,
+    realtime_in_flight,
+)
 from rwriter.store._results import PersistResult, failure_envelope
 
 log = logging.getLogger("rwriter")
 
 _NAMED: Final = 5
+
+_Value = TypeVar("_Value")
 
 # One array parameter for each, in this order; `arrays_of` fills them.
 _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
@@ -51,7 +66,16 @@ _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
     "error": Text(),
     "started_at": AWARE,
     "finished_at": AWARE,
+    "input_tokens": Integer(),
+    "output_tokens": Integer(),
+    "cached_input_tokens": Integer(),
+    "reasoning_tokens": Integer(),
+    "first_token_at": AWARE,
+    # JSON as text: the driver's own encoder for jsonb is Python's
+    "metadata": Text(),
 }
+
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
 
 _FINISHED_IDS: Final = select(requests.c.id).where(
     among_ids(requests.c.id), in_states(("completed", "failed")), of_this_library()
@@ -123,10 +147,12 @@ def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         ),
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
+        **{name: _sparse([getattr(r, name) for r in records]) for name in (*_TOKENS, "first_token_at")},
+        "metadata": _sparse([None if r.metadata is None else json_of(r.metadata) for r in records]),
     }
 
 
-def _sparse(values: list[str | None]) -> list[str | None]:
+def _sparse(values: list[_Value | None]) -> list[_Value | None]:
     """Return ``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
     return values if any(value is not None for value in values) else []
 
@@ -140,12 +166,13 @@ def statement() -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
     batch = _batch()
     upserted = _upsert(batch)
     templates = _templates(batch, upserted)
-    return select(
+    answer = select(
         # one array: a row for each id costs the client 7 % of its CPU at batches of 500
         select(func.array_agg(upserted.c.id)).scalar_subquery().label("written"),
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
         _unfinished(batch, upserted).label("unfinished"),
     )
+    return answer.add_cte(_facts(batch, upserted))
 
 
 def _unfinished(batch: CTE, written: CTE) -> ColumnElement[Sequence[uuid.UUID]]:
@@ -160,10 +187,11 @@ def _unfinished(batch: CTE, written: CTE) -> ColumnElement[Sequence[uuid.UUID]]:
 
 
 def _batch() -> CTE:
-    source = func.unnest(
+    arrays = func.unnest(
         *(bindparam(name, type_=ARRAY(type_, dimensions=1)) for name, type_ in _ARRAYS.items())
     ).table_valued(*(column(name, type_) for name, type_ in _ARRAYS.items()), name="source")
-    return select(source.render_derived()).cte("v")
+    source = arrays.render_derived()
+    return select(source).where(not_erased(source.c.created_by, source.c.started_at)).cte("v")
 
 
 def _upsert(batch: CTE) -> CTE:
@@ -189,7 +217,8 @@ def _upsert(batch: CTE) -> CTE:
         "service_tier": constant(REALTIME_TIER),
         "created_by": v.created_by,
         "created_at": v.started_at,
-    }
+        "first_token_at": v.first_token_at,
+    } | {name: v[name] for name in _TOKENS}
     # no ORDER BY: the arrays are already in id order, and a sort would copy the bodies
     insertion = pg_insert(requests).from_select(list(values), select(*values.values()), include_defaults=False)
     new = insertion.excluded
@@ -212,8 +241,12 @@ def _upsert(batch: CTE) -> CTE:
                 "response_body": new.response_body,
                 "response_size": new.response_size,
                 "error": new.error,
-                "custom_id": func.coalesce(new.custom_id, requests.c.custom_id),
-            },
+                "first_token_at": case(
+                    (new.first_token_at.is_not(None), func.greatest(new.first_token_at, requests.c.started_at)),
+                    else_=requests.c.first_token_at,
+                ),
+            }
+            | {name: func.coalesce(new[name], requests.c[name]) for name in ("custom_id", *_TOKENS)},
             where=realtime_in_flight(),
         )
         .returning(requests.c.id, requests.c.template_id)
@@ -238,6 +271,7 @@ def _templates(batch: CTE, written: CTE) -> CTE:
         "api_key": v.api_key,
         "body": v.request_body,
         "body_byte_size": func.octet_length(v.request_body),
+        "metadata": cast(v.metadata, JSONB()),
     }
     source = select(*values.values()).join_from(batch, written, written.c.template_id == v.id)
     return (
@@ -246,4 +280,24 @@ def _templates(batch: CTE, written: CTE) -> CTE:
         .on_conflict_do_nothing(index_elements=[request_templates.c.id])
         .returning(request_templates.c.id)
         .cte("fresh")
+    )
+
+
+def _facts(batch: CTE, written: CTE) -> CTE:
+    """Write the metadata of records whose row was begun before: their templates are there already.
+
+    A template inserted by the statement is not seen here: it has its metadata.
+    """
+    v = batch.c
+    return (
+        update(request_templates)
+        .values(metadata=cast(v.metadata, JSONB()))
+        .where(
+            v.metadata.is_not(None),
+            written.c.id == v.id,
+            request_templates.c.id == written.c.template_id,
+            # the template of a file serves other requests too
+            request_templates.c.file_id.is_(None),
+        )
+        .cte("facts")
     )

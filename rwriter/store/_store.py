@@ -15,7 +15,7 @@ from rwriter.store import _dead_letters, _detail, _listing, _realtime, _removal,
 from rwriter.store._connections import Connections
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
-from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary
+from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary
 
 
 class RequestStore:
@@ -83,13 +83,15 @@ class RequestStore:
         """
         return await _removal.delete_request(self._connections, request_id, created_by)
 
-    async def erase(self, created_by: str, limit: int = 10_000) -> int:
-        """Delete everything of an owner's: requests, their templates and dead letters. Returns the rows deleted.
+    async def erase(self, created_by: str) -> Erasure:
+        """Delete everything of an owner's: requests, their templates and dead letters. Returns how many, and when.
 
-        At most ``limit`` requests and letters, the rest at the next call: 0 means that there is nothing left. Rows in
-        flight are blanked as by ``delete_request``. Rows that another transaction has locked are passed over.
+        The owner's mark in ``erasures`` comes first: ``persist_completed`` and ``bury`` skip what the owner began up to
+        then, so that nothing comes back from a buffer, a spool, a dead letter or a late completion. Rows in flight are
+        blanked as by ``delete_request``. Bounded transactions; rows that another one has locked are tried again for
+        two seconds, and then mentioned in the log. A second call returns zeros and moves the mark.
         """
-        return await _removal.erase(self._connections, created_by, limit)
+        return await _removal.erase(self._connections, created_by)
 
     async def purge(self, before: datetime, limit: int = 10_000) -> int:
         """Delete finished requests, their templates and dead letters older than ``before``. Returns the rows deleted.

@@ -67,6 +67,11 @@ async def test_a_new_id_becomes_a_completed_row_with_every_column_set(store: Req
         "service_tier": "priority",
         "created_by": "tenant-a",
         "created_at": STARTED,
+        "input_tokens": None,
+        "output_tokens": None,
+        "cached_input_tokens": None,
+        "reasoning_tokens": None,
+        "first_token_at": None,
     }
 
 
@@ -91,6 +96,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
         "body": '{"ü":1}',
         "body_byte_size": 8,
         "line_number": 0,
+        "metadata": None,
     }
 
 
