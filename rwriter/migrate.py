@@ -27,7 +27,7 @@ from rwriter import schema as tables
 from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.errors import RwriterError, SchemaOutdated
-from rwriter.store import RequestStore, current_revision
+from rwriter.store import RequestStore, current_revision, revision_in_service
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
@@ -64,8 +64,21 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     """Bring the database to ``revision``. Safe to call from many processes at once: they take turns.
 
     ``target`` is an engine, a provider, a URL, or ``None`` for ``RWRITER_DATABASE_URL``; ``schema`` defaults to the
-    engine's own and then to ``RWRITER_SCHEMA``. Raises ``RwriterError`` for a revision this release does not know.
+    engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
+    nothing is done.
+
+    Raises ``RwriterError`` where that history is behind, and for a revision this release does not know.
     """
+    async with _engine(target, schema) as (engine, _):
+        theirs = await revision_in_service(engine)
+    if theirs is not None and theirs < tables.HEAD_REVISION:
+        msg = (
+            f"the service's own Alembic has rwriter's revisions in its history, and is at {theirs}: run its "
+            f"`alembic upgrade heads` (the head of this release is {tables.HEAD_REVISION})"
+        )
+        raise RwriterError(msg)
+    if theirs is not None:
+        return
     await _over(target, schema, lambda config: command.upgrade(config, revision))
 
 

@@ -6,7 +6,7 @@ from rwriter.store._cursor import cursor_after
 from rwriter.store._dead_letters import DeadLetter, DeadLetters
 from rwriter.store._listing import RequestFilter
 from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
-from rwriter.store._revision import current_revision, encoding_refusal
+from rwriter.store._revision import current_revision, encoding_refusal, revision_in_service
 from rwriter.store._store import RequestStore
 
 __all__ = (
@@ -23,4 +23,5 @@ __all__ = (
     "cursor_after",
     "detail_of",
     "encoding_refusal",
+    "revision_in_service",
 )

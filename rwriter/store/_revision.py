@@ -70,8 +70,25 @@ class _Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def current_revision(engine: AsyncEngine) -> str | None:
-    """Return rwriter's latest revision that a version table names, or ``None``."""
-    return _latest(await _revisions(engine))
+    """Return rwriter's latest revision that a version table names, or ``None``.
+
+    It is this release's where a service's own version table names a revision that took the place of ours, by a merge or
+    by depending on it, and the tables are whole.
+    """
+    revisions = await _revisions(engine)
+    ours = _latest(revisions)
+    if ours is not None or not revisions:
+        return ours
+    async with connected(engine) as connection:
+        found = await _tables(connection, schema_of(engine))
+    return None if any(table.lacks for table in found) else HEAD_REVISION
+
+
+async def revision_in_service(engine: AsyncEngine) -> str | None:
+    """Return rwriter's revision in a service's own version table, or ``None`` where rwriter's own table names one."""
+    if await _revisions_in(engine, VERSION_TABLE):
+        return None
+    return await current_revision(engine)
 
 
 async def check_schema(engine: AsyncEngine) -> None:
