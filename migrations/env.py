@@ -3,7 +3,8 @@
 An upgrade holds an advisory lock on its session and runs each revision in a transaction of its own, so that a revision
 may build an index CONCURRENTLY in an ``autocommit_block()``. (Such a revision sets ``lock_timeout`` to 0 in the block:
 the build takes no lock that a writer would queue behind, and waits for every transaction that is older than itself.)
-Over a connection that is in a transaction already, everything happens in that one.
+Over a connection that is in a transaction already, everything happens in that one; behind a pooler, which may give each
+transaction another session, in a single one of ours.
 """
 
 from __future__ import annotations
@@ -221,6 +222,16 @@ def read(connection: Connection, schema: str | None) -> None:
         assign(connection, before, local=True)
 
 
+def behind_a_pooler(connection: Connection) -> bool:
+    """Return True where somebody else keeps the sessions: what is set or locked on one may be another's next.
+
+    A pooler hands out numbers of its own for the cancelling of queries.
+    """
+    told = getattr(connection.connection.driver_connection, "get_server_pid", None)
+    with connection.begin():
+        return told is not None and told() != connection.scalar(text("SELECT pg_backend_pid()"))
+
+
 def migrate(connection: Connection) -> None:
     """Run the migrations in the caller's transaction, or in transactions of ours."""
     schema = target_schema(connection)
@@ -228,6 +239,9 @@ def migrate(connection: Connection) -> None:
         read(connection, schema)
     elif connection.in_transaction():
         migrate_inside(connection, schema)
+    elif behind_a_pooler(connection):
+        with connection.begin():
+            migrate_inside(connection, schema)
     else:
         migrate_alone(connection, schema)
         # what Alembic read after its last transaction
