@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Engine, event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import RequestStore, new_request_id
@@ -221,6 +221,12 @@ async def test_a_batch_that_is_being_written_when_its_owner_is_erased_goes_too(
     store: RequestStore, engine: AsyncEngine
 ) -> None:
     given = record()
+    asked: list[str] = []
+
+    def ask(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.extend([statement] if "pg_locks" in statement else [])
+
+    event.listen(Engine, "before_cursor_execute", ask)
     async with engine.connect() as connection:
         async with connection.begin():
             # what a writer's statement leaves before it commits: it read no mark
@@ -234,8 +240,10 @@ async def test_a_batch_that_is_being_written_when_its_owner_is_erased_goes_too(
                 )
             )
             erasing = asyncio.create_task(erased(store, "tenant-a"))
-            while not await marks(engine):
+            # who is writing is asked, and asked again: it is not enough to have begun
+            while len(asked) < 2 and not erasing.done():
                 await asyncio.sleep(0.01)
+        event.remove(Engine, "before_cursor_execute", ask)
         assert await asyncio.wait_for(erasing, 60) == (1, 0)
     assert await rows(engine, requests) == []
 
