@@ -26,8 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter import schema as tables
 from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
-from rwriter.errors import RwriterError
-from rwriter.store import RequestStore, current_revision
+from rwriter.errors import RwriterError, SchemaOutdated
+from rwriter.store import RequestStore, current_revision, revision_in_service
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
@@ -64,8 +64,21 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     """Bring the database to ``revision``. Safe to call from many processes at once: they take turns.
 
     ``target`` is an engine, a provider, a URL, or ``None`` for ``RWRITER_DATABASE_URL``; ``schema`` defaults to the
-    engine's own and then to ``RWRITER_SCHEMA``. Raises ``RwriterError`` for a revision this release does not know.
+    engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
+    nothing is done.
+
+    Raises ``RwriterError`` where that history is behind, and for a revision this release does not know.
     """
+    async with _engine(target, schema) as (engine, _):
+        theirs = await revision_in_service(engine)
+    if theirs is not None and theirs < tables.HEAD_REVISION:
+        msg = (
+            f"the service's own Alembic has rwriter's revisions in its history, and is at {theirs}: run its "
+            f"`alembic upgrade heads` (the head of this release is {tables.HEAD_REVISION})"
+        )
+        raise RwriterError(msg)
+    if theirs is not None:
+        return
     await _over(target, schema, lambda config: command.upgrade(config, revision))
 
 
@@ -95,12 +108,25 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
     Additions by others (columns and indexes of the daemon, of a later release) are no drift.
     """
     async with _engine(target, schema) as (engine, name):
-        await RequestStore(engine).check_schema()
+        start = await _start_check(engine)
         async with engine.connect() as connection:
             drift = await connection.run_sync(_drift, name)
+    if start is not None and not drift:
+        raise start
     if drift:
         msg = "the tables are not what this release needs:\n" + "\n".join(f"  {line}" for line in drift)
         raise SchemaDrift(msg)
+
+
+async def _start_check(engine: AsyncEngine) -> SchemaOutdated | None:
+    """Return what the start check says of tables that are damaged at the right revision: the drift says it better."""
+    try:
+        await RequestStore(engine).check_schema()
+    except SchemaOutdated as exc:
+        if (await current_revision(engine) or "") < tables.HEAD_REVISION:
+            raise
+        return exc
+    return None
 
 
 def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> None:
@@ -117,6 +143,20 @@ def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> 
         pool.submit(asyncio.run, main()).result()
 
 
+def versions_path() -> str:
+    """Return the folder of rwriter's revisions, for the ``version_locations`` of a service's own Alembic."""
+    return str(Path(str(alembic_config().get_main_option("script_location"))) / "versions")
+
+
+def include_name(name: str | None, type_: str, _parents: Any = None) -> bool:
+    """Return False for rwriter's tables in any schema, its version table included, and True for everything else.
+
+    For ``context.configure(include_name=...)`` in a service's own ``env.py``: autogenerate and ``alembic check`` then
+    propose nothing about them. Join it to a function of your own with ``and``.
+    """
+    return type_ != "table" or not (name == tables.VERSION_TABLE or name in tables.metadata.tables)
+
+
 def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
     """Return True for rwriter's own tables in a shared schema: Alembic's ``include_name``."""
     return type_ != "table" or name in tables.metadata.tables
@@ -124,8 +164,8 @@ def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
 
 async def _over(target: Target, schema: str | None, run: Callable[[Config], object]) -> None:
     async with _engine(target, schema) as (engine, name), engine.connect() as connection:
-        # whatever the engine's own: autocommit has no transaction to hold the lock in, and a stricter level would go
-        # on seeing the version table as it was before the wait for the lock
+        # whatever the engine's own: autocommit would leave the half of a revision that fails, and a stricter level's
+        # snapshot would stop the building of an index
         await connection.execution_options(isolation_level="READ COMMITTED")
         config = alembic_config(name)
 
@@ -155,7 +195,8 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except CommandError as exc:
-        msg = f"{exc} (the head of this release is {tables.HEAD_REVISION})"
+        about_revisions = "revision" in str(exc)
+        msg = f"{exc} (the head of this release is {tables.HEAD_REVISION})" if about_revisions else str(exc)
         raise RwriterError(msg) from exc
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Mapped, registry, relationship
 
@@ -31,6 +32,7 @@ class RequestTemplate:
     line_number: Mapped[int]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    metadata: Mapped[dict[str, Any] | None]
 
 
 class Request:
@@ -59,6 +61,11 @@ class Request:
     created_by: Mapped[str | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+    input_tokens: Mapped[int | None]
+    output_tokens: Mapped[int | None]
+    cached_input_tokens: Mapped[int | None]
+    reasoning_tokens: Mapped[int | None]
+    first_token_at: Mapped[datetime | None]
     template: Mapped[RequestTemplate | None]
 
 

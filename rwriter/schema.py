@@ -7,6 +7,7 @@ there too, nothing here depends on the exact set.
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import (
@@ -25,8 +26,9 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD_REVISION: Final = "rwriter_0001"
+HEAD_REVISION: Final = "rwriter_0002"
 """The migration these tables correspond to. Kept here so that the writer's start check needs no Alembic."""
 
 VERSION_TABLE: Final = "rwriter_alembic_version"
@@ -40,6 +42,9 @@ REALTIME_TIER: Final = "priority"
 
 NIL_DAEMON: Final = uuid.UUID(int=0)
 """``daemon_id`` of rows no daemon has claimed: the service itself is working on them."""
+
+NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+"""``not_before`` of realtime rows in flight: no daemon claims one that its own upkeep put back to ``pending``."""
 
 TOMBSTONE_OWNER: Final = ""
 """``created_by`` of the blanked row a deletion leaves in flight. No record can carry it: theirs is never blank."""
@@ -69,6 +74,8 @@ request_templates = Table(
     Column("line_number", Integer, nullable=False, server_default=text("0")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    # none_as_null: a row without facts is one that nobody gave any
+    Column("metadata", JSONB(none_as_null=True)),
 )
 
 requests = Table(
@@ -97,6 +104,11 @@ requests = Table(
     Column("created_by", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("cached_input_tokens", Integer),
+    Column("reasoning_tokens", Integer),
+    Column("first_token_at", DateTime(timezone=True)),
     CheckConstraint(
         "state IN ('pending', 'claimed', 'processing', 'completed', 'failed', 'canceled')", name="state_check"
     ),
@@ -173,3 +185,12 @@ dead_letters = Table(
 )
 # erase(created_by) must find a tenant's dead letters too
 Index("ix_dead_letters_created_by", dead_letters.c.created_by)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    # SHA-256 of the owner in hex: the table must not keep the names of those who asked to be forgotten
+    Column("owner_digest", Text, primary_key=True),
+    # what this owner began up to then is written no more
+    Column("erased_at", DateTime(timezone=True), nullable=False),
+)

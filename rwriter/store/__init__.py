@@ -5,13 +5,14 @@ from __future__ import annotations
 from rwriter.store._cursor import cursor_after
 from rwriter.store._dead_letters import DeadLetter, DeadLetters
 from rwriter.store._listing import RequestFilter
-from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
-from rwriter.store._revision import current_revision
+from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
+from rwriter.store._revision import current_revision, encoding_refusal, revision_in_service
 from rwriter.store._store import RequestStore
 
 __all__ = (
     "DeadLetter",
     "DeadLetters",
+    "Erasure",
     "PersistResult",
     "RequestDetail",
     "RequestFilter",
@@ -21,4 +22,6 @@ __all__ = (
     "current_revision",
     "cursor_after",
     "detail_of",
+    "encoding_refusal",
+    "revision_in_service",
 )

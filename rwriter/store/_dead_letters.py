@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, func, select
+from sqlalchemy import Executable, Text, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,6 +18,7 @@ from rwriter.records import CompletedRequest, decode_record, encode_record, repa
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
 from rwriter.store._persist import Persist
+from rwriter.store._predicates import AWARE, not_erased
 
 CHUNK: Final = 100
 """Letters ``replay`` reads at a time."""
@@ -46,7 +47,22 @@ _SUMMARY = select(
 )
 
 
-_INSERT: Final = pg_insert(dead_letters).on_conflict_do_nothing(index_elements=[dead_letters.c.id])
+def _insertion() -> Executable:
+    columns = [column for column in dead_letters.columns if column.name != "created_at"]
+    values = [bindparam(column.name, type_=column.type) for column in columns]
+    owner, started_at = bindparam("created_by", type_=Text()), bindparam("started_at", type_=AWARE)
+    return (
+        pg_insert(dead_letters)
+        .from_select(
+            [column.name for column in columns],
+            select(*values).where(not_erased(owner, started_at)),
+            include_defaults=False,
+        )
+        .on_conflict_do_nothing(index_elements=[dead_letters.c.id])
+    )
+
+
+_INSERT: Final = _insertion()
 
 
 async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
@@ -59,6 +75,7 @@ async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: 
         "sqlstate": sqlstate,
         "error": repair(error),
         "payload": payload,
+        "started_at": record.started_at,
     }
     async with connections.transaction() as connection:
         await connection.execute(_INSERT, letter)

@@ -12,12 +12,12 @@ from rwriter.records import repair
 from rwriter.schema import request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import OWNER, visible
-from rwriter.store._results import SUMMARY_COLUMNS, RequestDetail, detail_of_row
+from rwriter.store._results import SUMMARY_COLUMNS, TEMPLATE_COLUMNS, RequestDetail, detail_of_row
 
 _DETAIL: Final = (
     select(
         *SUMMARY_COLUMNS,
-        func.coalesce(request_templates.c.path, "").label("path"),
+        *TEMPLATE_COLUMNS,
         func.coalesce(request_templates.c.body, "").label("body"),
         requests.c.response_body,
         requests.c.error,

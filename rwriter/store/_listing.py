@@ -18,6 +18,8 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    cast,
+    exists,
     false,
     func,
     literal_column,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.ext.compiler import compiles
@@ -35,12 +38,12 @@ from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
 from rwriter._database_errors import sqlstate_of
 from rwriter._validation import at_least, aware, between, one_of
-from rwriter.records import repair
+from rwriter.records import Metadata, repair
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._cursor import Position, decode_cursor, encode_cursor
-from rwriter.store._predicates import AWARE, constant, in_states, visible
-from rwriter.store._results import SUMMARY_COLUMNS, RequestSummary, summary_of, with_utc_times
+from rwriter.store._predicates import AWARE, in_states, json_of, visible
+from rwriter.store._results import SUMMARY_COLUMNS, TEMPLATE_COLUMNS, RequestSummary, summary_of, with_utc_times
 
 MAX_LIMIT: Final = 1_000
 SHAPES: Final = 64
@@ -59,7 +62,8 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
     matches nothing; ``created_after`` and ``created_before`` are inclusive and timezone-aware. The order is newest
     first, ties by id; ``active_first`` puts processing, claimed and pending rows before all else. ``limit`` is
     1..1000; ``cursor`` is the ``next_cursor`` of the page before, for the same filter; ``offset`` skips rows after the
-    cursor and costs as much as reading them.
+    cursor and costs as much as reading them. ``metadata`` matches rows that have all of these facts; it is looked for
+    among an owner's rows or in a time window: it needs ``created_by`` or ``created_after``.
 
     Raises ``ValueError`` naming the field, ``InvalidCursor`` for a cursor this library did not make.
     """
@@ -70,6 +74,7 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
     created_after: datetime | None = None
     created_before: datetime | None = None
     service_tiers: Sequence[str | None] | None = None
+    metadata: Metadata | None = None
     active_first: bool = False
     cursor: str | None = None
     limit: int = 50
@@ -88,8 +93,19 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, field)
             if value is not None:
                 aware(field, value)
+        if self.metadata is not None:
+            _check_metadata(self)
         if self.cursor is not None:
             decode_cursor(self.cursor)
+
+
+def _check_metadata(filter_: RequestFilter) -> None:
+    if not isinstance(filter_.metadata, Mapping):
+        msg = f"metadata must be a mapping, not {type(filter_.metadata).__name__}"
+        raise TypeError(msg)
+    if filter_.created_by is None and filter_.created_after is None:
+        msg = "metadata needs created_by or created_after: over all rows the search would read every template"
+        raise ValueError(msg)
 
 
 async def page(
@@ -167,6 +183,7 @@ class _Shape(NamedTuple):
     created_before: bool
     service_tiers: int | None
     no_tier: bool
+    metadata: bool
 
 
 class _IndexScan(NamedTuple):
@@ -186,6 +203,7 @@ def _shape(filter_: RequestFilter) -> _Shape:
         created_before=filter_.created_before is not None,
         service_tiers=None if tiers is None else min(sum(tier is not None for tier in tiers), 2),
         no_tier=tiers is not None and None in tiers,
+        metadata=bool(filter_.metadata),
     )
 
 
@@ -201,6 +219,8 @@ def _values(filter_: RequestFilter) -> dict[str, Any]:
         values["created_before"] = filter_.created_before
     if tiers := [repair(tier) for tier in filter_.service_tiers or () if tier is not None]:
         values["service_tiers"] = _one_or_all(tiers)
+    if filter_.metadata:
+        values["metadata"] = json_of(filter_.metadata)
     return values
 
 
@@ -217,6 +237,10 @@ def _index_scans(filter_: RequestFilter, position: Position | None) -> tuple[_In
     return _IndexScan(ACTIVE_STATES, after=position is not None), _IndexScan(FINISHED_STATES)
 
 
+_HAS_FACTS: Final = exists().where(
+    request_templates.c.id == requests.c.template_id,
+    request_templates.c.metadata.contains(cast(bindparam("metadata", type_=Text()), JSONB())),
+)
 _TEXTS: Final = ARRAY(Text(), dimensions=1)
 _ROWS: Final = bindparam("rows", type_=BigInteger())
 _OFFSET: Final = bindparam("offset", type_=BigInteger())
@@ -238,6 +262,8 @@ def _conditions(shape: _Shape) -> list[ColumnElement[bool]]:
     if shape.service_tiers is not None:
         named = _among(requests.c.service_tier, "service_tiers", shape.service_tiers)
         conditions.append(or_(named, requests.c.service_tier.is_(None)) if shape.no_tier else named)
+    if shape.metadata:
+        conditions.append(_HAS_FACTS)
     return conditions
 
 
@@ -264,7 +290,7 @@ def _page(shape: _Shape, scans: tuple[_IndexScan, ...], row_cap: int) -> Select[
     rows = page.subquery("page")
     columns = [column for column in rows.c if column.name != "template_id"]
     return (
-        select(*columns, func.coalesce(request_templates.c.path, constant("")).label("path"))
+        select(*columns, *TEMPLATE_COLUMNS)
         .select_from(rows.outerjoin(request_templates, rows.c.template_id == request_templates.c.id))
         .order_by(*_newest_first(rows))
     )

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import functools
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
     ARRAY,
     CTE,
+    ColumnElement,
+    Integer,
     SmallInteger,
     Text,
     Uuid,
     bindparam,
     case,
+    cast,
     column,
     func,
     literal_column,
+    null,
     select,
+    update,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
 from rwriter.records import CompletedRequest, succeeded
-from rwriter.schema import NIL_DAEMON, REALTIME_TIER, request_templates, requests
+from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
-from rwriter.store._predicates import AWARE, among_ids, constant, in_states, of_this_library, realtime_in_flight
+from rwriter.store._predicates import (
+    AWARE,
+    among_ids,
+    constant,
+    in_states,
+    json_of,
+    not_erased,
+    of_this_library,
+    realtime_in_flight,
+)
 from rwriter.store._results import PersistResult, failure_envelope
+
+log = logging.getLogger("rwriter")
+
+_NAMED: Final = 5
+
+_Value = TypeVar("_Value")
 
 # One array parameter for each, in this order; `arrays_of` fills them.
 _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
@@ -44,7 +66,16 @@ _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
     "error": Text(),
     "started_at": AWARE,
     "finished_at": AWARE,
+    "input_tokens": Integer(),
+    "output_tokens": Integer(),
+    "cached_input_tokens": Integer(),
+    "reasoning_tokens": Integer(),
+    "first_token_at": AWARE,
+    # JSON as text: the driver's own encoder for jsonb is Python's
+    "metadata": Text(),
 }
+
+_TOKENS: Final = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
 
 _FINISHED_IDS: Final = select(requests.c.id).where(
     among_ids(requests.c.id), in_states(("completed", "failed")), of_this_library()
@@ -71,6 +102,8 @@ class Persist:
             parameters = tuple(arrays[name] for name in names) if names else arrays
             row = (await connection.exec_driver_sql(sql, parameters)).one()
         written = frozenset(row.written or ())
+        if row.unfinished:
+            _log_unfinished(row.unfinished)
         return PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
@@ -90,6 +123,15 @@ class Persist:
         return str(compiled), tuple(compiled.positiontup or ())
 
 
+def _log_unfinished(ids: Sequence[uuid.UUID]) -> None:
+    log.warning(
+        "%d records were skipped although the rows with their ids are not finished: a batch's, or another tier's. "
+        "Their answers are not stored. The first ids: %s",
+        len(ids),
+        ", ".join(map(str, ids[:_NAMED])),
+    )
+
+
 def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
     """Return the array parameters of the statement, by name."""
     return {
@@ -107,31 +149,51 @@ def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         ),
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
+        **{name: _sparse([getattr(r, name) for r in records]) for name in (*_TOKENS, "first_token_at")},
+        "metadata": _sparse([None if r.metadata is None else json_of(r.metadata) for r in records]),
     }
 
 
-def _sparse(values: list[str | None]) -> list[str | None]:
+def _sparse(values: list[_Value | None]) -> list[_Value | None]:
     """Return ``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
     return values if any(value is not None for value in values) else []
 
 
-def statement() -> Select[Sequence[uuid.UUID], int]:
-    """Insert or complete a batch; returns the ids of the requests written, and how many of them were inserted."""
+def statement() -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
+    """Insert or complete a batch.
+
+    Returns the ids of the requests written, how many of them were inserted, and the ids of those skipped although
+    their row is not finished.
+    """
     batch = _batch()
     upserted = _upsert(batch)
     templates = _templates(batch, upserted)
-    return select(
+    answer = select(
         # one array: a row for each id costs the client 7 % of its CPU at batches of 500
         select(func.array_agg(upserted.c.id)).scalar_subquery().label("written"),
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
+        _unfinished(batch, upserted).label("unfinished"),
     )
+    return answer.add_cte(_facts(batch, upserted))
+
+
+def _unfinished(batch: CTE, written: CTE) -> ColumnElement[Sequence[uuid.UUID]]:
+    # the CASE leaves the look-up out where nothing was skipped, which is nearly always
+    number = [select(func.count()).select_from(rows).scalar_subquery() for rows in (batch, written)]
+    in_flight = (
+        select(func.array_agg(requests.c.id))
+        .join_from(batch, requests, requests.c.id == batch.c.id)
+        .where(in_states(ACTIVE_STATES), requests.c.id.not_in(select(written.c.id)))
+    )
+    return case((number[0] > number[1], in_flight.scalar_subquery()))
 
 
 def _batch() -> CTE:
-    source = func.unnest(
+    arrays = func.unnest(
         *(bindparam(name, type_=ARRAY(type_, dimensions=1)) for name, type_ in _ARRAYS.items())
     ).table_valued(*(column(name, type_) for name, type_ in _ARRAYS.items()), name="source")
-    return select(source.render_derived()).cte("v")
+    source = arrays.render_derived()
+    return select(source).where(not_erased(source.c.created_by, source.c.started_at)).cte("v")
 
 
 def _upsert(batch: CTE) -> CTE:
@@ -157,7 +219,8 @@ def _upsert(batch: CTE) -> CTE:
         "service_tier": constant(REALTIME_TIER),
         "created_by": v.created_by,
         "created_at": v.started_at,
-    }
+        "first_token_at": v.first_token_at,
+    } | {name: v[name] for name in _TOKENS}
     # no ORDER BY: the arrays are already in id order, and a sort would copy the bodies
     insertion = pg_insert(requests).from_select(list(values), select(*values.values()), include_defaults=False)
     new = insertion.excluded
@@ -166,6 +229,11 @@ def _upsert(batch: CTE) -> CTE:
             index_elements=[requests.c.id],
             set_={
                 "state": new.state,
+                # a daemon's upkeep takes these away when it puts the row back
+                "daemon_id": func.coalesce(requests.c.daemon_id, new.daemon_id),
+                "claimed_at": func.coalesce(requests.c.claimed_at, new.claimed_at),
+                "started_at": func.coalesce(requests.c.started_at, new.started_at),
+                "not_before": null(),
                 # the row may have been started later than the record says, by another host's clock
                 "completed_at": case(
                     (new.completed_at.is_not(None), func.greatest(new.completed_at, requests.c.started_at))
@@ -175,8 +243,12 @@ def _upsert(batch: CTE) -> CTE:
                 "response_body": new.response_body,
                 "response_size": new.response_size,
                 "error": new.error,
-                "custom_id": func.coalesce(new.custom_id, requests.c.custom_id),
-            },
+                "first_token_at": case(
+                    (new.first_token_at.is_not(None), func.greatest(new.first_token_at, requests.c.started_at)),
+                    else_=requests.c.first_token_at,
+                ),
+            }
+            | {name: func.coalesce(new[name], requests.c[name]) for name in ("custom_id", *_TOKENS)},
             where=realtime_in_flight(),
         )
         .returning(requests.c.id, requests.c.template_id)
@@ -201,6 +273,7 @@ def _templates(batch: CTE, written: CTE) -> CTE:
         "api_key": v.api_key,
         "body": v.request_body,
         "body_byte_size": func.octet_length(v.request_body),
+        "metadata": cast(v.metadata, JSONB()),
     }
     source = select(*values.values()).join_from(batch, written, written.c.template_id == v.id)
     return (
@@ -209,4 +282,24 @@ def _templates(batch: CTE, written: CTE) -> CTE:
         .on_conflict_do_nothing(index_elements=[request_templates.c.id])
         .returning(request_templates.c.id)
         .cte("fresh")
+    )
+
+
+def _facts(batch: CTE, written: CTE) -> CTE:
+    """Write the metadata of records whose row was begun before: their templates are there already.
+
+    A template inserted by the statement is not seen here: it has its metadata.
+    """
+    v = batch.c
+    return (
+        update(request_templates)
+        .values(metadata=cast(v.metadata, JSONB()))
+        .where(
+            v.metadata.is_not(None),
+            written.c.id == v.id,
+            request_templates.c.id == written.c.template_id,
+            # the template of a file serves other requests too
+            request_templates.c.file_id.is_(None),
+        )
+        .cte("facts")
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import (
     ARRAY,
     BindParameter,
@@ -17,13 +20,17 @@ from sqlalchemy import (
     Uuid,
     and_,
     bindparam,
+    case,
+    exists,
     func,
     literal_column,
     or_,
+    select,
+    true,
 )
 
-from rwriter.records import CLIENT_CLOSED_REQUEST
-from rwriter.schema import ACTIVE_STATES, REALTIME_TIER, TOMBSTONE_OWNER, requests
+from rwriter.records import CLIENT_CLOSED_REQUEST, Metadata, repair
+from rwriter.schema import ACTIVE_STATES, REALTIME_TIER, TOMBSTONE_OWNER, erasures, requests
 
 AWARE: Final = DateTime(timezone=True)
 GATEWAY_TIMEOUT: Final = 504
@@ -51,6 +58,27 @@ def among_ids(identity: Column[uuid.UUID]) -> ColumnElement[bool]:
     return identity == func.any(IDS)
 
 
+def not_erased(created_by: ColumnElement[str], started_at: ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Match records whose owner was not erased since they began.
+
+    No join, which could change the order of the records, and no look-up where nobody was ever erased.
+    """
+    digest = func.encode(func.sha256(func.convert_to(created_by, constant("UTF8"))), constant("hex"))
+    erased_at = select(erasures.c.erased_at).where(erasures.c.owner_digest == digest).scalar_subquery()
+    return case((~exists(select(erasures.c.owner_digest)), true()), else_=func.coalesce(started_at > erased_at, true()))
+
+
+def owner_digest(owner: str) -> str:
+    """Return what ``erasures`` keeps of an owner."""
+    return hashlib.sha256(owner.encode()).hexdigest()
+
+
+def json_of(metadata: Metadata) -> str:
+    """Return the metadata of a record or of a filter as JSON, its texts repaired."""
+    facts = {repair(name): repair(fact) if isinstance(fact, str) else fact for name, fact in metadata.items()}
+    return msgspec.json.encode(facts).decode()
+
+
 def visible() -> ColumnElement[bool]:
     """Match rows that a reader may see: attributed to an owner, and not the blanked remains of a deletion."""
     return and_(requests.c.created_by.is_not(None), requests.c.created_by != constant(TOMBSTONE_OWNER))
@@ -62,8 +90,11 @@ def of_this_library() -> ColumnElement[bool]:
 
 
 def realtime_in_flight() -> ColumnElement[bool]:
-    """Match rows that the writer may complete although it did not insert them: realtime, in progress, in no batch."""
-    return and_(requests.c.state == constant("processing"), of_this_library())
+    """Match rows that the writer may complete although it did not insert them: realtime, in flight, in no batch.
+
+    In whatever state: a daemon's upkeep may have put one back to ``pending``.
+    """
+    return and_(in_states(ACTIVE_STATES), of_this_library())
 
 
 def completion_may_come() -> ColumnElement[bool]:

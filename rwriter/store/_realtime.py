@@ -6,15 +6,15 @@ from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import BigInteger, Executable, Interval, Text, bindparam, func, insert, select, update
+from sqlalchemy import BigInteger, Executable, Interval, Text, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RequestExists
 from rwriter.records import NewRequest, utf8_size
-from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
+from rwriter.schema import NEVER, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
-from rwriter.store._predicates import CHUNK, GATEWAY_TIMEOUT, in_states, realtime_in_flight
+from rwriter.store._predicates import CHUNK, GATEWAY_TIMEOUT, constant, realtime_in_flight
 
 _UNIQUE_VIOLATION: Final = "23505"
 _LONGEST: Final = timedelta(days=365_000)  # PostgreSQL reckons no further back than 4713 BC
@@ -37,6 +37,7 @@ def _begin() -> Executable:
             daemon_id=NIL_DAEMON,
             claimed_at=func.now(),
             started_at=func.now(),
+            not_before=NEVER,
             service_tier=REALTIME_TIER,
         )
         .returning(requests.c.id)
@@ -66,7 +67,7 @@ async def create_realtime(connections: Connections, new: NewRequest) -> None:
 
 
 async def fail_stale(connections: Connections, older_than: timedelta) -> int:
-    """Fail realtime rows stuck in ``processing`` and return how many. See ``RequestStore.fail_stale``."""
+    """Fail realtime rows that nobody will finish and return how many. See ``RequestStore.fail_stale``."""
     if older_than <= timedelta(0):
         msg = f"older_than must be positive, not {older_than}"
         raise ValueError(msg)
@@ -100,11 +101,12 @@ def _fail_stale() -> Executable:
     stale = (
         select(requests.c.id)
         .where(
+            # says what ix_requests_active says, in its words, so that the planner may use it
             realtime_in_flight(),
             requests.c.created_by.is_not(None),
-            # implied by the line above; said again in the words of ix_requests_active, so that the planner may use it
-            in_states(ACTIVE_STATES),
-            requests.c.started_at < func.now() - bindparam("older_than", type_=Interval()),
+            or_(requests.c.state == constant("processing"), requests.c.not_before == NEVER),
+            func.coalesce(requests.c.started_at, requests.c.created_at)
+            < func.now() - bindparam("older_than", type_=Interval()),
         )
         .limit(CHUNK)
         .with_for_update(skip_locked=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
@@ -19,13 +21,16 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rwriter._validation import at_least, aware
+from rwriter.engines import schema_of
 from rwriter.records import repair
-from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, request_templates, requests
+from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, erasures, request_templates, requests
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._predicates import (
     AWARE,
@@ -36,8 +41,19 @@ from rwriter.store._predicates import (
     completion_may_come,
     in_states,
     of_this_library,
+    owner_digest,
     visible,
 )
+from rwriter.store._results import Erasure
+
+log = logging.getLogger("rwriter")
+
+_PASSES: Final = 20
+_PAUSE: Final = 0.1
+"""Passes, and seconds between them, over an owner's rows while some are locked."""
+
+_WRITER_POLLS: Final = 100
+_WRITER_PAUSE: Final = 0.02
 
 _BEFORE: Final = bindparam("before", type_=AWARE)
 
@@ -70,6 +86,28 @@ _LOCK_BEFORE: Final = (
     .order_by(requests.c.created_at, requests.c.id)
     .limit(SIZE)
     .with_for_update(skip_locked=True)
+)
+
+_OWNERS_ARE_LEFT: Final = select(
+    or_(
+        exists().where(requests.c.created_by == OWNER, visible()),
+        exists().where(dead_letters.c.created_by == OWNER),
+    )
+)
+
+_ERASE: Final = pg_insert(erasures).values(owner_digest=bindparam("digest"), erased_at=func.clock_timestamp())
+_MARK_ERASED: Final = _ERASE.on_conflict_do_update(
+    index_elements=[erasures.c.owner_digest],
+    set_={"erased_at": func.greatest(_ERASE.excluded.erased_at, erasures.c.erased_at)},
+).returning(erasures.c.erased_at)
+
+# transactions that may insert what they read as not erased: they began to write before the mark was there
+_WRITERS: Final = text(
+    """
+    SELECT virtualtransaction FROM pg_locks
+    WHERE relation IN (to_regclass(:requests), to_regclass(:letters)) AND mode = 'RowExclusiveLock' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()
+    """
 )
 
 _DELETE_REQUESTS: Final = delete(requests).where(among_ids(requests.c.id))
@@ -118,10 +156,59 @@ async def delete_request(connections: Connections, request_id: uuid.UUID, create
     return bool(found)
 
 
-async def erase(connections: Connections, created_by: str, limit: int) -> int:
-    """Delete what is an owner's, up to ``limit`` rows, and return how many. See ``RequestStore.erase``."""
-    owner = {"owner": repair(created_by).strip()}
-    return await _in_chunks(connections, limit, _LOCK_OF_OWNER, _LETTERS_OF_OWNER, owner)
+async def erase(connections: Connections, created_by: str) -> Erasure:
+    """Delete what is an owner's, to the end. See ``RequestStore.erase``."""
+    name = repair(created_by).strip()
+    erased_at = await on_living_connection(functools.partial(_mark_erased, connections, name))
+    await on_living_connection(functools.partial(_earlier_writers_end, connections))
+    owner = {"owner": name}
+    requests_gone = letters_gone = 0
+    for attempt in range(_PASSES):
+        if attempt:
+            await asyncio.sleep(_PAUSE)
+        requests_gone += await _to_the_end(functools.partial(_remove_requests, connections, _LOCK_OF_OWNER), owner)
+        letters_gone += await _to_the_end(functools.partial(_remove_letters, connections, _LETTERS_OF_OWNER), owner)
+        if not await on_living_connection(functools.partial(_is_left, connections, owner)):
+            break
+    else:
+        log.warning("some rows of an erased owner are locked by another transaction: call erase() again when it ended")
+    return Erasure(requests_gone, letters_gone, erased_at)
+
+
+async def _mark_erased(connections: Connections, owner: str) -> datetime:
+    async with connections.transaction() as connection:
+        moment: datetime = (await connection.execute(_MARK_ERASED, {"digest": owner_digest(owner)})).scalar_one()
+    return moment
+
+
+async def _is_left(connections: Connections, owner: dict[str, Any]) -> bool:
+    async with connections.query(consistent=True) as connection:
+        return bool((await connection.execute(_OWNERS_ARE_LEFT, owner)).scalar_one())
+
+
+async def _to_the_end(chunk: Callable[[dict[str, Any]], Awaitable[int]], parameters: dict[str, Any]) -> int:
+    total = 0
+    while True:
+        number = await on_living_connection(functools.partial(chunk, parameters | {"size": CHUNK}))
+        total += number
+        if number < CHUNK:
+            return total
+
+
+async def _earlier_writers_end(connections: Connections) -> None:
+    """Wait for the transactions that were writing when the mark was set, for a bounded time."""
+    engine = connections.write
+    quote, schema = engine.dialect.identifier_preparer.quote_identifier, schema_of(engine)
+    prefix = "" if schema is None else quote(schema) + "."
+    parameters = {"requests": prefix + "requests", "letters": prefix + "dead_letters"}
+    waited_for: set[str] | None = None
+    for _ in range(_WRITER_POLLS):
+        async with connections.query(consistent=True) as connection:
+            writing = set((await connection.execute(_WRITERS, parameters)).scalars())
+        waited_for = writing if waited_for is None else waited_for & writing
+        if not waited_for:
+            return
+        await asyncio.sleep(_WRITER_PAUSE)
 
 
 async def purge(connections: Connections, before: datetime, limit: int) -> int:

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
 import msgspec
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, Text, func, literal_column
 
 from rwriter.records import CompletedRequest, NewRequest, quoted, succeeded
-from rwriter.schema import REALTIME_TIER, requests
+from rwriter.schema import REALTIME_TIER, request_templates, requests
 
 SUMMARY_COLUMNS: Final = (
     requests.c.id,
@@ -25,10 +25,21 @@ SUMMARY_COLUMNS: Final = (
     requests.c.response_status,
     requests.c.service_tier,
     requests.c.created_by,
+    requests.c.input_tokens,
+    requests.c.output_tokens,
+    requests.c.cached_input_tokens,
+    requests.c.reasoning_tokens,
+    requests.c.first_token_at,
 )
-"""The columns of a ``RequestSummary``, but for its duration and its template's path."""
+"""The columns of a ``RequestSummary``, but for its duration and what its template holds."""
 
-_TIMES: Final = ("created_at", "started_at", "completed_at", "failed_at")
+TEMPLATE_COLUMNS: Final = (
+    func.coalesce(request_templates.c.path, literal_column("''", Text())).label("path"),
+    request_templates.c.metadata,
+)
+"""The columns of a ``RequestSummary`` that its template holds, if it has one."""
+
+_TIMES: Final = ("created_at", "started_at", "completed_at", "failed_at", "first_token_at")
 
 
 class PersistResult(msgspec.Struct, frozen=True):
@@ -41,6 +52,17 @@ class PersistResult(msgspec.Struct, frozen=True):
     updated: int
     skipped: int
     written: frozenset[uuid.UUID] = frozenset()
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """The answer of ``erase``: how many requests and dead letters are gone.
+
+    What the owner began up to ``erased_at`` is not written again, from wherever it comes.
+    """
+
+    requests: int
+    dead_letters: int
+    erased_at: datetime
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +81,12 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None
     created_by: str
     path: str
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    first_token_at: datetime | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class RequestDetail(RequestSummary, frozen=True, kw_only=True):
@@ -107,6 +135,7 @@ def detail_of(record: CompletedRequest) -> RequestDetail:
         "started_at": record.started_at,
         "completed_at": record.completed_at if ok else None,
         "failed_at": None if ok else record.completed_at,
+        "metadata": None if record.metadata is None else dict(record.metadata),
     }
     return RequestDetail(
         **fields,
@@ -120,6 +149,11 @@ def detail_of(record: CompletedRequest) -> RequestDetail:
         service_tier=REALTIME_TIER,
         created_by=record.created_by,
         path=record.endpoint,
+        input_tokens=record.input_tokens,
+        output_tokens=record.output_tokens,
+        cached_input_tokens=record.cached_input_tokens,
+        reasoning_tokens=record.reasoning_tokens,
+        first_token_at=record.first_token_at,
         body=record.request_body,
         response_body=record.response_body,
         error=None if ok else failure_envelope(record.status_code, record.response_body),

@@ -15,7 +15,7 @@ from rwriter.store import _dead_letters, _detail, _listing, _realtime, _removal,
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
-from rwriter.store._results import PersistResult, RequestDetail, RequestPage, RequestSummary
+from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary
 
 
 class RequestStore:
@@ -36,9 +36,10 @@ class RequestStore:
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests: all of them in one statement in one transaction, or none.
 
-        New ids are inserted; rows of ``create_realtime`` still ``processing`` are finished; every other row is left
-        as it is and counted as skipped, so the first terminal state wins and a redelivery changes nothing. Of an id
-        given twice the first record counts. Returns the counts and the ids that have their row now.
+        New ids are inserted; rows of ``create_realtime`` in flight are finished, also where a daemon's upkeep put them
+        back to ``pending``; every other row is left as it is and counted as skipped, so the first terminal state wins
+        and a redelivery changes nothing. Of an id given twice the first record counts. A skipped record whose row is
+        not finished is logged. Returns the counts and the ids that have their row now.
         """
         batch = list(records)
         return await on_living_connection(lambda: self._persist(batch))
@@ -91,13 +92,15 @@ class RequestStore:
             lambda: _removal.delete_request(self._connections, request_id, created_by), repeatable=False
         )
 
-    async def erase(self, created_by: str, limit: int = 10_000) -> int:
-        """Delete everything of an owner's: requests, their templates and dead letters. Returns the rows deleted.
+    async def erase(self, created_by: str) -> Erasure:
+        """Delete everything of an owner's: requests, their templates and dead letters. Returns how many, and when.
 
-        At most ``limit`` requests and letters, the rest at the next call: 0 means that there is nothing left. Rows in
-        flight are blanked as by ``delete_request``. Rows that another transaction has locked are passed over.
+        The owner's mark in ``erasures`` comes first: ``persist_completed`` and ``bury`` skip what the owner began up to
+        then, so that nothing comes back from a buffer, a spool, a dead letter or a late completion. Rows in flight are
+        blanked as by ``delete_request``. Bounded transactions; rows that another one has locked are tried again for
+        two seconds, and then mentioned in the log. A second call returns zeros and moves the mark.
         """
-        return await _removal.erase(self._connections, created_by, limit)
+        return await _removal.erase(self._connections, created_by)
 
     async def purge(self, before: datetime, limit: int = 10_000) -> int:
         """Delete finished requests, their templates and dead letters older than ``before``. Returns the rows deleted.
@@ -110,6 +113,7 @@ class RequestStore:
     async def fail_stale(self, older_than: timedelta) -> int:
         """Fail realtime rows in ``processing`` for longer than ``older_than``: their process died. Returns how many.
 
+        Rows of ``create_realtime`` that a daemon's upkeep put back to ``pending`` are among them.
         They get status 504 and an error envelope of type ``Abandoned``. Bounded transactions; rows that another
         process has locked are left to it.
         """

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import DbEngines, RequestFilter, RequestStore
+from rwriter import DbEngines, RequestFilter, RequestStore, migrate
 from rwriter.schema import requests
+from tests.support.migrations import column, execute, tables_in
 from tests.support.pooler import PgBouncer
 from tests.support.records import new_request, record
 from tests.support.rows import Counts, rows, template_ids
@@ -86,3 +87,21 @@ async def test_a_large_batch_passes_through_the_pooler(pooled: DbEngines, engine
     batch = [record(response_body="ä" * 100_000) for _ in range(50)]
     assert (await RequestStore(pooled).persist_completed(batch)).inserted == 50
     assert {row["response_size"] for row in await rows(engine, requests)} == {200_000}
+
+
+async def test_an_upgrade_leaves_no_lock_and_no_setting_on_a_session_that_is_others_next(
+    pooler: PgBouncer, empty_database: str
+) -> None:
+    # all in one transaction: the second revision takes the first with it
+    await execute(empty_database, "CREATE TABLE erasures ()")
+    with pytest.raises(Exception, match="already exists"):
+        await migrate.upgrade(pooler.url(empty_database))
+    assert await tables_in(empty_database) == ["erasures"]
+    await execute(empty_database, "DROP TABLE erasures")
+
+    await migrate.upgrade(pooler.url(empty_database))
+    await migrate.check(pooler.url(empty_database))
+    assert await column(empty_database, "SELECT pid FROM pg_locks WHERE locktype = 'advisory'") == []
+    async with DbEngines.from_url(pooler.url(empty_database), pgbouncer=True) as engines:
+        async with engines.write.connect() as connection:
+            assert (await connection.execute(text("SHOW lock_timeout"))).scalar_one() == "0"

@@ -19,7 +19,7 @@ from tests.support.migrations import (
     column,
     connected,
     environment,
-    eventually_waiting_for_lock,
+    eventually_waiting_for_turn,
     execute,
     revisions,
     rows,
@@ -42,7 +42,7 @@ async def test_up_and_down_and_up_again_leaves_nothing_behind_and_nothing_out(em
     assert await column(empty_database, FUNCTIONS) == []
     await migrate.upgrade(empty_database)
 
-    assert f"Running upgrade  -> {HEAD_REVISION}" in first.stderr
+    assert f"-> {HEAD_REVISION}" in first.stderr
     assert current.stdout == f"{HEAD_REVISION} (head)\n"
     assert check.stdout == "No new upgrade operations detected.\n"
     assert await tables_in(empty_database) == TABLES
@@ -98,12 +98,12 @@ async def test_ten_upgrades_at_once_all_succeed_and_one_of_them_does_it(empty_da
                 )
                 for _ in range(10)
             ]  # fmt: skip
-            await eventually_waiting_for_lock(empty_database, sessions=10)
+            await eventually_waiting_for_turn(empty_database, sessions=10)
         async with asyncio.timeout(DEADLINE):
             logs = [(await process.communicate())[1].decode() for process in processes]
 
     assert [process.returncode for process in processes] == [0] * 10, logs
-    assert sum("Running upgrade" in log for log in logs) == 1
+    assert sum(f"-> {HEAD_REVISION}" in log for log in logs) == 1
     assert await revisions(empty_database) == [HEAD_REVISION]
 
 
@@ -125,28 +125,43 @@ async def test_the_offline_script_waits_for_a_running_upgrade(empty_database: st
         async with holder.transaction():
             await holder.execute(HOLD_THE_LOCK)
             running = asyncio.create_task(execute(empty_database, script))
-            await eventually_waiting_for_lock(empty_database)
+            await eventually_waiting_for_turn(empty_database)
         await asyncio.wait_for(running, DEADLINE)
     assert await tables_in(empty_database) == TABLES
 
 
 @pytest.mark.parametrize("offline", [False, True])
-async def test_no_table_lock_is_waited_for_without_end(empty_database: str, *, offline: bool) -> None:
+async def test_a_table_lock_is_waited_for_briefly_and_the_roles_own_time_outs_are_off(
+    empty_database: str, *, offline: bool
+) -> None:
     await execute(
         empty_database,
         """
-        CREATE TABLE seen (lock_timeout text);
+        CREATE TABLE seen (lock_timeout text, statement_timeout text, idle_timeout text);
         CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO public.seen VALUES (current_setting('lock_timeout')); END $$;
+        BEGIN INSERT INTO public.seen VALUES (current_setting('lock_timeout'), current_setting('statement_timeout'),
+            current_setting('idle_in_transaction_session_timeout')); END $$;
         CREATE EVENT TRIGGER look ON ddl_command_start WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
             EXECUTE FUNCTION look();
+        DO $$ BEGIN
+            EXECUTE format('ALTER DATABASE %I SET statement_timeout = 50000', current_database());
+            EXECUTE format('ALTER DATABASE %I SET idle_in_transaction_session_timeout = 50000', current_database());
+        END $$;
         """,
     )
     if offline:
         await execute(empty_database, migrate.upgrade_sql())
     else:
         await migrate.upgrade(empty_database)
-    assert await rows(empty_database, "SELECT DISTINCT lock_timeout FROM seen") == [("10s",)]
+    assert await rows(empty_database, "SELECT DISTINCT * FROM seen") == [("500ms", "0", "0")]
+
+
+async def test_no_name_of_a_schema_ends_the_scripts_quotes(empty_database: str) -> None:
+    for tag in ("rwriter", "rwriter_", ""):
+        name = f"x${tag}$; CREATE TABLE public.theirs (); --"
+        await execute(empty_database, migrate.upgrade_sql(schema=name))
+        assert await tables_in(empty_database, name) == TABLES
+    assert await tables_in(empty_database) == []
 
 
 def test_a_missing_url_is_named_without_a_traceback() -> None:

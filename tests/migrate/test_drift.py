@@ -58,6 +58,11 @@ CONTRACT: Final[dict[str, dict[str, tuple[str, bool, str | None]]]] = {
         "created_by": (TEXT, False, None),
         "created_at": (TIME, REQUIRED, NOW),
         "updated_at": (TIME, REQUIRED, NOW),
+        "input_tokens": (INT, False, None),
+        "output_tokens": (INT, False, None),
+        "cached_input_tokens": (INT, False, None),
+        "reasoning_tokens": (INT, False, None),
+        "first_token_at": (TIME, False, None),
     },
     "request_templates": {
         "id": (UUID, REQUIRED, FRESH_ID),
@@ -73,6 +78,7 @@ CONTRACT: Final[dict[str, dict[str, tuple[str, bool, str | None]]]] = {
         "line_number": (INT, REQUIRED, ZERO),
         "created_at": (TIME, REQUIRED, NOW),
         "updated_at": (TIME, REQUIRED, NOW),
+        "metadata": ("jsonb", False, None),
     },
     "dead_letters": {
         "id": (UUID, REQUIRED, FRESH_ID),
@@ -82,6 +88,10 @@ CONTRACT: Final[dict[str, dict[str, tuple[str, bool, str | None]]]] = {
         "error": (TEXT, REQUIRED, None),
         "payload": ("bytea", REQUIRED, None),
         "created_at": (TIME, REQUIRED, NOW),
+    },
+    "erasures": {
+        "owner_digest": (TEXT, REQUIRED, None),
+        "erased_at": (TIME, REQUIRED, None),
     },
 }
 

@@ -22,7 +22,7 @@ from tests.support.migrations import (
     TABLES,
     column,
     engine_on,
-    eventually_waiting_for_lock,
+    eventually_waiting_for_turn,
     execute,
     revisions,
     run,
@@ -231,7 +231,7 @@ async def test_a_cancelled_upgrade_gives_up_its_turn_and_leaves_nothing(empty_da
     async with engine_on(empty_database) as engine, engine.begin() as holder:
         await holder.exec_driver_sql("SELECT pg_advisory_xact_lock(7220514906331187201)")
         waiting = [asyncio.create_task(migrate.upgrade(engine)) for _ in range(2)]
-        await eventually_waiting_for_lock(empty_database)
+        await eventually_waiting_for_turn(empty_database)
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
@@ -242,7 +242,7 @@ async def test_a_cancelled_upgrade_gives_up_its_turn_and_leaves_nothing(empty_da
 
 
 async def test_a_revision_this_release_does_not_know_is_named(rwriter_database: str) -> None:
-    with pytest.raises(RwriterError, match=r"rwriter_9999.*head of this release is rwriter_0001"):
+    with pytest.raises(RwriterError, match=r"rwriter_9999.*head of this release is rwriter_0002"):
         await migrate.upgrade(rwriter_database, "rwriter_9999")
     await execute(rwriter_database, "UPDATE rwriter_alembic_version SET version_num = 'rwriter_9998'")
     with pytest.raises(RwriterError, match="rwriter_9998"):

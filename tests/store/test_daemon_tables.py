@@ -34,7 +34,6 @@ ALTER TABLE requests
     ADD COLUMN tag text DEFAULT 'none',
     ADD CONSTRAINT requests_batch_id_fkey FOREIGN KEY (batch_id) REFERENCES batches (id) ON DELETE CASCADE;
 ALTER TABLE request_templates
-    ADD COLUMN metadata jsonb NOT NULL DEFAULT '{}',
     ADD CONSTRAINT request_templates_file_id_fkey FOREIGN KEY (file_id) REFERENCES files (id) ON DELETE CASCADE;
 CREATE UNIQUE INDEX ON request_templates (file_id, line_number) WHERE file_id IS NOT NULL;
 CREATE INDEX ON requests USING gin (metadata);
@@ -115,7 +114,7 @@ async def test_rows_are_inserted_with_the_daemons_defaults(
     assert [tuple(row) for row in extra] == [(0, {}, False, None, "none")] * 2
     assert [row["state"] for row in await rows(engine, requests)] == ["completed", "failed"]
     assert {row["template_id"] for row in await rows(engine, requests)} == await template_ids(engine)
-    assert await daemon.sql("SELECT metadata, file_id FROM request_templates") == [({}, None)] * 2
+    assert await daemon.sql("SELECT metadata, file_id FROM request_templates") == [(None, None)] * 2
 
 
 async def test_begun_rows_are_finished_and_the_daemons_columns_stay(store: RequestStore, daemon: Daemon) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, RequestExists, RequestStore, new_request_id
 from rwriter._keys import digest
-from rwriter.schema import NIL_DAEMON, STATES, request_templates, requests
+from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, NEVER, NIL_DAEMON, STATES, request_templates, requests
 from tests.support.records import STARTED, TOOK, new_request, record
 from tests.support.rows import Counts, in_state, insert_request, one, rows, snapshot, template_ids, template_of
 
@@ -67,6 +67,11 @@ async def test_a_new_id_becomes_a_completed_row_with_every_column_set(store: Req
         "service_tier": "priority",
         "created_by": "tenant-a",
         "created_at": STARTED,
+        "input_tokens": None,
+        "output_tokens": None,
+        "cached_input_tokens": None,
+        "reasoning_tokens": None,
+        "first_token_at": None,
     }
 
 
@@ -91,6 +96,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
         "body": '{"ü":1}',
         "body_byte_size": 8,
         "line_number": 0,
+        "metadata": None,
     }
 
 
@@ -107,6 +113,7 @@ async def test_create_realtime_leaves_a_processing_row_with_its_template(
     assert before <= row["started_at"] == row["claimed_at"] == row["created_at"] <= after
     wanted = {"id": new.request_id, "model": "gpt-5-mini", "state": "processing", "daemon_id": NIL_DAEMON}
     wanted |= {"service_tier": "priority", "created_by": "tenant-b", "batch_id": None, "retry_attempt": 0}
+    wanted |= {"not_before": NEVER}
     wanted |= dict.fromkeys(("response_status", "response_body", "error", "completed_at", "failed_at", "custom_id"))
     assert {name: row[name] for name in wanted} == wanted
     template = await template_of(engine, new.request_id)
@@ -137,6 +144,7 @@ async def test_a_begun_row_is_finished_and_keeps_what_it_began_with(store: Reque
         "response_status": 200,
         "response_body": '{"object":"response"}',
         "response_size": 21,
+        "not_before": None,
     }
     assert dict(await one(engine, request_templates)) == begun_template
 
@@ -219,17 +227,18 @@ async def test_a_row_never_ends_before_it_started_by_another_hosts_clock(
     assert (await one(engine, requests))[column] == late
 
 
-@pytest.mark.parametrize("state", [state for state in STATES if state != "processing"])
-async def test_a_row_in_any_state_but_processing_is_skipped_and_untouched(
-    store: RequestStore, engine: AsyncEngine, state: str
-) -> None:
+@pytest.mark.parametrize("state", FINISHED_STATES)
+async def test_a_finished_row_is_skipped_and_untouched(store: RequestStore, engine: AsyncEngine, state: str) -> None:
     ids = [await insert_request(engine, **in_state(state, service_tier=tier)) for tier in TIERS]
     await assert_skipped(store, engine, ids)
 
 
-async def test_a_processing_row_of_another_tier_is_the_daemons(store: RequestStore, engine: AsyncEngine) -> None:
+@pytest.mark.parametrize("state", ACTIVE_STATES)
+async def test_a_row_in_flight_of_another_tier_is_the_daemons(
+    store: RequestStore, engine: AsyncEngine, state: str
+) -> None:
     others = [tier for tier in TIERS if tier != "priority"]
-    ids = [await insert_request(engine, **in_state("processing", service_tier=tier)) for tier in others]
+    ids = [await insert_request(engine, **in_state(state, service_tier=tier)) for tier in others]
     await assert_skipped(store, engine, ids)
 
 

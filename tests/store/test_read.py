@@ -52,6 +52,8 @@ async def test_a_stored_request_is_read_back_with_every_field(store: RequestStor
         "service_tier": "priority",
         "created_by": "tenant-a",
         "path": "/v1/responses",
+        **dict.fromkeys(("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")),
+        **dict.fromkeys(("first_token_at", "metadata")),
         "body": '{"input":"hello"}',
         "response_body": '{"error":"ü"}',
         "error": '{"type":"NonRetriableHttpStatus","details":{"status":404,"body":"{\\"error\\":\\"ü\\"}"}}',

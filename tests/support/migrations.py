@@ -20,7 +20,7 @@ from rwriter._urls import connect_arguments
 ROOT: Final = Path(__file__).parents[2]
 ODD_SCHEMA: Final = "We ird-Schéma"
 ODDER_SCHEMA: Final = "a :b%c\"d$'e"
-TABLES: Final = ["dead_letters", "request_templates", "requests", "rwriter_alembic_version"]
+TABLES: Final = ["dead_letters", "erasures", "request_templates", "requests", "rwriter_alembic_version"]
 DEADLINE: Final = 60.0
 """Seconds that something which must come is waited for. Never part of what a test claims."""
 
@@ -106,11 +106,14 @@ async def revisions(url: str, table: str = "rwriter_alembic_version") -> list[st
     return await column(url, f"SELECT version_num FROM {table} ORDER BY 1")
 
 
-async def eventually_waiting_for_lock(url: str, sessions: int = 1) -> None:
-    """Poll until ``sessions`` of this database wait for an advisory lock; past the deadline fail."""
+async def eventually_waiting_for_turn(url: str, sessions: int = 1) -> None:
+    """Poll until ``sessions`` of this database wait for an upgrade's turn; past the deadline fail.
+
+    A script waits for the advisory lock; the library asks for it again and again, asleep in between.
+    """
     query = (
-        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
-        "WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event IN ('advisory', 'PgSleep')"
     )
     async with asyncio.timeout(DEADLINE), connected(url) as connection:
         while await connection.fetchval(query) < sessions:

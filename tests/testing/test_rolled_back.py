@@ -88,7 +88,7 @@ async def test_readers_and_writers_take_turns(engine: AsyncEngine) -> None:
         )
         assert await rows(engines.write) == 20
         await store.fail_stale(timedelta(hours=1))
-        assert await store.erase("tenant-a") == 20
+        assert (await store.erase("tenant-a")).requests == 20
 
 
 async def test_a_statement_that_was_cancelled_is_undone_alone(engine: AsyncEngine) -> None:
