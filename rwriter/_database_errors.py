@@ -202,8 +202,11 @@ def _explain_loss(exc: BaseException) -> str | None:
 def describe(exc: BaseException) -> str:
     """Return class and SQLSTATE of the driver's own error, without the statement and never with its parameters.
 
-    An error that came while connecting quotes no row: the server's own words are added to it.
+    An error that came while connecting quotes no row: the server's own words are added to it. An error of this library
+    is its own words.
     """
+    if isinstance(exc, RwriterError):
+        return str(exc)
     driver_error = _postgres_error(exc)
     sqlstate = sqlstate_of(exc)
     name = type(driver_error if driver_error is not None else exc).__name__

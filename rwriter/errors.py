@@ -40,6 +40,10 @@ class SpoolFull(RwriterError):
     """The spool on disk has reached ``max_bytes``: raise it, or let the database come back."""
 
 
+class SpoolUnusable(RwriterError):
+    """The spool cannot be opened or used: its folder, its file or its disk says no, or it is another database's."""
+
+
 class SchemaOutdated(RwriterError):
     """The database is not at the revision this release needs. Run ``rwriter migrate``."""
 

@@ -61,8 +61,8 @@ def spool_replay(
 
     async def work() -> dict[str, int]:
         async with engines_for(database_url, schema) as engines:
-            if set_aside:
-                async with _opened(directory) as spool:
+            async with _opened(directory) as spool:
+                if set_aside:
                     await spool.restore()
             async with RequestsWriter(engines, spool=Spool(directory)) as writer:
                 left = await _replayed(directory, time.monotonic() + timeout)
@@ -95,7 +95,7 @@ def spool_purge(
 @asynccontextmanager
 async def _opened(directory: Path) -> AsyncIterator[Spool]:
     spool = Spool(directory)
-    await spool.open()
+    await spool.open(create=False)
     try:
         yield spool
     finally:

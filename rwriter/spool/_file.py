@@ -1,7 +1,7 @@
-"""The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous: ``spool.py`` has a thread.
+"""The spool's file: SQLite in WAL mode, shared by the processes of one host. Synchronous: ``_spool.py`` has a thread.
 
 A row is unclaimed, and any process may replay it, or claimed by a living process. A claimant is known to live by a lock
-that the kernel releases when its holder dies, however it dies.
+that the kernel releases when its holder dies, however it dies. A row whose checksum does not match is never replayed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
-from rwriter.errors import RwriterError, SpoolFull
+from rwriter.errors import SpoolFull, SpoolUnusable
+from rwriter.spool import _folder
 from rwriter.spool._liveness import Claimant, bury, is_alive
+from rwriter.spool._rows import FREE, SCHEMA, SELECT, Listed, Row, Stored, checksum_of, read_row
+from rwriter.spool._salvage import salvage
+
+T = TypeVar("T")
 
 log = logging.getLogger("rwriter")
 
@@ -25,132 +30,147 @@ BUSY_TIMEOUT: Final = 10.0
 """Seconds to wait for another process's transaction on the file."""
 HEADROOM: Final = 16 * 1024 * 1024
 """Bytes of disk left free on top of the log: taking rows out of a spool needs room, too."""
+LOG_LIMIT: Final = 16 * 1024 * 1024
+"""Bytes that the log keeps on disk once its pages are in the file."""
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    request_id BLOB NOT NULL,
-    custom_id TEXT,
-    payload BLOB NOT NULL,
-    spooled_at REAL NOT NULL,
-    claimant TEXT
-);
-CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
-CREATE INDEX IF NOT EXISTS records_custom_id ON records (custom_id) WHERE custom_id IS NOT NULL;
-CREATE TABLE IF NOT EXISTS set_aside (
-    seq INTEGER PRIMARY KEY,
-    request_id BLOB NOT NULL,
-    custom_id TEXT,
-    payload BLOB NOT NULL,
-    spooled_at REAL NOT NULL,
-    reason TEXT NOT NULL
-);
-"""
-
-
-class Row(NamedTuple):
-    """One spooled record. ``request_id`` is 16 bytes, ``payload`` MessagePack, ``spooled_at`` Unix seconds."""
-
-    seq: int
-    request_id: bytes
-    payload: bytes
-    spooled_at: float
-
-
-class Listed(NamedTuple):
-    """A row in a listing. ``size`` is bytes, ``reason`` why it was set aside, ``None`` if it was not."""
-
-    seq: int
-    request_id: bytes
-    size: int
-    spooled_at: float
-    claimed: bool
-    reason: str | None
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class SpoolFile:
     """The open file. Not thread-safe: every call must come from the thread that made it."""
 
-    def __init__(self, directory: Path, *, max_bytes: int, synchronous: str) -> None:
+    def __init__(self, directory: Path, *, max_bytes: int, synchronous: str, create: bool = True) -> None:
         self.directory: Final = directory
+        self._path: Final = directory / FILE_NAME
         self._max_bytes = max_bytes
         self._synchronous = synchronous
+        self._identity: str | None = None
         # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
         self._deferred: list[tuple[str, list[tuple[int]]]] = []
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._claimant = Claimant(directory)
-        self._db = self._open()
+        with _telling_why(directory):
+            _folder.prepare(directory, self._path, create=create)
+            self._claimant = Claimant(directory)
+            try:
+                self._db = self._open()
+            except BaseException:
+                self._claimant.release()
+                raise
+        self._inode = _folder.inode_of(self._path)
+
+    # -- whose it is
+
+    def belongs_to(self, identity: str) -> None:
+        """Stamp the file with its database, or raise ``SpoolUnusable`` if it bears another's stamp."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO facts (name, value) VALUES ('database', ?)", (identity,))
+            (found,) = self._db.execute("SELECT value FROM facts WHERE name = 'database'").fetchone()
+        if found != identity:
+            msg = (
+                f"the spool in {self.directory} belongs to another database ({found}, not {identity}): give each "
+                "database a folder of its own. If it is the same database, moved or restored: Spool(..., adopt=True)"
+            )
+            raise SpoolUnusable(msg)
+        self._identity = identity
+
+    def adopt(self) -> None:
+        """Forget the stamp: the next database is the file's."""
+        with self._transaction():
+            self._db.execute("DELETE FROM facts WHERE name = 'database'")
 
     # -- rows in
 
-    def put(self, rows: Sequence[tuple[bytes, str | None, bytes]], *, keep: bool) -> list[int]:
-        """Store ``(request_id, custom_id, payload)`` rows, with ``keep`` claimed by this process. Return their numbers.
-
-        Raises ``SpoolFull``; ``sqlite3.Error`` where the disk does.
-        """
+    def put(self, rows: Sequence[Row], *, keep: bool) -> list[int]:
+        """Store rows, with ``keep`` claimed by this process, and return their numbers. Raises ``SpoolFull``."""
         claimant = self._claimant.name if keep else None
-        now = time.time()
-        with self._transaction():
-            self._check_room(sum(len(payload) for *_, payload in rows))
-            insert = (
-                "INSERT INTO records (request_id, custom_id, payload, spooled_at, claimant) VALUES (?, ?, ?, ?, ?) "
-                "RETURNING seq"
-            )
-            return [self._db.execute(insert, (*row, now, claimant)).fetchone()[0] for row in rows]
+        insert = (
+            "INSERT INTO records (request_id, custom_id, payload, spooled_at, checksum, claimant) "
+            "VALUES (?, ?, ?, ?, ?, ?) RETURNING seq"
+        )
+
+        size = sum(len(row.payload) for row in rows)
+
+        def work() -> list[int]:
+            self._shrink_log(size)
+            with self._transaction():
+                self._check_room(size)
+                values = [(*row, checksum_of(row), claimant) for row in rows]
+                return [self._db.execute(insert, value).fetchone()[0] for value in values]
+
+        return self._sound(work)
 
     # -- rows out
 
-    def claim(self, limit: int, max_bytes: int, after: int = 0) -> list[Row]:
-        """Claim and return the oldest unclaimed rows with a number above ``after``, at least one if there is any."""
+    def claim(self, limit: int, max_bytes: int, after: int = 0) -> list[Stored]:
+        """Claim and return the oldest unclaimed rows with a number above ``after``, at least one if there is any.
+
+        A row that is not what was put is set aside, and not returned.
+        """
+        return self._sound(lambda: self._claim(limit, max_bytes, after))
+
+    def _claim(self, limit: int, max_bytes: int, after: int) -> list[Stored]:
         with self._transaction():
             self._apply_deferred()
             self._release_rows_of_dead_processes()
-            claimed: list[Row] = []
+            claimed: list[Stored] = []
+            damaged: list[int] = []
             size = 0
-            free = (
-                "SELECT seq, request_id, payload, spooled_at FROM records WHERE claimant IS NULL AND seq > ? "
-                "ORDER BY seq LIMIT ?"
-            )
-            for row in map(Row._make, self._db.execute(free, (after, limit))):
+            for seq, row in map(read_row, self._db.execute(FREE, (after, limit))):
+                if row is None:
+                    damaged.append(seq)
+                    continue
                 size += len(row.payload)
                 if claimed and size > max_bytes:
                     break
-                claimed.append(row)
+                claimed.append(Stored(seq, row))
             self._each(
-                "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, row.seq) for row in claimed]
+                "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, each.seq) for each in claimed]
             )
+            self._set_aside(damaged, "damaged: its checksum does not match")
         self._deferred.clear()
+        if damaged and not claimed:
+            return self._claim(limit, max_bytes, max(damaged))
         return claimed
 
     def release(self, seqs: Iterable[int]) -> None:
-        """Give rows back for anyone to replay."""
-        self._defer("UPDATE records SET claimant = NULL WHERE seq = ?", seqs)
+        """Give rows that this process has claimed back for anyone to replay."""
+        self._defer("UPDATE records SET claimant = NULL WHERE seq = ? AND claimant = :me", seqs)
 
     def remove(self, seqs: Iterable[int]) -> None:
-        """Delete rows that are in the database."""
-        self._defer("DELETE FROM records WHERE seq = ?", seqs)
+        """Delete rows that this process has claimed: they are in the database."""
+        self._defer("DELETE FROM records WHERE seq = ? AND claimant = :me", seqs)
 
     def set_aside(self, seqs: Iterable[int], reason: str) -> None:
         """Move rows that cannot be replayed out of the replay, with the reason."""
+        numbers = list(seqs)
+
+        def work() -> None:
+            with self._transaction():
+                self._set_aside(numbers, reason)
+
+        self._sound(work)
+
+    def _set_aside(self, seqs: Sequence[int], reason: str) -> None:
         copy = (
-            "INSERT OR REPLACE INTO set_aside (seq, request_id, custom_id, payload, spooled_at, reason) "
-            "SELECT seq, request_id, custom_id, payload, spooled_at, ? FROM records WHERE seq = ?"
+            "INSERT OR REPLACE INTO set_aside (seq, request_id, custom_id, payload, spooled_at, checksum, reason) "
+            "SELECT seq, request_id, custom_id, payload, spooled_at, checksum, ? FROM records WHERE seq = ?"
         )
-        seqs = list(seqs)
-        with self._transaction():
-            self._each(copy, [(reason, seq) for seq in seqs])
-            self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+        self._each(copy, [(reason, seq) for seq in seqs])
+        self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
     def find(self, request_id: bytes) -> bytes | None:
-        """Return the payload of the first row with this id."""
-        query = "SELECT payload FROM records WHERE request_id = ? ORDER BY seq LIMIT 1"
-        row: tuple[bytes] | None = self._db.execute(query, (request_id,)).fetchone()
-        return None if row is None else row[0]
+        """Return the payload of the first sound row with this id."""
+        return next(iter(self._payloads("request_id = ? ORDER BY seq", request_id)), None)
 
     def find_custom(self, custom_id: str) -> list[bytes]:
         """Return the payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
-        query = "SELECT payload FROM records WHERE custom_id = ? ORDER BY seq DESC"
-        return [payload for (payload,) in self._db.execute(query, (custom_id,))]
+        return self._payloads("custom_id = ? ORDER BY seq DESC", custom_id)
+
+    def _payloads(self, condition: str, value: object) -> list[bytes]:
+        def work() -> list[bytes]:
+            found = map(read_row, self._db.execute(f"{SELECT} FROM records WHERE {condition}", (value,)))
+            return [row.payload for _, row in found if row is not None]
+
+        return self._sound(work)
 
     def listing(self, limit: int) -> list[Listed]:
         """Return the oldest rows, those set aside among them."""
@@ -186,8 +206,8 @@ class SpoolFile:
         """Put rows that were set aside back among those to be replayed. Returns how many."""
         with self._transaction():
             moved = self._db.execute(
-                "INSERT INTO records (seq, request_id, custom_id, payload, spooled_at) "
-                "SELECT seq, request_id, custom_id, payload, spooled_at FROM set_aside"
+                "INSERT INTO records (seq, request_id, custom_id, payload, spooled_at, checksum) "
+                "SELECT seq, request_id, custom_id, payload, spooled_at, checksum FROM set_aside"
             ).rowcount
             self._db.execute("DELETE FROM set_aside")
             return moved
@@ -204,37 +224,81 @@ class SpoolFile:
         self._db.close()
         self._claimant.release()
 
-    # -- inside
+    # -- opening, and opening anew
+
+    def stay_in_place(self) -> None:
+        """Make the file anew if it, or the folder, is gone or another one is in its place: what comes must be kept."""
+        if self._inode == _folder.inode_of(self._path) and self._claimant.is_in_place():
+            return
+        log.error("the spool %s was removed or replaced while it was open: it is made anew", self._path)
+        with _telling_why(self.directory):
+            old = self._db
+            _folder.prepare(self.directory, self._path, create=True)
+            self._claimant.renew()
+            if self._inode != _folder.inode_of(self._path):
+                # the rows are still there for who has the file open; those of others are saved by whoever comes first
+                kept, lost = salvage(old, self._open_anew)
+                self._db = kept.db
+                log.error("%d records of the spool %s were moved to the new one, %d lost", kept.rows, self._path, lost)
+        self._inode = _folder.inode_of(self._path)
+        if self._identity is not None:
+            self.belongs_to(self._identity)
 
     def _open(self) -> sqlite3.Connection:
-        path = self.directory / FILE_NAME
         try:
-            return self._connect(path)
+            return self._connect(self._path)
         except sqlite3.OperationalError as exc:
             # not the file's fault: no permission, no space, locked for too long
-            msg = f"cannot open the spool {path}: {exc}"
-            raise RwriterError(msg) from exc
+            msg = f"cannot open the spool {self._path}: {exc}"
+            raise SpoolUnusable(msg) from exc
         except sqlite3.DatabaseError as exc:
-            aside = path.with_name(f"{FILE_NAME}.corrupt-{time.time_ns()}")
-            log.error("the spool %s cannot be read (%s): kept as %s, a new one begun", path, exc, aside.name)
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-            return self._connect(path)
+            return self._replace_damaged(exc)
+
+    def _open_anew(self) -> sqlite3.Connection:
+        return self._connect(self._path)
+
+    def _replace_damaged(self, exc: sqlite3.Error) -> sqlite3.Connection:
+        """Keep the damaged file under another name, and return a new one with every row that can be read."""
+        aside = self._path.with_name(f"{FILE_NAME}.corrupt-{time.time_ns()}")
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        old = sqlite3.connect(aside, timeout=BUSY_TIMEOUT, isolation_level=None)
+        kept, lost = salvage(old, self._open_anew)
+        log.error(
+            "the spool %s cannot be read (%s): kept as %s; %d records of it are in a new one, %d at least are not",
+            self._path, exc, aside.name, kept.rows, lost,
+        )  # fmt: skip
+        return kept.db
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         # made here so that the mode is right from the first byte on; SQLite gives its -wal and -shm the same one
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
         db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
-            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
+            db.executescript(SCHEMA)
             _check(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _sound(self, work: Callable[[], T]) -> T:
+        """Do ``work`` on the file, and once more on a new one if the file turns out to be damaged."""
+        try:
+            return work()
+        except sqlite3.DatabaseError as exc:
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                raise
+            self._db.close()
+            self._db = self._replace_damaged(exc)
+            self._inode = _folder.inode_of(self._path)
+            return work()
+
+    # -- inside
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -256,10 +320,14 @@ class SpoolFile:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _defer(self, statement: str, seqs: Iterable[int]) -> None:
-        self._deferred.append((statement, [(seq,) for seq in seqs]))
-        with self._transaction():
-            self._apply_deferred()
-        self._deferred.clear()
+        self._deferred.append((statement.replace(":me", f"'{self._claimant.name}'"), [(seq,) for seq in seqs]))
+
+        def work() -> None:
+            with self._transaction():
+                self._apply_deferred()
+            self._deferred.clear()
+
+        self._sound(work)
 
     def _apply_deferred(self) -> None:
         for statement, parameters in self._deferred:
@@ -270,15 +338,35 @@ class SpoolFile:
 
     def _check_room(self, size: int) -> None:
         used = self._used()
+        log_size = self._log_size()
         if used + size > self._max_bytes:
             msg = f"the spool in {self.directory} is full: {used} of {self._max_bytes} bytes"
             raise SpoolFull(msg)
+        if log_size + size > self._most_log():
+            # a reader that has not ended keeps the log from being written back
+            msg = f"the log of the spool in {self.directory} is full, {log_size} bytes: end the readers of its file"
+            raise SpoolFull(msg)
         disk = os.statvfs(self.directory)
         free = disk.f_bavail * disk.f_frsize
-        log_size = (self.directory / f"{FILE_NAME}-wal").stat().st_size
         if free < size + log_size + HEADROOM:
             msg = f"the disk of the spool in {self.directory} is full: {free} bytes left"
             raise SpoolFull(msg)
+
+    def _most_log(self) -> int:
+        return max(self._max_bytes, LOG_LIMIT)
+
+    def _shrink_log(self, size: int) -> None:
+        """Write a log that has grown too long back into the file, if no reader keeps it: without waiting for one."""
+        if self._log_size() + size > self._most_log():
+            self._db.execute("PRAGMA busy_timeout = 0")
+            self._empty_log()
+            self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+
+    def _log_size(self) -> int:
+        try:
+            return self._path.with_name(f"{FILE_NAME}-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
 
     def _used(self) -> int:
         pages, free, size = (
@@ -294,6 +382,15 @@ class SpoolFile:
                 log.warning("adopting spooled records of a process that died (%s)", self.directory)
                 self._db.execute("UPDATE records SET claimant = NULL WHERE claimant = ?", (claimant,))
                 bury(self.directory, claimant)
+
+
+@contextlib.contextmanager
+def _telling_why(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as exc:
+        msg = f"cannot use the spool in {directory}: {exc}"
+        raise SpoolUnusable(msg) from exc
 
 
 def _check(db: sqlite3.Connection) -> None:

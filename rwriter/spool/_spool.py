@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,10 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from rwriter._validation import at_least, one_of
-from rwriter.errors import RwriterError
+from rwriter.errors import RwriterError, SpoolUnusable
 from rwriter.records import CompletedRequest, decode_record, encode_record
-from rwriter.spool._file import Row, SpoolFile
+from rwriter.spool._file import SpoolFile
+from rwriter.spool._rows import Row, Stored
 
 T = TypeVar("T")
 
@@ -66,12 +69,16 @@ class Spool:
         *,
         max_bytes: int = GIB,
         fsync: Literal["full", "normal", "off"] = "full",
+        adopt: bool = False,
     ) -> None:
         at_least("max_bytes", max_bytes, 1)
         one_of("fsync", fsync, _SYNCHRONOUS)
         self.directory: Final = Path(directory)
         self._max_bytes: Final = max_bytes
         self._synchronous: Final = _SYNCHRONOUS[fsync]
+        self._adopt: Final = adopt
+        self.is_stamped = False
+        """True once the database that the records are for is known to be the spool's own."""
         self._thread: ThreadPoolExecutor | None = None
         self._file: SpoolFile | None = None
         self._pid = 0
@@ -83,8 +90,11 @@ class Spool:
         self._orphaned: set[asyncio.Future[int]] = set()
         self._committing: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Open the folder, making it if need be. Raises ``RwriterError`` where that cannot be done."""
+    async def open(self, *, create: bool = True) -> None:
+        """Open the folder, making it if need be and ``create``. Raises ``SpoolUnusable`` where that cannot be done.
+
+        Refused are a folder or file that another user owns or can write to, and a link in its place.
+        """
         if self._thread is not None:
             return
         self._pid = os.getpid()
@@ -92,9 +102,11 @@ class Spool:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rwriter-spool")
         try:
             opening = self._thread.submit(
-                SpoolFile, self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous
+                SpoolFile, self.directory, max_bytes=self._max_bytes, synchronous=self._synchronous, create=create
             )
             self._file = await asyncio.wrap_future(opening)
+            if self._adopt:
+                await self._on_thread(lambda file: file.adopt())
         except BaseException:
             self._thread.shutdown(wait=False)
             self._thread = None
@@ -110,6 +122,11 @@ class Spool:
         if file is not None:
             await asyncio.wrap_future(thread.submit(file.close))
         thread.shutdown(wait=False)
+
+    async def belongs_to(self, identity: str) -> None:
+        """Stamp the spool with its database, or raise ``SpoolUnusable`` if it bears another's stamp."""
+        await self._on_thread(lambda file: file.belongs_to(identity))
+        self.is_stamped = True
 
     async def put(self, records: Sequence[CompletedRequest]) -> None:
         """Keep ``records`` for anyone to replay. Raises ``SpoolFull``, or what the disk raised, and keeps none."""
@@ -230,7 +247,7 @@ class Spool:
         try:
             await self.remove(seqs)
         except Exception as exc:  # noqa: BLE001 -- the file does it before the next claim
-            log.warning("cannot remove abandoned records from the spool: %s", type(exc).__name__)
+            log.warning("cannot remove abandoned records from the spool yet: %s", exc)
 
     async def _commit_groups(self) -> None:
         while self._waiting or self._abandoned:
@@ -259,21 +276,30 @@ class Spool:
             msg = "the spool was opened before a fork: make the Spool and the writer in the child"
             raise RwriterError(msg)
         # shielded: what was begun is done, though nobody waits for it any more, and before the file is closed
-        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work, self._file)))
+        return await asyncio.shield(asyncio.wrap_future(self._thread.submit(_in_place, self._file, work)))
 
 
-def _row(record: CompletedRequest) -> tuple[bytes, str | None, bytes]:
-    return record.request_id.bytes, record.custom_id, encode_record(record)
+def _in_place(file: SpoolFile, work: Callable[[SpoolFile], T]) -> T:
+    try:
+        file.stay_in_place()
+        return work(file)
+    except (sqlite3.Error, OSError) as exc:
+        msg = f"cannot use the spool in {file.directory}: {exc}"
+        raise SpoolUnusable(msg) from exc
 
 
-def _decode(rows: Sequence[Row]) -> tuple[list[SpooledRecord], list[tuple[Row, str]]]:
+def _row(record: CompletedRequest) -> Row:
+    return Row(record.request_id.bytes, record.custom_id, encode_record(record), time.time())
+
+
+def _decode(rows: Sequence[Stored]) -> tuple[list[SpooledRecord], list[tuple[Stored, str]]]:
     good: list[SpooledRecord] = []
-    bad: list[tuple[Row, str]] = []
-    for row in rows:
+    bad: list[tuple[Stored, str]] = []
+    for stored in rows:
         try:
-            record = decode_record(row.payload)
+            record = decode_record(stored.row.payload)
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
-            bad.append((row, f"unreadable: {type(exc).__name__}"))
+            bad.append((stored, f"unreadable: {type(exc).__name__}"))
         else:
-            good.append(SpooledRecord(row.seq, record, row.spooled_at))
+            good.append(SpooledRecord(stored.seq, record, stored.row.spooled_at))
     return good, bad

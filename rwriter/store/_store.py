@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, NewRequest
-from rwriter.store import _dead_letters, _detail, _listing, _realtime, _removal, _revision
+from rwriter.store import _dead_letters, _detail, _identity, _listing, _realtime, _removal, _revision
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
@@ -122,6 +122,10 @@ class RequestStore:
     async def check_schema(self) -> None:
         """Raise ``SchemaOutdated`` unless the database is at this release's revision, or at a later one."""
         await on_living_connection(lambda: _revision.check_schema(self._connections.write))
+
+    async def identity(self) -> str:
+        """Return a text that tells this database, and the schema of the tables, from any other. Asks the primary."""
+        return await on_living_connection(lambda: _identity.identity(self._connections))
 
     @property
     def has_replica(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from rwriter._database_errors import Kind, advice, describe, failure_of
 from rwriter.errors import DatabaseRefused, RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
@@ -99,6 +100,7 @@ class Lifecycle:
                 await self._check_start()
             if self._options.spool is not None:
                 await self._options.spool.open()
+                await self._stamp(self._options.spool)
             self._check_still_opening()
         except BaseException as exc:
             await self._fail_to_open(exc)
@@ -206,13 +208,25 @@ class Lifecycle:
                 raise DatabaseRefused(f"cannot use the database: {describe(exc)}: {advice(exc)}") from None
             self._consumer.outage.retries_spent(exc)
 
+    async def _stamp(self, spool: Spool) -> None:
+        """Have the spool refuse another database than its own. One that is away is asked before the first replay."""
+        if self._consumer.outage.state is not Database.UP:
+            return
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                identity = await self._store.identity()
+        except Exception as exc:  # noqa: BLE001 -- away: see above
+            log.debug("%s: cannot ask the database who it is, %s", self._name, describe(exc))
+            return
+        await spool.belongs_to(identity)
+
     async def _fail_to_open(self, exc: BaseException) -> None:
         if self.state is State.OPENING:
             self._enter(State.FAILED, exc)
             failure = WriterFailed("the writer did not open")
             failure.__cause__ = exc
             self._channel.fail(failure)
-        elif self._options.spool is not None:
+        if self._options.spool is not None:
             await self._options.spool.aclose()
         self._left_opening.set()
 

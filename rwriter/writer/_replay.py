@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from rwriter._database_errors import backoff, describe
+from rwriter.errors import RwriterError
 from rwriter.spool import Spool, SpooledRecord
 from rwriter.store import RequestStore
 from rwriter.writer._account import Fate
@@ -57,6 +58,7 @@ class Replayer:
         outage: Outage,
         busy: Callable[[], bool],
     ) -> None:
+        self._store: Final = store
         self._spool: Final = spool
         self._overflow: Final = overflow
         self._options: Final = options
@@ -64,6 +66,7 @@ class Replayer:
         self._busy: Final = busy
         self._counter: Final = _ReplayCounter()
         self._unreadable = False
+        self._foreign = False
         # the last row that was passed by because its batch was refused, and when each of them was refused first
         self._passed = 0
         self._refused_at: Final[dict[int, int]] = {}
@@ -105,6 +108,10 @@ class Replayer:
         self._overflow.kept.clear()
         if self._outage.is_probed:
             return False
+        if self._foreign:
+            return None
+        if not self._spool.is_stamped:
+            return await self._stamp()
         # Claimed before the attempt begins: a spool that cannot be read would otherwise hold the one probe again and
         # again, and no live batch would ever find out that the database is back.
         rows = await self._claim()
@@ -118,6 +125,26 @@ class Replayer:
                 return outcome is Outcome.ANSWERED
             await self._delivery.spool_or_drop(entries, "a live batch probes the database")
             return False
+
+    async def _stamp(self) -> bool | None:
+        """Ask the database who it is, and replay nothing if the spool is another's."""
+        with self._outage.attempt(replaying=True) as allowed:
+            if not allowed:
+                return False
+            try:
+                async with asyncio.timeout(self._options.flush_timeout):
+                    identity = await self._store.identity()
+            except Exception as exc:  # noqa: BLE001 -- the database is away: asked again
+                self._outage.retries_spent(exc)
+                return False
+            self._outage.database_answered()
+        try:
+            await self._spool.belongs_to(identity)
+        except RwriterError as exc:
+            self._foreign = True
+            log.error("%s: nothing is replayed, %s", self._options.name, exc)
+            return None
+        return True
 
     async def _probe_without_rows(self) -> bool | None:
         self._outage.nothing_to_replay()

@@ -17,7 +17,7 @@ def may_mount() -> bool:
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """Mount a file system of ``size`` bytes, in memory, at ``folder``."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "rwriter-chaos", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "rwriter-chaos", str(folder)], check=True)
     try:
         yield folder
     finally:

@@ -149,7 +149,7 @@ async def test_an_unreadable_row_is_set_aside_with_its_reason_and_the_others_are
     assert await spool.count() == 2
     await spool.aclose()
     file = sqlite3.connect(folder / FILE_NAME)
-    assert file.execute("SELECT seq, reason FROM set_aside").fetchall() == [(2, "unreadable: DecodeError")]
+    assert file.execute("SELECT seq, reason FROM set_aside").fetchall() == [(2, "damaged: its checksum does not match")]
     file.close()
 
 

@@ -214,7 +214,7 @@ async def test_a_full_spool_drops_counts_and_logs(
             assert writer.stats.dropped > 0
             assert writer.stats.spooled > 0
             assert writer.stats.spooled + writer.stats.dropped == 10
-    assert "SpoolFull" in caplog.text
+    assert "is full: " in caplog.text
 
 
 async def test_a_journaled_record_is_on_disk_until_its_row_is_there(
