@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from examples.gateway import model_server
 from examples.gateway.app import make_app, models_at
 from examples.gateway.serving import Serving
-from rwriter import DbEngines, RequestDetail, RequestStore
+from rwriter import DbEngines, RequestDetail, RequestStore, use_key_pepper
 from rwriter.migrate import upgrade
 from rwriter.testing import THROWAWAY, PostgresServer
 
@@ -54,6 +54,7 @@ class Line(NamedTuple):
 
 def main() -> int:
     """Take the tour on a PostgreSQL server of its own; print the findings. Return 1 if a row is wrong."""
+    use_key_pepper("a service takes a random secret of its own, that its database does not know")
     with PostgresServer(settings=THROWAWAY) as server:
         asyncio.run(upgrade(server.url()))
         with Serving(model_server.app) as models:

@@ -21,6 +21,7 @@ from sqlalchemy import URL, Select, distinct, func, select, text
 
 from rwriter import DbEngines, NewRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
 from rwriter._database_errors import explain
+from rwriter._keys import PEPPER_VARIABLE, use_key_pepper
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
@@ -121,6 +122,8 @@ async def _recreate(url: str) -> None:
 
 
 async def _demo(console: Console, url: str, schema: str | None, psql: str) -> None:
+    if not os.environ.get(PEPPER_VARIABLE):
+        use_key_pepper("of the demo, whose keys are nobody's")
     pairs = load_traffic()
     async with _engines(url, schema) as engines:
         await upgrade(engines, schema=schema)

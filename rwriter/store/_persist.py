@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -82,6 +83,9 @@ _FINISHED_IDS: Final = select(requests.c.id).where(
 )
 
 
+_FIELD: Final = {name: operator.attrgetter(name) for name in (*_TOKENS, "first_token_at")}
+
+
 class Persist:
     """The upsert of finished requests, over one set of connections."""
 
@@ -149,14 +153,14 @@ def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         ),
         "started_at": [r.started_at for r in records],
         "finished_at": [r.completed_at for r in records],
-        **{name: _sparse([getattr(r, name) for r in records]) for name in (*_TOKENS, "first_token_at")},
+        **{name: _sparse(list(map(_FIELD[name], records))) for name in _FIELD},
         "metadata": _sparse([None if r.metadata is None else json_of(r.metadata) for r in records]),
     }
 
 
 def _sparse(values: list[_Value | None]) -> list[_Value | None]:
     """Return ``values``, or ``[]`` where all are ``None``: unnest() fills a shorter array up with nulls."""
-    return values if any(value is not None for value in values) else []
+    return values if values.count(None) < len(values) else []
 
 
 def statement() -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
@@ -180,10 +184,11 @@ def statement() -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
 def _unfinished(batch: CTE, written: CTE) -> ColumnElement[Sequence[uuid.UUID]]:
     # the CASE leaves the look-up out where nothing was skipped, which is nearly always
     number = [select(func.count()).select_from(rows).scalar_subquery() for rows in (batch, written)]
-    in_flight = (
-        select(func.array_agg(requests.c.id))
-        .join_from(batch, requests, requests.c.id == batch.c.id)
-        .where(in_states(ACTIVE_STATES), requests.c.id.not_in(select(written.c.id)))
+    skipped = select(batch.c.id).where(batch.c.id.not_in(select(written.c.id)))
+    in_flight = select(func.array_agg(requests.c.id)).where(
+        # an array, so that they are found by their key, whatever the planner thinks of the batch
+        requests.c.id == func.any(func.array(skipped.scalar_subquery())),
+        in_states(ACTIVE_STATES),
     )
     return case((number[0] > number[1], in_flight.scalar_subquery()))
 
@@ -291,13 +296,15 @@ def _facts(batch: CTE, written: CTE) -> CTE:
     A template inserted by the statement is not seen here: it has its metadata.
     """
     v = batch.c
+    begun = select(written.c.template_id).join_from(written, batch, written.c.id == v.id).where(v.metadata.is_not(None))
+    # the maximum, as several rows may share a template that somebody made for them
+    own = select(cast(func.max(v.metadata), JSONB())).join_from(written, batch, written.c.id == v.id)
     return (
         update(request_templates)
-        .values(metadata=cast(v.metadata, JSONB()))
+        .values(metadata=own.where(written.c.template_id == request_templates.c.id).scalar_subquery())
         .where(
-            v.metadata.is_not(None),
-            written.c.id == v.id,
-            request_templates.c.id == written.c.template_id,
+            # an array, so that the templates are found by their key, whatever the planner thinks of the batch
+            request_templates.c.id == func.any(func.array(begun.scalar_subquery())),
             # the template of a file serves other requests too
             request_templates.c.file_id.is_(None),
         )

@@ -83,7 +83,6 @@ async def test_without_a_known_key_nothing_is_looked_at(
     strangers: list[dict[str, str]] = [
         {},
         {"authorization": "Bearer sk-unknown"},
-        {"authorization": "Bearer sk-unknown", "x-api-key": keys.amber},
         {"authorization": f"Basic {keys.amber}"},
         {"authorization": f"Bearer {keys.amber}, Bearer sk-unknown"},
         {"authorization": f"Bearer {owner_of(keys.amber)}"},
@@ -96,6 +95,16 @@ async def test_without_a_known_key_nothing_is_looked_at(
                 assert {status for status, _ in await _probes(http, each)} == {401}, (headers, each)
             assert (await http.get("/v1/responses")).status_code == 401
     assert await _columns(rwriter_engines, given[0]) == before
+
+
+async def test_each_key_of_a_request_is_asked_for_until_one_is_known(
+    amber: openai.OpenAI, keys: Keys, gateway: Serving, store: RequestStore
+) -> None:
+    given, _ = await _made(amber, store)
+    async with httpx.AsyncClient(
+        base_url=gateway.url, headers={"authorization": "Bearer of-an-oauth-provider", "x-api-key": keys.amber}
+    ) as http:
+        assert (await http.get(f"/v1/responses/{given}")).status_code == 200
 
 
 async def test_each_finds_its_own_of_two_answers_with_one_id(
