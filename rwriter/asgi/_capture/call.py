@@ -15,17 +15,18 @@ import msgspec
 from rwriter._keys import KeyDigest
 from rwriter.asgi._attribution import credentials_of
 from rwriter.asgi._capture.budget import Share
-from rwriter.asgi._capture.endings import CANCELLED, Failure, app_raised
-from rwriter.asgi._capture.exchange import Exchange
+from rwriter.asgi._capture.endings import CANCELLED, DISCONNECTED, TRUNCATED, Failure, app_raised
+from rwriter.asgi._capture.exchange import Answer, Exchange
 from rwriter.asgi._capture.facts import Asked, Said, id_in, metadata_of, model_in_form, name_in, read, tokens_of
 from rwriter.asgi._capture.paths import model_in, stored_path
 from rwriter.asgi._capture.skim import skim
 from rwriter.asgi._capture.threads import INLINE_BYTES
+from rwriter.asgi._capture.verdict import error_told
 from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._json import to_text, with_error
 from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, content_encoding, header
-from rwriter.records import CompletedRequest, NewRequest
+from rwriter.records import CompletedRequest, NewRequest, succeeded
 
 UNKNOWN_MODEL: Final = "unknown"
 _LAST_REDIRECT: Final = 399
@@ -168,6 +169,11 @@ class CapturedCall:
         text = self.request_text()
         answered, status = self._outcome()
         asked, said = read(text, Asked), read(answered, Said)
+        error = error_told(said, answered) if succeeded(status) else None
+        if error is not None:
+            status = error.status
+            if not isinstance(said.error, dict):
+                answered = with_error(answered, Failure(error.status, error.type, error.message).to_error())
         return self._record(
             owner,
             status,
@@ -216,12 +222,27 @@ class CapturedCall:
         return found or name_in(None if said is None else said.model) or UNKNOWN_MODEL
 
     def _outcome(self) -> tuple[str, int]:
-        text, error = self._exchange.answer.text()
+        answer = self._exchange.answer
+        was_undecided = answer.is_undecided
+        text, error = answer.text()
+        if was_undecided:
+            self._failure = self._decided(answer)
         # an upstream's own error frame says more than how the call ended after it
         failure = self._failure if error is None else Failure(error.status, error.type, error.message)
+        status = self._exchange.answer.status
+        if failure is None and succeeded(status) and (folded := self._exchange.answer.folded(text)) is not None:
+            text, error, is_cut = folded
+            failure = TRUNCATED if is_cut and error is None else None
+            failure = failure if error is None else Failure(error.status, error.type, error.message)
         if failure is None:
-            return text, self._exchange.answer.status
+            return text, status
         return with_error(text, failure.to_error()), failure.status
+
+    def _decided(self, answer: Answer) -> Failure | None:
+        """Return how the call ended, now that all of its answer is folded."""
+        if self._failure is DISCONNECTED and answer.is_complete:
+            return None
+        return TRUNCATED if self._failure is None and answer.is_truncated else self._failure
 
     def _custom_id(self, said: Said) -> str | None:
         """Return the id in the app's answer, unless it is the one that this middleware gave."""

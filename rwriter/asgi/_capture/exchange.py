@@ -12,10 +12,11 @@ from rwriter.asgi._capture.body import Body, truncated
 from rwriter.asgi._capture.budget import Part, Share
 from rwriter.asgi._capture.client import ClientWatch
 from rwriter.asgi._capture.endings import DISCONNECTED, NO_ANSWER, TRUNCATED, Failure
-from rwriter.asgi._capture.stream import StreamedBody
+from rwriter.asgi._capture.stream import LINES_OF_JSON, StreamedBody, begins_as_events, is_lines_of_json
 from rwriter.asgi._fold.stream import StreamError
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._types import Message, Receive, Send, content_encoding, header
+from rwriter.records import succeeded
 
 ID_HEADER: Final = b"x-rwriter-id"
 
@@ -30,6 +31,9 @@ class Answer:
         self._allow: Final = Part(share)
         self._whole: Final = Body(max_body_bytes, self._allow)
         self._stream: StreamedBody | None = None
+        self._announced = False
+        # the first bytes, until they tell whether this is a stream
+        self._head: bytearray | None = None
         self._lost = 0
         """Bytes of a stream that no memory was left for."""
 
@@ -37,12 +41,23 @@ class Answer:
         """Take status and headers from ``http.response.start``."""
         self.status = message["status"]
         self._headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
-        content_type = header(self._headers, b"content-type") or ""
-        if content_type.partition(";")[0].strip().lower() == "text/event-stream":
+        content_type = (header(self._headers, b"content-type") or "").partition(";")[0].strip().lower()
+        self._announced = content_type == "text/event-stream"
+        if self._announced or content_type in LINES_OF_JSON:
             self._stream = StreamedBody(self.content_encoding, self._max_body_bytes)
+        elif succeeded(self.status) and self.content_encoding is None:
+            self._head = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Add the next piece of the body. A stream that the budget has no room for is not followed further."""
+        if self._head is not None:
+            self._head += data
+            is_stream = begins_as_events(self._head)
+            if is_stream is None:
+                return
+            data, self._head = bytes(self._head), None
+            if is_stream:
+                self._stream = StreamedBody(None, self._max_body_bytes)
         stream = self._stream
         if stream is None:
             self._whole.feed(data)
@@ -52,13 +67,23 @@ class Answer:
             stream.feed(data)
 
     @property
+    def is_undecided(self) -> bool:
+        """True while nobody knows whether the end of the answer has come: ``text`` finds out."""
+        return self._stream is not None and self._stream.is_undecided
+
+    @property
     def is_truncated(self) -> bool:
         """True for a stream of a known kind whose end marker has not come."""
-        return self._stream is not None and not self._lost and self._stream.known and not self._stream.ended
+        if self._stream is None or self._lost:
+            return False
+        if self._stream.known:
+            return not self._stream.ended
+        return self._announced and succeeded(self.status) and self._stream.is_silent
 
     @property
     def is_complete(self) -> bool:
         """True if nothing is missing although the app has not said so: an end marker, or the announced length, came."""
+        self._settle_head()
         if self._stream is not None:
             return self._stream.ended
         length = header(self._headers, b"content-length")
@@ -67,14 +92,32 @@ class Answer:
     @property
     def held_bytes(self) -> int:
         """Bytes of the body in memory, roughly."""
-        return self._whole.kept if self._stream is None else self._stream.held_bytes
+        held = self._whole.kept if self._stream is None else self._stream.held_bytes
+        return held + len(self._head or b"")
 
     def text(self) -> tuple[str, StreamError | None]:
         """Return the text to store and, for a stream, its error frame."""
+        self._settle_head()
         if self._stream is None:
             return self._whole.text(self.content_encoding), None
         text, error = self._stream.text()
         return (truncated(text, len(text) + self._lost) if self._lost else text), error
+
+    def folded(self, text: str) -> tuple[str, StreamError | None, bool] | None:
+        """Return what a whole body of JSON lines folds to, its error, and whether it was cut; ``None`` for another."""
+        if self._stream is not None or not is_lines_of_json(text):
+            return None
+        lines = StreamedBody(None, self._max_body_bytes)
+        lines.feed(text.encode("utf-8", "replace") + b"\n")
+        if not lines.known:
+            return None
+        return *lines.text(), not lines.ended
+
+    def _settle_head(self) -> None:
+        """Take a body for a plain one that ended before it could be told."""
+        if self._head is not None:
+            data, self._head = bytes(self._head), None
+            self._whole.feed(data)
 
     @property
     def content_encoding(self) -> str | None:
@@ -163,7 +206,8 @@ class Exchange:
 
     def _on_client_left(self) -> None:
         if self._recording:
-            self._finish(None if self.answer.is_complete else DISCONNECTED)
+            is_complete = not self.answer.is_undecided and self.answer.is_complete
+            self._finish(None if is_complete else DISCONNECTED)
 
     # -- from the app to the client
 
@@ -201,7 +245,8 @@ class Exchange:
                 self.first_byte_at = datetime.now(UTC)
             self.answer.feed(data)
         if not more:
-            self._finish(TRUNCATED if self.answer.is_truncated else None)
+            is_truncated = not self.answer.is_undecided and self.answer.is_truncated
+            self._finish(TRUNCATED if is_truncated else None)
 
 
 def _discard(failure: Failure | None) -> None:

@@ -42,6 +42,8 @@ class Said(msgspec.Struct, rename={"usage_metadata": "usageMetadata", "response_
     usage_metadata: Any = None
     x_groq: Any = None
     choices: msgspec.Raw = msgspec.Raw(b"")
+    error: Any = None
+    status: Any = None
     prompt_eval_count: Any = None
     eval_count: Any = None
 

@@ -7,10 +7,42 @@ from typing import Final
 from rwriter.asgi._capture.body import Body, truncated
 from rwriter.asgi._capture.codings import Decoder, UndecodableBody, decode, decoders
 from rwriter.asgi._fold.stream import StreamError, StreamFold
-from rwriter.asgi._json import to_text
+from rwriter.asgi._json import loads, to_text
 
+LARGE_BYTES: Final = 96 * 1024
+"""Bytes at once, or of one event, that are not folded on the event loop: two milliseconds."""
 FOLD_BYTES: Final = 16 * 1024
 """Bytes of a stream folded at a time: some sixty events, a third of a millisecond."""
+
+
+LINES_OF_JSON: Final = frozenset(
+    {
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+        "application/json-seq",
+    }
+)
+"""Content types of a stream whose events are lines of JSON."""
+
+_HEAD: Final = 64
+"""Bytes that tell what a body is."""
+_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def begins_as_events(head: bytes | bytearray) -> bool | None:
+    """Return True if ``head`` begins a stream of server-sent events, ``None`` if more bytes must tell."""
+    start = bytes(head[:_HEAD]).removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+    if any(start.startswith(beginning) for beginning in _BEGINNINGS):
+        return True
+    return None if len(head) < _HEAD and any(beginning.startswith(start) for beginning in _BEGINNINGS) else False
+
+
+def is_lines_of_json(text: str) -> bool:
+    """Return True if ``text`` is an object on its first line and something on the next."""
+    first, newline, rest = text.lstrip("\ufeff \t\r\n").partition("\n")
+    return bool(newline) and rest.lstrip()[:1] == "{" and first[:1] == "{" and isinstance(loads(first), dict)
 
 
 class StreamedBody:
@@ -24,6 +56,10 @@ class StreamedBody:
         self._waiting: list[bytes] = []
         self._waiting_size = 0
         self._raw = Body(max_bytes)
+        # what came from a large event on, to be folded by whoever asks for the text
+        self._late: list[bytes] | None = None
+        self._late_size = 0
+        self._lost = 0
         self._chain: list[Decoder] | None
         try:
             self._chain = decoders(content_encoding)
@@ -37,31 +73,63 @@ class StreamedBody:
         return self._understood
 
     @property
+    def is_undecided(self) -> bool:
+        """True while a part of the stream is not folded: nobody knows whether its end has come."""
+        return self._late is not None
+
+    @property
+    def is_silent(self) -> bool:
+        """True if no event has come."""
+        self._catch_up()
+        return self._chain is not None and not self._fold.known and not self._fold.unknown
+
+    @property
     def ended(self) -> bool:
         """True once the stream's own end marker or an error frame has come."""
-        return self.known and self._fold.ended
+        return self.known and (self._fold.ended or self._lost > 0)
 
     @property
     def held_bytes(self) -> int:
         """Bytes in memory, roughly."""
-        return self._waiting_size + (min(self._size, self._max_bytes) if self._understood else self._raw.kept)
+        return (
+            self._waiting_size
+            + self._late_size
+            + (min(self._size, self._max_bytes) if self._understood else self._raw.kept)
+        )
 
     def feed(self, data: bytes) -> None:
         """Add the next piece of the stream."""
+        if self._late is not None:
+            self._keep_for_later(data)
+            return
         self._waiting.append(data)
         self._waiting_size += len(data)
         # folding each event by itself would delay the next one, which is already waiting
         if self._waiting_size >= FOLD_BYTES:
             self._catch_up()
 
+    def _keep_for_later(self, data: bytes) -> None:
+        if self._late is None or self._late_size + len(data) > self._max_bytes:
+            self._lost += len(data)
+            return
+        self._late.append(data)
+        self._late_size += len(data)
+
+    def settle(self) -> None:
+        """Fold what was kept for later. Takes a hundred milliseconds for 8 MiB: not on the event loop."""
+        late, self._late, self._late_size = self._late, None, 0
+        if late:
+            self._fold_now(b"".join(late))
+
     def text(self) -> tuple[str, StreamError | None]:
         """Return the folded object as JSON and its error frame; the raw text, if the events are of no known kind."""
+        self.settle()
         if not self.known:
             return self._raw.text(self._content_encoding), None
         folded = self._fold.result()
         text = "" if folded.body is None else to_text(folded.body)
-        if folded.truncated or len(text) > self._max_bytes:
-            text = truncated(text, self._size)
+        if folded.truncated or self._lost or len(text) > self._max_bytes:
+            text = truncated(text, self._size + self._lost)
         return text, folded.error
 
     @property
@@ -74,6 +142,13 @@ class StreamedBody:
         data = b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_size = 0
+        if len(data) + self._fold.pending_bytes > LARGE_BYTES:
+            self._late = []
+            self._keep_for_later(data)
+        else:
+            self._fold_now(data)
+
+    def _fold_now(self, data: bytes) -> None:
         self._size += len(data)
         if not self._understood:
             self._raw.feed(data)

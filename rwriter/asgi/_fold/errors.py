@@ -28,7 +28,7 @@ class StreamError(msgspec.Struct, frozen=True):
 def error_in(name: str, event: dict[str, Any]) -> dict[str, Any] | None:
     """Return the error object of an error frame, ``None`` for any other event."""
     kind = event.get("type")
-    if name == "error" or kind == "error" or event.get("object") == "error":
+    if any(word in ("error", "response.error") for word in (name, kind, event.get("object"))):
         inner = event.get("error")
         return _as_object(inner) if inner else _without_envelope(event)
     if type(kind) is str and kind.startswith("response."):

@@ -60,6 +60,9 @@ class EventParser:
                 self._dispatch(events)
             elif line[:6] == b"data: ":
                 self._add(line[6:])
+            elif line[:1] == b"{" or line[:2] == b"[{":
+                # no field, but what some providers end a stream with, and all that lines of JSON are
+                events.append(Event("", line))
             else:
                 self._field(line)
         if rest:
@@ -67,11 +70,19 @@ class EventParser:
         return events
 
     @property
+    def pending_bytes(self) -> int:
+        """Bytes of the event that has begun."""
+        return self._size + len(self._tail)
+
+    @property
     def unfinished(self) -> Event | None:
         """The event that has begun, as if it ended here; ``None`` if there is none or it is longer than any marker."""
         if not (self._tail or self._data) or self._lost or self._size + len(self._tail) > _MARKER_BYTES:
             return None
-        field, value = _split(bytes(self._tail))
+        tail = bytes(self._tail)
+        if tail[:1] == b"{":
+            return Event("", tail)
+        field, value = _split(tail)
         more = [value] if field == b"data" else []
         return Event(self._name, b"\n".join(self._data + more))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from rwriter.asgi._fold.completions import DONE, CompletionsFold
+from rwriter.asgi._fold.lines import LinesFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
@@ -46,6 +47,8 @@ def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
         return ResponsesFold(budget)
     if type(kind) is str and kind in MESSAGE_EVENTS:
         return MessagesFold(budget)
+    if type(event.get("done")) is bool and (type(event.get("message")) is dict or type(event.get("response")) is str):
+        return LinesFold(budget)
     return CompletionsFold(budget) if type(event.get("choices")) is list else None
 
 
@@ -57,6 +60,8 @@ def parse(name: str, data: bytes) -> dict[str, Any] | None:
     if data.strip() == b"[DONE]":
         return DONE
     value = loads(data)
+    if type(value) is list and value:
+        value = value[0]  # an error, as some providers put it
     if type(value) is not dict:
         return None
     if name and "type" not in value and (name in MESSAGE_EVENTS or name.startswith("response.")):

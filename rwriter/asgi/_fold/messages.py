@@ -21,6 +21,10 @@ _BLOCK_TYPES: Final = {"input_json_delta": "tool_use", "thinking_delta": "thinki
 """Type of a block that was not announced, by the type of its first delta; ``text`` for any other."""
 
 
+_DISTINCT: Final = frozenset({"text", "thinking"})
+"""Types of blocks whose pieces cannot be one another's."""
+
+
 class MessagesFold:
     """Folds one ``message``. If the input of a tool is cut, the partial JSON is kept as a text."""
 
@@ -32,6 +36,12 @@ class MessagesFold:
         self._budget = budget
         self._top: Node = {}
         self._blocks = Indexed()
+        # the latest block that was opened under an index, and the latest of all
+        self._slots: dict[int, int] = {}
+        self._open_slot: int | None = None
+        self._last_slot = -1
+        # blocks of deltas whose type is another than that of the block they point at
+        self._strays: dict[tuple[int, str], int] = {}
 
     def add(self, event: dict[str, Any]) -> None:
         """Take one event."""
@@ -44,6 +54,7 @@ class MessagesFold:
             self._add_fields(event.get("message"))
         elif kind == "message_delta":
             self._add_fields(event.get("delta"))
+            self.complete = self.complete or bool(self._top.get("stop_reason"))
             self._add_fields({key: value for key, value in event.items() if key not in {"type", "delta"}})
         elif kind == "message_stop":
             self.complete = True
@@ -66,27 +77,60 @@ class MessagesFold:
         """Merge token counts: each is a total so far, so a new one replaces the old."""
         held = self._top.setdefault("usage", {})
         for key, value in usage.items() if type(held) is dict else ():
-            tree.set_value(held, key, value, self._budget)
+            # a zero after a count is a placeholder
+            if value != 0 or not held.get(key):
+                tree.set_value(held, key, value, self._budget)
 
     def _open(self, index: Any, block: Any) -> None:
-        if type(index) is not int or type(block) is not dict:
+        if type(block) is not dict:
             return
+        slot = self._slot_to_open(index, block)
         node = tree.thaw(block)
-        if self._budget.swap(tree.size_of(self._blocks.get(index, "")), tree.size_of(node) + tree.NODE):
-            self._blocks[index] = node
+        if self._budget.swap(tree.size_of(self._blocks.get(slot, "")), tree.size_of(node) + tree.NODE):
+            self._blocks[slot] = node
+            self._open_slot = slot
+            self._last_slot = max(self._last_slot, slot)
+            if type(index) is int:
+                self._slots[index] = slot
+
+    def _slot_to_open(self, index: Any, block: dict[str, Any]) -> int:
+        """Return the place of a block that begins: its index, unless another block has that."""
+        held = self._blocks.get(index) if type(index) is int else None
+        if type(index) is int and index >= 0 and (held is None or _announces_again(held, block)):
+            return index
+        return self._fresh_slot()
+
+    def _fresh_slot(self) -> int:
+        self._last_slot += 1
+        return self._last_slot
 
     def _add_delta(self, index: Any, delta: Any) -> None:
-        if type(index) is not int or type(delta) is not dict:
+        if type(delta) is not dict:
             return
-        block = tree.ensure_item(self._blocks, index, self._budget)
+        slot = self._slot_of(index, delta)
+        block = tree.ensure_item(self._blocks, slot, self._budget)
         if block is None:
             return
         if not block:
-            kind = delta.get("type")
-            block["type"] = _BLOCK_TYPES.get(kind, "text") if type(kind) is str else "text"
+            block["type"] = _type_of(delta)
         for key, value in delta.items():
             if key != "type":
                 self._add_piece(block, key, value)
+
+    def _slot_of(self, index: Any, delta: dict[str, Any]) -> int:
+        """Return the block that ``delta`` continues: the one of its index, else the open one, if its type fits."""
+        slot = self._slots.get(index, index) if type(index) is int and index >= 0 else self._open_slot
+        if slot is None:
+            slot = self._fresh_slot()
+        held, wanted = self._blocks.get(slot), _type_of(delta)
+        if held and wanted in _DISTINCT and held.get("type") in _DISTINCT and held["type"] != wanted:
+            stray = slot, wanted
+            if stray not in self._strays:
+                self._strays[stray] = self._fresh_slot()
+            slot = self._strays[stray]
+        self._open_slot = slot
+        self._last_slot = max(self._last_slot, slot)
+        return slot
 
     def _add_piece(self, block: Node, key: str, value: Any) -> None:
         if key == "citation":
@@ -103,3 +147,13 @@ class MessagesFold:
         body: dict[str, Any] = {"type": "message", "role": "assistant", **tree.render(self._top)}
         body["content"] = tree.render(self._blocks)
         return body
+
+
+def _type_of(delta: dict[str, Any]) -> str:
+    kind = delta.get("type")
+    return _BLOCK_TYPES.get(kind, "text") if type(kind) is str else "text"
+
+
+def _announces_again(held: Node, block: dict[str, Any]) -> bool:
+    """Return True if ``block`` is the block that ``held`` is already, announced twice."""
+    return held.get("type") == block.get("type") and bool(block.get("id")) and held.get("id") == block.get("id")

@@ -7,7 +7,9 @@ from typing import Any, Final, NamedTuple
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.tree import Budget, Indexed, Node
 
-_LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+_LAST: Final = frozenset(
+    {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"}
+)
 _CLOSING: Final = ("status", "error", "incomplete_details", "usage", "completed_at")
 """Fields that are kept of a final response that is too large."""
 
@@ -52,6 +54,10 @@ class ResponsesFold:
         self._budget = budget
         self._top: Node = {}
         self._output = Indexed()
+        # places of items by their own id, and of those whose number another item has
+        self._slots: dict[str, int] = {}
+        self._strays: dict[tuple[int, str], int] = {}
+        self._last_slot = -1
 
     def add(self, event: dict[str, Any]) -> None:
         """Take one event."""
@@ -72,10 +78,14 @@ class ResponsesFold:
             self._finish(name, {})
 
     def _finish(self, kind: str, response: dict[str, Any]) -> None:
-        self.complete = True
+        again, self.complete = self.complete, True
         if kind == "response.failed":
             error = response.get("error")
             self.failure = error if type(error) is dict else {}
+        if again and not response.get("output"):
+            # told twice: what came before is not measured for each
+            self._close(response)
+            return
         whole = tree.thaw(response)
         streamed = 0 if response.get("output") else tree.size_of(self._output)
         if response and self._budget.restart(tree.size_of(whole) + streamed):
@@ -84,6 +94,9 @@ class ResponsesFold:
                 self._output.clear()
                 self._budget.exceeded = False
             return
+        self._close(response)
+
+    def _close(self, response: dict[str, Any]) -> None:
         for key in _CLOSING:
             if key in response:
                 tree.set_value(self._top, key, response[key], self._budget)
@@ -126,13 +139,33 @@ class ResponsesFold:
             self._open(parts, number, tree.thaw(part))
 
     def _set_item(self, step: str, event: dict[str, Any]) -> None:
-        item, number = event.get("item"), _number(event.get("output_index"))
+        item = event.get("item")
         if type(item) is not dict:
             return
+        number = self._slot(item.get("id"), event.get("output_index"), item.get("type"))
         if step == "done":
             tree.replace(self._output, number, item, self._budget)
         else:
             self._open(self._output, number, _thawed_item(item))
+
+    def _slot(self, identity: Any, index: Any, kind: Any) -> int:
+        """Return the place of an item: that of its own id, else its number, unless another item stands there."""
+        named = type(identity) is str and bool(identity)
+        if named and identity in self._slots:
+            return self._slots[identity]
+        slot = _number(index)
+        held = self._output.get(slot)
+        if held is not None and type(held) is dict and not _may_be(held, identity if named else None, kind):
+            slot = self._strays.setdefault((slot, identity if named else str(kind)), self._fresh_slot())
+        elif held is not None and type(held) is not dict and named:
+            slot = self._fresh_slot()  # finished, and another's id: a finished item is found by its own
+        if named:
+            self._slots[identity] = slot
+        self._last_slot = max(self._last_slot, slot)
+        return slot
+
+    def _fresh_slot(self) -> int:
+        return self._last_slot + 1
 
     def _open(self, list_: Indexed, number: int, node: Node) -> None:
         if self._budget.swap(tree.size_of(list_.get(number, "")), tree.size_of(node) + tree.NODE):
@@ -152,7 +185,8 @@ class ResponsesFold:
         return part
 
     def _item(self, place: _Place, event: dict[str, Any]) -> Node | None:
-        item = tree.ensure_item(self._output, _number(event.get("output_index")), self._budget)
+        number = self._slot(event.get("item_id"), event.get("output_index"), place.item_type)
+        item = tree.ensure_item(self._output, number, self._budget)
         if item is not None and not item:
             tree.set_value(item, "id", event.get("item_id"), self._budget)
             item |= {"type": place.item_type, "status": "in_progress"}
@@ -179,3 +213,11 @@ def _thawed_item(item: dict[str, Any]) -> Node:
         if type(parts) is list:
             node[key] = Indexed(enumerate(tree.thaw(part) for part in parts if type(part) is dict))
     return node
+
+
+def _may_be(held: Node, identity: str | None, kind: Any) -> bool:
+    """Return True if an item of that id and type may be the one in ``held``."""
+    known = held.get("id")
+    if identity is not None and known:
+        return bool(known == identity)
+    return not held.get("type") or not kind or bool(held["type"] == kind)

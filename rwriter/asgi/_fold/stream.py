@@ -54,11 +54,17 @@ class StreamFold:
         self._error: dict[str, Any] | None = None
         self._done = False
         self._strange = False
+        self._unread = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
         for event in self._parser.feed(data):
             self._take(event)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the event that has begun."""
+        return self._parser.pending_bytes
 
     @property
     def ended(self) -> bool:
@@ -84,6 +90,8 @@ class StreamFold:
 
     def _body(self, described: StreamError | None) -> dict[str, Any] | None:
         body = None if self._fold is None else self._fold.render()
+        if body is not None and self._unread:
+            body["rwriter"] = {"unreadable_events": self._unread}
         if self._error is None or described is None:
             return body
         return {**(body or {}), "error": {"type": described.type, "message": described.message, **self._error}}
@@ -101,16 +109,23 @@ class StreamFold:
         if event.lost:
             self._on_lost_event(event.name)
             return
-        value = parse(event.name, event.data)
-        try:
-            if value is not None:
-                self._take_object(event.name, value)
-            elif event.name == "error":
-                self._fail({"message": event.data.decode("utf-8", "replace")})
-            else:
-                self._strange = True
-        except RecursionError:  # nested so deeply that it can be read and cannot be written
+        if not event.data.strip():
             self._strange = True
+            return
+        values = _values_in(event)
+        try:
+            for value in values or ():
+                self._take_object(event.name, value)
+            if values is None and event.name == "error":
+                self._fail({"message": event.data.decode("utf-8", "replace")})
+            elif values is None:
+                self._unreadable()
+        except RecursionError:  # nested so deeply that it can be read and cannot be written
+            self._unreadable()
+
+    def _unreadable(self) -> None:
+        self._strange = True
+        self._unread += 1
 
     def _on_lost_event(self, name: str) -> None:
         self._strange = True
@@ -136,3 +151,14 @@ class StreamFold:
         """Keep the first error; of one too large to keep, its description."""
         if self._error is None:
             self._error = error if len(encode(error)) <= _ERROR_BYTES else to_builtins(describe(error))
+
+
+def _values_in(event: Event) -> list[dict[str, Any]] | None:
+    """Return the objects that an event carries: one, or one on each of its lines; ``None`` if it cannot be read."""
+    whole = parse(event.name, event.data)
+    if whole is not None:
+        return [whole]
+    lines = event.data.split(b"\n") if b"\n" in event.data else []
+    # lines that are no JSON together: the blank line between two events was lost
+    values = [value for line in lines if line.strip() and (value := parse(event.name, line)) is not None]
+    return values if values and len(values) == sum(bool(line.strip()) for line in lines) else None

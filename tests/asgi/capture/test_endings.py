@@ -248,7 +248,7 @@ async def test_a_file_that_the_server_sends_by_itself_is_an_answer_without_a_bod
 async def test_a_stream_without_its_end_marker_is_a_502_with_the_part(capture: Capture, rows: Rows, last: bool) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await begin(send, headers=SSE)
-        await part(send, chunk("Hel") + chunk("lo", finish_reason="stop"))
+        await part(send, chunk("Hel") + chunk("lo"))
         if last:
             await send({"type": "http.response.body", "body": b""})
 

@@ -39,7 +39,8 @@ def test_cut_at_any_byte_it_holds_beginnings_of_the_whole_and_is_complete_only_a
         assert sum(map(len, now)) >= before - len("in_progress")
         before = sum(map(len, now))
         assert result.complete == made.ended
-        assert result.complete == (b"[DONE]" in data[:at] or b'message_stop"}' in data[:at])
+        if not (b"[DONE]" in data[:at] or b'message_stop"}' in data[:at]):
+            assert result.complete == is_finished(result.body)
     made.feed(data[-1:])
     assert made.result().body == whole(name)  # asking in between has changed nothing
 
@@ -58,8 +59,17 @@ def test_a_tool_call_that_is_cut() -> None:
     assert message["content"] is None
 
 
-def test_a_finish_reason_is_no_end_marker() -> None:
-    assert not folded(chunk({"content": "x"}), chunk({}, "stop")).complete
+def is_finished(made: dict[str, Any] | None) -> bool:
+    """Return True if nothing can be missing: each choice has its finish reason, the message its stop reason."""
+    choices = (made or {}).get("choices")
+    if choices is not None:
+        return bool(choices) and all(choice["finish_reason"] for choice in choices)
+    return bool((made or {}).get("stop_reason"))
+
+
+def test_an_answer_is_complete_with_the_finish_reasons_of_all_its_choices() -> None:
+    assert folded(chunk({"content": "x"}), chunk({}, "stop")).complete
+    assert not folded(chunk({"content": "x"}), chunk({"content": "y"}, index=1), chunk({}, "stop")).complete
 
 
 def test_a_message_that_is_cut() -> None:

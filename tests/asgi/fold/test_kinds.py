@@ -56,7 +56,32 @@ def test_a_stream_of_no_known_kind_ends_with_done() -> None:
 @pytest.mark.parametrize("data", STRANGE.values(), ids=STRANGE)
 def test_an_event_that_makes_no_sense_changes_nothing(data: bytes) -> None:
     for begin in (*list(KNOWN.values())[:1], *list(KNOWN.values())[2:]):
-        assert body(begin, data) == body(begin)
+        made = body(begin, data)
+        assert made.pop("rwriter", {"unreadable_events": 1}) == {"unreadable_events": 1}
+        assert made == body(begin)
+
+
+@pytest.mark.parametrize("data", [b"{", b"hello", b'{"choices": [{"delta', b"5"])
+def test_each_event_that_cannot_be_read_is_counted(data: bytes) -> None:
+    made = body(chunk({"content": "a"}), event(data), chunk({"content": "b"}), event(data), event(b""))
+    assert content(made) == "ab"
+    assert made["rwriter"] == {"unreadable_events": 2}
+
+
+def test_events_that_lost_the_blank_line_between_them_are_read_one_by_one() -> None:
+    one, another = chunk({"content": "a"}), chunk({"content": "b"})
+    made = body(one.removesuffix(b"\n") + another, chunk({"content": "c"}))
+    assert content(made) == "abc"
+    assert "rwriter" not in made
+
+
+def test_a_line_of_json_without_a_field_is_an_event() -> None:
+    made = folded(chunk({"content": "a"}), b'{"error": {"message": "refused", "code": 403}}\n')
+    assert made.error is not None
+    assert (made.error.status, made.error.message) == (403, "refused")
+    cut = folded(chunk({"content": "a"}), b'{"error": {"message": "refused", "code": 403}}')
+    assert cut.body is not None
+    assert content(cut.body) == "a"
 
 
 ODD: dict[str, tuple[list[dict[str, Any]], Any]] = {
