@@ -15,6 +15,7 @@ import asyncpg
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from rwriter._escape import escape
 from rwriter._urls import URL_FORM
 from rwriter.errors import RwriterError
 
@@ -182,7 +183,7 @@ def explain(exc: BaseException) -> str | None:
         # SQLAlchemy's message may quote a part of the URL, and that part may be the password
         return f"cannot use this database URL: write {URL_FORM}, with %XX for special characters"
     if isinstance(exc, ValueError):
-        return f"cannot use this database URL: {exc}"
+        return f"cannot use this database URL: {escape(str(exc))}"
     return _explain_refusal(exc) if sqlstate_of(exc) is not None else _explain_loss(exc)
 
 
@@ -246,7 +247,8 @@ def _driver_error(exc: BaseException) -> BaseException:
 
 
 def _first_line(exc: BaseException) -> str:
-    return next(iter(str(exc).splitlines()), "")
+    # it may quote what a client sent, and goes to a terminal or a log
+    return escape(next(iter(str(exc).splitlines()), ""))
 
 
 def _postgres_error(exc: BaseException) -> BaseException | None:
