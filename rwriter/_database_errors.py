@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterator
+from traceback import clear_frames
 from typing import Final
 
 import asyncpg
@@ -232,6 +233,16 @@ def backoff(attempt: int, *, base: float, maximum: float) -> float:
     """
     # the exponent is capped too: 2.0**1024 overflows
     return min(maximum, base * 2.0 ** min(attempt, 64)) * random.uniform(1.0, 1.5)  # noqa: S311 -- jitter, not a secret
+
+
+def forget_locals(exc: BaseException) -> None:
+    """Clear the local variables in the tracebacks of ``exc`` and its causes, of every frame that has ended.
+
+    They are the parameters of the statement, which are bodies: whoever prints a traceback with local variables would
+    print them, and whoever keeps the exception would keep them in memory.
+    """
+    for cause in _chain(exc):
+        clear_frames(cause.__traceback__)
 
 
 def _advice_for(sqlstate: str | None) -> str | None:
