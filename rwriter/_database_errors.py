@@ -9,12 +9,14 @@ from __future__ import annotations
 import enum
 import random
 from collections.abc import Iterator
+from traceback import clear_frames
 from typing import Final
 
 import asyncpg
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from rwriter._escape import escape
 from rwriter._urls import URL_FORM
 from rwriter.errors import RwriterError
 
@@ -182,7 +184,7 @@ def explain(exc: BaseException) -> str | None:
         # SQLAlchemy's message may quote a part of the URL, and that part may be the password
         return f"cannot use this database URL: write {URL_FORM}, with %XX for special characters"
     if isinstance(exc, ValueError):
-        return f"cannot use this database URL: {exc}"
+        return f"cannot use this database URL: {escape(str(exc))}"
     return _explain_refusal(exc) if sqlstate_of(exc) is not None else _explain_loss(exc)
 
 
@@ -236,6 +238,16 @@ def backoff(attempt: int, *, base: float, maximum: float) -> float:
     return min(maximum, base * 2.0 ** min(attempt, 64)) * random.uniform(1.0, 1.5)  # noqa: S311 -- jitter, not a secret
 
 
+def forget_locals(exc: BaseException) -> None:
+    """Clear the local variables in the tracebacks of ``exc`` and its causes, of every frame that has ended.
+
+    They are the parameters of the statement, which are bodies: whoever prints a traceback with local variables would
+    print them, and whoever keeps the exception would keep them in memory.
+    """
+    for cause in _chain(exc):
+        clear_frames(cause.__traceback__)
+
+
 def _advice_for(sqlstate: str | None) -> str | None:
     if sqlstate is None:
         return None
@@ -249,7 +261,8 @@ def _driver_error(exc: BaseException) -> BaseException:
 
 
 def _first_line(exc: BaseException) -> str:
-    return next(iter(str(exc).splitlines()), "")
+    # it may quote what a client sent, and goes to a terminal or a log
+    return escape(next(iter(str(exc).splitlines()), ""))
 
 
 def _postgres_error(exc: BaseException) -> BaseException | None:

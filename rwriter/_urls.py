@@ -64,6 +64,13 @@ class DatabaseUrl(NamedTuple):
     tcp: dict[str, int]
     """libpq's ``keepalives*`` and ``tcp_user_timeout``: seconds, a count, and milliseconds for the last."""
 
+    def __repr__(self) -> str:
+        # the URL hides its password; an argument may be one
+        return f"DatabaseUrl(url={self.url!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("url", self.url)]
+
 
 def connect_arguments(url: str | URL) -> tuple[URL, dict[str, Any]]:
     """Return a URL for SQLAlchemy's asyncpg dialect and the arguments of ``asyncpg.connect`` that go with it.

@@ -240,6 +240,16 @@ def in_schema(engine: AsyncEngine, schema: str | None) -> AsyncEngine:
     return engine.execution_options(schema_translate_map={None: schema})
 
 
+def hiding_parameters(engine: AsyncEngine) -> AsyncEngine:
+    """Return ``engine``, sharing its pool, with errors and its log without parameters: they are bodies."""
+    if engine.sync_engine.hide_parameters:
+        return engine
+    # a copy: the engine may be a service's own, whose other statements are none of ours
+    copy = engine.execution_options()
+    copy.sync_engine.hide_parameters = True
+    return copy
+
+
 def schema_of(engine: AsyncEngine) -> str | None:
     """Return the schema ``in_schema`` set on ``engine``, if any."""
     schema: str | None = engine.get_execution_options().get("schema_translate_map", {}).get(None)

@@ -24,6 +24,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import schema as tables
+from rwriter._escape import escape
 from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.errors import RwriterError, SchemaOutdated
@@ -73,7 +74,7 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
         theirs = await revision_in_service(engine)
     if theirs is not None and theirs < tables.HEAD_REVISION:
         msg = (
-            f"the service's own Alembic has rwriter's revisions in its history, and is at {theirs}: run its "
+            f"the service's own Alembic has rwriter's revisions in its history, and is at {escape(theirs)}: run its "
             f"`alembic upgrade heads` (the head of this release is {tables.HEAD_REVISION})"
         )
         raise RwriterError(msg)
@@ -196,7 +197,8 @@ def _clear_errors() -> Iterator[None]:
         yield
     except CommandError as exc:
         about_revisions = "revision" in str(exc)
-        msg = f"{exc} (the head of this release is {tables.HEAD_REVISION})" if about_revisions else str(exc)
+        words = escape(str(exc))
+        msg = f"{words} (the head of this release is {tables.HEAD_REVISION})" if about_revisions else words
         raise RwriterError(msg) from exc
 
 
@@ -231,7 +233,7 @@ def _drift(connection: Connection, schema: str | None) -> list[str]:
     found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), tables.metadata)
     # changes to one column come as a list, everything else alone
     diffs = [diff for item in found for diff in (item if isinstance(item, list) else [item])]
-    return [_describe(*diff) for diff in diffs if not diff[0].startswith(_TOLERATED)]
+    return [escape(_describe(*diff)) for diff in diffs if not diff[0].startswith(_TOLERATED)]
 
 
 def _describe(kind: str, *parts: Any) -> str:

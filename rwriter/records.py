@@ -14,6 +14,7 @@ from msgspec.structs import force_setattr
 from opentelemetry import metrics
 from uuid_utils.compat import uuid7
 
+from rwriter._guarded import Guarded
 from rwriter._keys import KeyDigest, digest, plain
 from rwriter._validation import aware, between
 
@@ -57,7 +58,7 @@ def succeeded(status: int) -> bool:
     return 200 <= status <= 299  # noqa: PLR2004 -- the range itself
 
 
-class _Fields(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class _Fields(Guarded, frozen=True, kw_only=True, gc=False):
     # The fields without the checks: what is read back from a spool or a dead letter comes as this first, so that its
     # digest is known for one. A record that is decoded directly would digest it again.
     request_id: uuid.UUID
@@ -78,15 +79,7 @@ class _Fields(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     first_token_at: datetime | None = None
     metadata: Metadata | None = None
 
-    def __repr__(self) -> str:
-        return (
-            f"CompletedRequest(request_id={self.request_id}, status_code={self.status_code}, model={self.model!r}, "
-            f"endpoint={self.endpoint!r}, created_by={self.created_by!r})"
-        )
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # msgspec's own would show the bodies in every traceback that rich prints
-        return [("request_id", self.request_id), ("status_code", self.status_code)]
+    __shown__ = ("request_id", "status_code", "model", "endpoint", "created_by")
 
 
 class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
@@ -116,7 +109,7 @@ class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
             _set_body(self, field)
         for field in ("model", "endpoint"):
             _set_name(self, field)
-        _set_api_key(self, self.api_key)
+        _set_api_key(self)
         _set_created_by(self, self.created_by)
         _set_custom_id(self, self.custom_id)
         _set_time(self, "started_at")
@@ -154,7 +147,7 @@ class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
         return size
 
 
-class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class NewRequest(Guarded, frozen=True, kw_only=True, gc=False):
     """A request that has just begun, for ``RequestStore.create_realtime``. Texts are treated as in CompletedRequest."""
 
     request_id: uuid.UUID
@@ -165,6 +158,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     path: str
     api_key: str
     created_by: str
+
+    __shown__ = ("request_id", "model", "created_by")
 
     @classmethod
     def before(cls, record: CompletedRequest) -> Self:
@@ -187,14 +182,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             _set_text(self, field)
         for field in ("model", "endpoint"):
             _set_name(self, field)
-        _set_api_key(self, self.api_key)
+        _set_api_key(self)
         _set_created_by(self, self.created_by)
-
-    def __repr__(self) -> str:
-        return f"NewRequest(request_id={self.request_id}, model={self.model!r}, created_by={self.created_by!r})"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        return [("request_id", self.request_id)]
 
 
 _Record = CompletedRequest | NewRequest
@@ -258,24 +247,28 @@ def repair(text: str) -> str:
 def _text(field: str, value: str) -> str:
     if not isinstance(value, str):
         msg = f"{field} must be a str, not {type(value).__name__}"
+        # bytes of a body or a key: a traceback with local variables would show them
+        del value
         raise TypeError(msg)
     # an exact str: subclasses (a StrEnum model name) would not pass through msgpack later
     return repair(value if type(value) is str else str.__str__(value))
 
 
 def _set_text(record: _Record, field: str) -> str:
-    value = getattr(record, field)
-    text = _text(field, value)
-    if text is not value:
+    # nothing is kept in a variable while it may be refused: tracebacks show them
+    text = _text(field, getattr(record, field))
+    if text is not getattr(record, field):
         force_setattr(record, field, text)
     return text
 
 
 def _set_body(record: _Record, field: str) -> None:
-    text = _set_text(record, field)
     # a character has at most four bytes, so that no ordinary body is measured
-    if len(text) * 4 > BODY_LIMIT and utf8_size(text) > BODY_LIMIT:
-        msg = f"{field} must be at most {BODY_LIMIT:,} bytes of UTF-8, not {utf8_size(text):,}"
+    if len(_set_text(record, field)) * 4 <= BODY_LIMIT:
+        return
+    size = utf8_size(getattr(record, field))
+    if size > BODY_LIMIT:
+        msg = f"{field} must be at most {BODY_LIMIT:,} bytes of UTF-8, not {size:,}"
         raise ValueError(msg)
 
 
@@ -303,9 +296,9 @@ def _set_status(record: CompletedRequest, value: int) -> None:
         force_setattr(record, "status_code", int(value))
 
 
-def _set_api_key(record: _Record, value: str) -> None:
-    if type(value) is not KeyDigest:
-        force_setattr(record, "api_key", digest(_text("api_key", value)))
+def _set_api_key(record: _Record) -> None:
+    if type(record.api_key) is not KeyDigest:
+        force_setattr(record, "api_key", digest(_text("api_key", record.api_key)))
 
 
 def _set_created_by(record: _Record, value: str) -> None:

@@ -28,7 +28,7 @@ def dead_letters_ls(
             letters = await DeadLetters(engines).listing(limit)
         return [
             # the first line alone: the DETAIL below it may quote the row
-            row_of(letter, letter.created_at.timestamp()) | {"error": letter.error.splitlines()[0]}
+            row_of(letter, letter.created_at.timestamp()) | {"error": next(iter(letter.error.splitlines()), "")}
             for letter in letters
         ]
 

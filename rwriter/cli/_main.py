@@ -10,6 +10,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from rwriter._database_errors import explain
+from rwriter._escape import escape
 from rwriter.cli._dead_letters import dead_letters_app
 from rwriter.cli._demo import demo_app
 from rwriter.cli._requests import requests_app
@@ -62,5 +63,6 @@ def _refuse_stray_url(arguments: list[str]) -> None:
 
 
 def _fail(message: str, code: int = FAILED) -> NoReturn:
-    typer.echo(f"rwriter: {message}", err=True)
+    # the lists of `check` have lines of their own, in which texts of others are escaped already
+    typer.echo("\n".join(map(escape, f"rwriter: {message}".split("\n"))), err=True)
     raise SystemExit(code)

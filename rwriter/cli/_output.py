@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import typer
 
+from rwriter._escape import escape, escape_json
 from rwriter.errors import RwriterError
 from rwriter.records import CompletedRequest, to_builtins
 
@@ -26,7 +27,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, jso
     if json:
         typer.echo(to_json([{name: row[name] for name in columns} for row in rows]))
         return
-    table = [[str("" if row[name] is None else row[name]) for name in columns] for row in rows]
+    table = [[escape(str("" if row[name] is None else row[name])) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in [list(columns), *table]) for index in range(len(columns))]
     for line in [[name.upper() for name in columns], *table]:
         typer.echo(_line(line, widths))
@@ -45,12 +46,12 @@ def print_record(record: CompletedRequest | None, name: str, *, bodies: bool, js
         typer.echo(to_json(shown))
         return
     for field, value in shown.items():
-        typer.echo(f"{field:14} {value}")
+        typer.echo(f"{field:14} {escape(str(value))}")
 
 
 def to_json(value: object) -> str:
-    """Return ``value`` as compact JSON."""
-    return msgspec.json.encode(value).decode()
+    """Return ``value`` as compact JSON that a terminal can show."""
+    return escape_json(msgspec.json.encode(value).decode())
 
 
 def _line(cells: Iterable[str], widths: Iterable[int]) -> str:

@@ -10,10 +10,17 @@ from typing import Annotated
 import typer
 
 from rwriter import migrate as migrations
+from rwriter._escape import escape
 from rwriter.cli._options import DatabaseUrl, Schema
 from rwriter.schema import HEAD_REVISION
 
 schema_app = typer.Typer()
+
+
+class _OneLine(logging.Formatter):
+    # Alembic logs the revisions that it found in the database
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
 
 
 @schema_app.command()
@@ -28,7 +35,9 @@ def migrate(
     if sql:
         typer.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
         return
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.INFO)
     asyncio.run(migrations.upgrade(database_url, revision, schema=schema))
     _print_current(database_url, schema)
@@ -54,4 +63,4 @@ def _print_current(database_url: str | None, schema: str | None) -> None:
     elif revision == HEAD_REVISION:
         typer.echo(f"{revision} (head)")
     else:
-        typer.echo(f"{revision} (the head of this release is {HEAD_REVISION})")
+        typer.echo(f"{escape(revision)} (the head of this release is {HEAD_REVISION})")

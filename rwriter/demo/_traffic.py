@@ -33,11 +33,11 @@ class Pair:
     status_code: int
     endpoint: str
     model: str
-    api_key: str
+    api_key: str = dataclasses.field(repr=False)
     created_by: str
     realtime: bool
-    request_body: str
-    response_body: str
+    request_body: str = dataclasses.field(repr=False)
+    response_body: str = dataclasses.field(repr=False)
     custom_id: str | None = None
 
 

@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rwriter._database_errors import lost_connection, mark_connecting, never_sent, sqlstate_of
+from rwriter._database_errors import forget_locals, lost_connection, mark_connecting, never_sent, sqlstate_of
 from rwriter._pools import condemn_idle
-from rwriter.engines import EngineProvider, as_provider, in_schema
+from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ class Connections:
 
     def __init__(self, engines: EngineProvider | AsyncEngine, schema: str | None) -> None:
         provider = as_provider(engines)
-        self.write: Final = in_schema(provider.write, schema)
-        self.read: Final = in_schema(provider.read, schema)
+        self.write: Final = hiding_parameters(in_schema(provider.write, schema))
+        self.read: Final = hiding_parameters(in_schema(provider.read, schema))
         direct = getattr(provider, "direct", False)
         apart = self.read.sync_engine.pool is not self.write.sync_engine.pool
         self.has_replica: Final[bool] = getattr(provider, "has_replica", apart)
@@ -66,13 +66,15 @@ async def on_living_connection(operation: Callable[[], Awaitable[T]], *, repeata
 
     Operations that are not ``repeatable`` run again only if the attempt cannot have had an effect.
     """
-    for _ in range(_MOST_DEAD):
+    dead = 0
+    while True:
         try:
             return await operation()
         except Exception as exc:
-            if not (lost_connection(exc) if repeatable else never_sent(exc)):
+            forget_locals(exc)
+            if dead == _MOST_DEAD or not (lost_connection(exc) if repeatable else never_sent(exc)):
                 raise
-    return await operation()
+            dead += 1
 
 
 @contextlib.asynccontextmanager

@@ -7,12 +7,12 @@ import uuid
 from datetime import datetime
 from typing import Final
 
-import msgspec
 from sqlalchemy import Executable, Text, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._database_errors import Kind, failure_of
+from rwriter._guarded import Guarded
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, decode_record, encode_record, repair
 from rwriter.schema import dead_letters
@@ -24,7 +24,7 @@ CHUNK: Final = 100
 """Letters ``replay`` reads at a time."""
 
 
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetter(Guarded, frozen=True, kw_only=True):
     """A refused record in a listing. ``size`` is bytes; ``error`` is the database's text, which may quote the row."""
 
     id: uuid.UUID
@@ -34,6 +34,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     error: str
     size: int
     created_at: datetime
+
+    __shown__ = ("id", "request_id", "created_by", "sqlstate", "size", "created_at")
 
 
 _SUMMARY = select(

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import msgspec
 from sqlalchemy import RowMapping, Text, func, literal_column
 
+from rwriter._guarded import Guarded
 from rwriter.records import CompletedRequest, NewRequest, quoted, succeeded
 from rwriter.schema import REALTIME_TIER, request_templates, requests
 
@@ -65,7 +66,7 @@ class Erasure(msgspec.Struct, frozen=True):
     erased_at: datetime
 
 
-class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
+class RequestSummary(Guarded, frozen=True, kw_only=True):
     """A row of the listing. ``duration_ms`` is milliseconds from start to end, for completed and failed rows."""
 
     id: uuid.UUID
@@ -87,6 +88,8 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int | None = None
     first_token_at: datetime | None = None
     metadata: dict[str, Any] | None = None
+
+    __shown__ = ("id", "status", "created_by", "model", "path", "created_at", "response_status")
 
 
 class RequestDetail(RequestSummary, frozen=True, kw_only=True):
@@ -114,9 +117,6 @@ class RequestDetail(RequestSummary, frozen=True, kw_only=True):
             path=request.path,
             body=request.body,
         )
-
-    def __repr__(self) -> str:
-        return f"RequestDetail(id={self.id}, status={self.status!r}, created_by={self.created_by!r})"
 
 
 class RequestPage(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rwriter._database_errors import sqlstate_of
+from rwriter._escape import escape
 from rwriter.engines import schema_of
 from rwriter.errors import DatabaseRefused, SchemaOutdated
 from rwriter.schema import HEAD_REVISION, VERSION_TABLE, metadata
@@ -123,12 +124,13 @@ def _check(tables: list[_Found], revisions: list[str]) -> None:
     merged = ours is None and revisions and not broken
     if (ours is None or ours < HEAD_REVISION) and not merged:
         msg = (
-            f"the database is at {ours or 'no revision of rwriter'}, this release needs "
+            f"the database is at {escape(ours or 'no revision of rwriter')}, this release needs "
             f"{HEAD_REVISION}: run `rwriter migrate` (or `alembic upgrade head`)"
         )
         raise SchemaOutdated(msg)
     if broken:
-        raise SchemaOutdated("\n".join([f"the version table says {ours}, but the tables do not:", *_damage(broken)]))
+        first = f"the version table says {escape(str(ours))}, but the tables do not:"
+        raise SchemaOutdated("\n".join([first, *_damage(broken)]))
 
 
 def _damage(broken: Iterable[_Found]) -> list[str]:
@@ -136,12 +138,13 @@ def _damage(broken: Iterable[_Found]) -> list[str]:
     for table in broken:
         if table.found is None:
             lines.append(
-                f"  there is no table {table.name} (search_path {table.path}): if it was stamped without being "
+                f"  there is no table {table.name} (search_path {escape(table.path)}): if it was stamped without being "
                 f"migrated, delete the row of {VERSION_TABLE}, then run `rwriter migrate`"
             )
         else:
             lines.append(
-                f"  {table.name} is {table.found} (search_path {table.path}), which lacks {', '.join(table.lacks)}: if "
+                f"  {table.name} is {escape(table.found)} (search_path {escape(table.path)}), "
+                f"which lacks {', '.join(table.lacks)}: if "
                 "it is another program's, name the schema of rwriter's tables (schema=..., RWRITER_SCHEMA)"
             )
     return lines
@@ -150,7 +153,7 @@ def _damage(broken: Iterable[_Found]) -> list[str]:
 def _check_privileges(tables: Iterable[_Found]) -> None:
     denied = [table for table in tables if table.denied]
     if denied:
-        grants = [f'GRANT {", ".join(table.denied)} ON {table.found} TO "{table.role}"' for table in denied]
+        grants = [escape(f'GRANT {", ".join(table.denied)} ON {table.found} TO "{table.role}"') for table in denied]
         raise DatabaseRefused(f"this role may not use rwriter's tables: have the tables' owner run {'; '.join(grants)}")
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
-import os
-import sys
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
-from rwriter import cli
 from rwriter.schema import HEAD_REVISION
+from tests.cli.conftest import CommandLine
 from tests.support.migrations import (
     ODD_SCHEMA,
     ODDER_SCHEMA,
@@ -25,43 +21,6 @@ from tests.support.migrations import (
 )
 
 HIDDEN = "hunter2"
-
-
-@dataclass(frozen=True)
-class Done:
-    code: int
-    stdout: str
-    stderr: str
-
-
-class CommandLine:
-    """The command on a thread of this process, a tenth of the time that a process of its own takes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    async def __call__(self, *arguments: str, **variables: str) -> Done:
-        # it starts a loop, which it may not on the thread of the test's own
-        return await asyncio.to_thread(self._run, arguments, variables)
-
-    def _run(self, arguments: tuple[str, ...], variables: dict[str, str]) -> Done:
-        with self._monkeypatch.context() as patch:
-            for name in [name for name in os.environ if name.startswith("RWRITER_")]:
-                patch.delenv(name)
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["rwriter", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        printed = self._capsys.readouterr()
-        return Done(int(ended.value.code or 0), printed.out, printed.err)
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """Runs ``rwriter`` with the given arguments and environment."""
-    return CommandLine(monkeypatch, capsys)
 
 
 async def test_a_deployment_migrates_and_checks_with_the_url_in_the_environment(empty_database: str) -> None:

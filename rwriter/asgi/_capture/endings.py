@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
+from rwriter._guarded import Guarded
 from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.records import CLIENT_CLOSED_REQUEST
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(Guarded, frozen=True):
     """An ending that is not the app's answer. ``type`` is a word for programs, ``message`` a sentence for people."""
 
     status: int
     type: str
     message: str
+
+    # the message may be a part of an answer
+    __shown__ = ("status", "type")
 
     def to_error(self) -> dict[str, Any]:
         """Return the ``error`` member of a stored body."""

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from rwriter._guarded import Guarded
 from rwriter.asgi._capture.skim import skim
 from rwriter.asgi._json import UNREADABLE, loads
 from rwriter.records import METADATA_LIMIT, NAME_LIMIT, repair
@@ -22,7 +23,7 @@ _FORM_MODEL: Final = re.compile(
 )
 
 
-class Asked(msgspec.Struct):
+class Asked(Guarded, frozen=True):
     """Members of a request."""
 
     model: Any = None
@@ -32,7 +33,7 @@ class Asked(msgspec.Struct):
     metadata: Any = None
 
 
-class Said(msgspec.Struct, rename={"usage_metadata": "usageMetadata", "response_id": "responseId"}):
+class Said(Guarded, frozen=True, rename={"usage_metadata": "usageMetadata", "response_id": "responseId"}):
     """Members of an answer."""
 
     id: Any = None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
-
+from rwriter._guarded import Guarded
 from rwriter.asgi._error_types import error_type, status_of
 
 _MESSAGE_CHARACTERS: Final = 8_192
@@ -14,7 +13,7 @@ _NUMBER_KEYS: Final = ("code", "status", "http_status", "status_code")
 _WORD_KEYS: Final = ("code", "type", "status")
 
 
-class StreamError(msgspec.Struct, frozen=True):
+class StreamError(Guarded, frozen=True):
     """An error that came within a stream.
 
     ``status`` is 400 to 599: the error's own number when it has one, else what its code or type stands for, else 500.
@@ -23,6 +22,8 @@ class StreamError(msgspec.Struct, frozen=True):
     status: int
     type: str
     message: str
+
+    __shown__ = ("status", "type")
 
 
 def error_in(name: str, event: dict[str, Any]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
+from rwriter._guarded import Guarded
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE: Final = 8
@@ -13,7 +13,7 @@ _MARKER_BYTES: Final = 256
 """No end marker is longer, with the name of its event."""
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class Event(Guarded, frozen=True, gc=False):
     """One event: its ``event:`` name (``""`` if none) and its data lines, joined.
 
     ``lost`` if the data were too large to keep.

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import msgspec
 from msgspec import to_builtins
 
+from rwriter._guarded import Guarded
 from rwriter.asgi._fold.errors import StreamError, describe, error_in
 from rwriter.asgi._fold.events import Event, EventParser
 from rwriter.asgi._fold.kinds import DONE, Fold, fold_for, parse
@@ -24,7 +24,7 @@ _ENVELOPE_BYTES: Final = 1_024
 """Bytes by which an event may be larger than the object it carries."""
 
 
-class Folded(msgspec.Struct, frozen=True):
+class Folded(Guarded, frozen=True):
     """The result of a stream, as far as it has come.
 
     ``body`` is the folded object (``chat.completion``, ``text_completion``, ``response`` or ``message``), with the
@@ -38,6 +38,8 @@ class Folded(msgspec.Struct, frozen=True):
     complete: bool
     error: StreamError | None
     truncated: bool
+
+    __shown__ = ("complete", "truncated")
 
 
 class StreamFold:
