@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from rwriter._guarded import Guarded
 from rwriter.asgi._capture.facts import Said
 from rwriter.asgi._fold.errors import StreamError, describe
 from rwriter.asgi._json import UNREADABLE, loads
@@ -18,7 +19,7 @@ _LIST_BYTES: Final = 64 * 1024
 _FAILED: Final[dict[str, Any]] = {"type": "server_error", "message": "the answer says that it failed"}
 
 
-class _Choice(msgspec.Struct):
+class _Choice(Guarded, frozen=True):
     error: Any = None
     finish_reason: Any = None
 
