@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import pytest
 from rich.pretty import pretty_repr
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 import rwriter
-from rwriter import CompletedRequest, NewRequest, RequestStore
+from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore
 from rwriter._guarded import Guarded
 from rwriter._keys import KeyDigest, digest
 from rwriter._urls import read_url
@@ -56,8 +56,8 @@ def structs() -> Iterator[type[msgspec.Struct]]:
 def test_every_struct_that_holds_a_body_or_a_key_names_what_it_shows() -> None:
     holders = {kind for kind in structs() if TELLING & set(kind.__struct_fields__)}
     assert {CompletedRequest, NewRequest, DeadLetter} <= holders
-    # a digest and a summary show nothing of theirs, and the error of a Health is made of a class and a SQLSTATE
-    harmless = {"Attributed", "Owner", "RequestPage", "Health"}
+    # a digest and a summary show nothing of theirs; what a Health and a Finding say is made of classes and SQLSTATEs
+    harmless = {"Attributed", "Owner", "RequestPage", "Health", "Finding"}
     assert {kind.__name__ for kind in holders if not issubclass(kind, Guarded)} == harmless
     assert not any(TELLING & set(kind.__shown__) for kind in holders if issubclass(kind, Guarded))
 
@@ -180,3 +180,20 @@ async def test_an_engine_of_the_services_own_hides_the_parameters_of_our_stateme
         assert BODY not in str(caught.value) + repr(caught.value)
     assert not engine.sync_engine.hide_parameters
     await engine.dispose()
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "/no-such-folder"])
+async def test_a_database_that_is_not_reached_shows_no_password(where: str) -> None:
+    url = f"postgresql://me:{KEY}@" + (f"{where}/db" if ":" in where else f"/db?host={where}")
+    async with DbEngines.from_url(url) as engines:
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)) as caught:
+            await RequestStore(engines).check_schema()
+    assert KEY not in locals_of(caught.value)
+
+
+async def test_a_refused_password_is_not_shown(rwriter_database: str) -> None:
+    url = make_url(rwriter_database).set(username="no_such_role", password=KEY)
+    async with DbEngines.from_url(url) as engines:
+        with pytest.raises(Exception, match="no_such_role") as caught:
+            await RequestStore(engines).get_request(record().request_id)
+    assert KEY not in locals_of(caught.value)

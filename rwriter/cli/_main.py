@@ -13,6 +13,7 @@ from rwriter._database_errors import explain
 from rwriter._escape import escape
 from rwriter.cli._dead_letters import dead_letters_app
 from rwriter.cli._demo import demo_app
+from rwriter.cli._doctor import doctor_app
 from rwriter.cli._requests import requests_app
 from rwriter.cli._schema import schema_app
 from rwriter.cli._spool import spool_app
@@ -24,14 +25,14 @@ MISUSED: Final = 2
 app = typer.Typer(
     help=__doc__,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     # plain lines, for the logs of deployments
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 # the top-level commands, in the order in which the help lists them
-for group in (requests_app, schema_app, demo_app):
+for group in (requests_app, schema_app, doctor_app, demo_app):
     app.add_typer(group)
 app.add_typer(spool_app, name="spool")
 app.add_typer(dead_letters_app, name="dead-letters")

@@ -14,15 +14,18 @@ from rwriter.errors import RwriterError
 from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST: Final = 36_500 * 86_400
+"""Seconds. Subtracted from today, more would leave the calendar."""
 
 
 def duration(text: str) -> timedelta:
-    """Return the time that ``90s``, ``30m``, ``1h`` or ``7d`` says; raises ``typer.BadParameter``."""
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None or int(match[1]) == 0:
-        msg = f"{text!r} is no duration: write 90s, 30m, 1h or 7d"
+    """Return the time that ``90s``, ``30m``, ``12h`` or ``7d`` says; raises ``typer.BadParameter``."""
+    match = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
+    seconds = 0 if match is None else int(match[1]) * _UNITS[match[2]]
+    if not 0 < seconds <= _LONGEST:
+        msg = f"{text!r} is no duration: write 90s, 30m, 12h or 7d, at most {_LONGEST // 86_400}d"
         raise typer.BadParameter(msg)
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    return timedelta(seconds=seconds)
 
 
 DatabaseUrl: TypeAlias = Annotated[
@@ -32,11 +35,11 @@ Schema: TypeAlias = Annotated[
     str | None,
     typer.Option("--schema", metavar="NAME", envvar=SCHEMA_VARIABLE, help="Where the tables are."),
 ]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON instead of lines for people.")]
 Limit: TypeAlias = Annotated[int, typer.Option(min=1, help="Most lines.")]
 Bodies: TypeAlias = Annotated[bool, typer.Option("--bodies", help="Print both bodies whole.")]
 OlderThan: TypeAlias = Annotated[
-    timedelta, typer.Option(parser=duration, metavar="DURATION", help="90s, 30m, 1h or 7d.")
+    timedelta, typer.Option(parser=duration, metavar="DURATION", help="90s, 30m, 12h or 7d.")
 ]
 
 

@@ -11,7 +11,8 @@ import typer
 
 from rwriter import migrate as migrations
 from rwriter._escape import escape
-from rwriter.cli._options import DatabaseUrl, Schema
+from rwriter.cli._options import DatabaseUrl, Json, Schema
+from rwriter.cli._output import to_json
 from rwriter.schema import HEAD_REVISION
 
 schema_app = typer.Typer()
@@ -44,21 +45,23 @@ def migrate(
 
 
 @schema_app.command()
-def current(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
+def current(*, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Print the revision the database is at."""
-    _print_current(database_url, schema)
+    _print_current(database_url, schema, json=json)
 
 
 @schema_app.command()
-def check(*, schema: Schema = None, database_url: DatabaseUrl = None) -> None:
+def check(*, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
     """Exit with 1, and the reason, unless the tables are what this release needs."""
     asyncio.run(migrations.check(database_url, schema=schema))
-    typer.echo("the tables are what this release needs")
+    typer.echo(to_json({"head": HEAD_REVISION}) if json else "the tables are what this release needs")
 
 
-def _print_current(database_url: str | None, schema: str | None) -> None:
+def _print_current(database_url: str | None, schema: str | None, *, json: bool = False) -> None:
     revision = asyncio.run(migrations.current(database_url, schema=schema))
-    if revision is None:
+    if json:
+        typer.echo(to_json({"revision": revision, "head": HEAD_REVISION}))
+    elif revision is None:
         typer.echo("no revision of rwriter: run `rwriter migrate`")
     elif revision == HEAD_REVISION:
         typer.echo(f"{revision} (head)")

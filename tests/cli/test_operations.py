@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from rwriter import CompletedRequest, RequestStore, RequestsWriter, Spool
 from rwriter.cli._main import app
+from rwriter.cli._options import duration
+from rwriter.schema import HEAD_REVISION
 from rwriter.testing import TestDbEngines
 from tests.support.fates import ids, stored
 from tests.support.faults import refuse_bad_bodies
@@ -178,3 +181,43 @@ def test_the_writer_reaps_by_itself_when_asked_to(rwriter_engines: TestDbEngines
                 await asyncio.sleep(0.01)
 
     assert do(main()) == "failed"
+
+
+GROUPS = [[], ["spool"], ["dead-letters"]]
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=str)
+def test_every_command_takes_both_names_of_help(group: list[str]) -> None:
+    commands = get_command(app)
+    for name in group:
+        commands = commands.commands[name]  # type: ignore[attr-defined]
+    names: list[str] = list(commands.commands)  # type: ignore[attr-defined]
+    assert names
+    for name in names:
+        assert ok(*group, name, "-h") == ok(*group, name, "--help") != ""
+    assert ok(*group, "-h") == ok(*group, "--help")
+
+
+@pytest.mark.parametrize(
+    ("text_", "seconds"), [("90s", 90), ("30m", 1_800), ("12h", 43_200), ("7d", 604_800), ("36500d", 36_500 * 86_400)]
+)
+def test_a_duration_is_a_number_and_a_unit(text_: str, seconds: int) -> None:
+    assert duration(text_).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("wrong", ["", "0s", "7", "7w", "-1h", "1.5h", "1h30m", " 1h", "36501d", "9" * 30 + "s", "٣h"])
+def test_what_is_no_duration_makes_no_sense(wrong: str, tmp_path: Path) -> None:
+    in_spool(tmp_path, [record()])
+    refused = run("spool", "purge", tmp_path, f"--older-than={wrong}")
+    assert refused.exit_code == 2
+    assert len(json.loads(ok("spool", "ls", tmp_path, "--json"))) == 1
+
+
+def test_what_is_listed_or_asked_is_told_as_json(rwriter_database: str, tmp_path: Path) -> None:
+    where = ("--database-url", rwriter_database)
+    in_spool(tmp_path, [])
+    assert json.loads(ok("current", *where, "--json")) == {"revision": HEAD_REVISION, "head": HEAD_REVISION}
+    assert json.loads(ok("check", *where, "--json")) == {"head": HEAD_REVISION}
+    assert json.loads(ok("reap", *where, "--older-than", "12h", "--json")) == {"failed": 0}
+    assert json.loads(ok("dead-letters", "ls", *where, "--json")) == []
+    assert json.loads(ok("spool", "ls", tmp_path, "--json")) == []
