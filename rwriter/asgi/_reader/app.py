@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +20,7 @@ from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._reader.openapi import document
 from rwriter.asgi._reader.problems import Problem, database_or_503, not_found, unauthenticated, unavailable
 from rwriter.asgi._reader.query import starting_after_in, stream_in
-from rwriter.asgi._reader.reader import Reader
+from rwriter.asgi._reader.reader import PIECE_BYTES, Reader
 from rwriter.store import RequestStore
 from rwriter.writer import RequestsWriter
 
@@ -166,8 +167,19 @@ def _id_in(request: Request) -> str:
     return str(request.path_params["id"])
 
 
-def _json_response(content: Any) -> Response:
-    return Response(_json.dumps(content), media_type="application/json", headers={"cache-control": "no-store"})
+def _json_response(content: bytes) -> Response:
+    headers = {"cache-control": "no-store"}
+    if len(content) <= PIECE_BYTES:
+        return Response(content, media_type="application/json", headers=headers)
+    headers["content-length"] = str(len(content))
+    return StreamingResponse(_pieces(content), media_type="application/json", headers=headers)
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    # each is sent when the client has taken those before, and the loop gets its turn between any two
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 def _problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:

@@ -11,10 +11,12 @@ from rwriter.asgi._json import objects_in, text_or_empty
 Event = dict[str, Any]
 """An event with its ``type``, before it gets a ``sequence_number``."""
 
-OPENING: Final = 2
-"""Number of events before the first output item: created and in_progress."""
-
-_ENDS: Final = {"completed": "response.completed", "incomplete": "response.incomplete"}
+_ENDS: Final = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "queued": "response.queued",
+    "in_progress": "response.in_progress",
+}
 
 
 def opening_events(response: dict[str, Any]) -> Iterator[Event]:

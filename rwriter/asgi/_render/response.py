@@ -9,7 +9,7 @@ from rwriter.asgi import _json
 from rwriter.asgi._error_types import error_type
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._render.output import kind_of, output_of
-from rwriter.asgi._render.params import echo, required
+from rwriter.asgi._render.params import ECHOED, echo, required
 from rwriter.asgi._render.usage import usage_of
 from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestSummary
@@ -27,6 +27,10 @@ STATUS: Final = {
 }
 """The status of a Response by the state of its row."""
 
+# the input may be of any size, and is not shown
+_REQUEST: Final = _json.Members("background", EXTENSION, *ECHOED)
+_BACKGROUND: Final = _json.Members("background", EXTENSION)
+
 _ENDINGS: Final = ("incomplete", "failed", "cancelled")
 """Statuses that are taken from a stored Response, as its row says only ``completed``."""
 
@@ -38,7 +42,7 @@ def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[
     output items; those that cannot (embeddings, texts that are no JSON) are under ``rwriter.body``. Never raises,
     whatever a body holds.
     """
-    request, body = _json.loads_object(detail.body), _json.loads(detail.response_body)
+    request, body = _REQUEST.of(detail.body), _json.loads(detail.response_body)
     kind = kind_of(body, detail.path)
     truth = {
         "id": asked_id or response_id(detail.id),
@@ -46,8 +50,8 @@ def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[
         "background": _background(detail, request, body),
     }
     if kind == "response":
-        return truth | _stored_response(detail, request, body) | truth
-    return truth | _rendered_response(detail, request, body, kind)
+        return truth | _stored_response(detail, request or {}, body) | truth
+    return truth | _rendered_response(detail, request or {}, body, kind)
 
 
 def chat_completion(detail: RequestDetail, asked_id: str) -> dict[str, Any] | None:
@@ -93,7 +97,7 @@ def page_of(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
 
 def is_background(detail: RequestDetail) -> bool:
     """Return True if the client asked for a background response."""
-    return _background(detail, _json.loads_object(detail.body), _json.loads(detail.response_body))
+    return _background(detail, _BACKGROUND.of(detail.body), _BACKGROUND.of(detail.response_body))
 
 
 def seconds(moment: datetime | None) -> int | None:
@@ -101,8 +105,8 @@ def seconds(moment: datetime | None) -> int | None:
     return None if moment is None else int(moment.timestamp())
 
 
-def _background(detail: RequestDetail, request: dict[str, Any], body: Any) -> bool:
-    if request and EXTENSION not in request:
+def _background(detail: RequestDetail, request: dict[str, Any] | None, body: Any) -> bool:
+    if request is not None and EXTENSION not in request:
         return request.get("background") is True
     # the request's body was not kept (zero retention, too large), but only background responses have a row while they
     # run
