@@ -36,6 +36,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     attribute: Attribute,
     prefix: str = "/v1",
     attribution_ttl: float = 300.0,
+    lookup_timeout: float = 10.0,
     settle_timeout: float = 5.0,
     stream_timeout: float = 300.0,
 ) -> Starlette:
@@ -51,7 +52,8 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     ``GET /openapi.json``                    these routes, for tools; the only one that asks for no key
     ======================================== ==========================================================================
 
-    ``attribute`` says whose a key is, as for ``CaptureMiddleware``, and is remembered for ``attribution_ttl`` seconds.
+    ``attribute`` says whose a key is, as for ``CaptureMiddleware``, and is remembered for ``attribution_ttl`` seconds;
+    one answer of it may take ``lookup_timeout`` seconds (then 503).
     401 comes before anything is looked at, then 404 for a bad, an unknown and a foreign id alike. With the ``writer``
     a response is found before it is stored, a background response of this process is stopped when it is cancelled, and
     a deletion waits up to ``settle_timeout`` seconds for a record that is still on its way (then 503). A stream waits
@@ -65,7 +67,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     for option, value in (("settle_timeout", settle_timeout), ("stream_timeout", stream_timeout)):
         at_least(option, value, 0)
     reader = Reader(store, writer, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
-    return _Routes(reader, Attribution(attribute, ttl=attribution_ttl), prefix).app()
+    return _Routes(reader, Attribution(attribute, ttl=attribution_ttl, timeout=lookup_timeout), prefix).app()
 
 
 class _Routes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import uuid
 from urllib.parse import quote
 
@@ -118,6 +119,18 @@ async def test_an_attribute_that_cannot_tell_is_a_503_and_no_401(store: RequestS
         answer = await client.get(f"/v1/responses/{NOWHERE}")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert "sk-alice" not in answer.text
+
+
+async def test_an_attribute_that_takes_too_long_is_a_503(store: RequestStore) -> None:
+    async def slow(api_key: str, scope: Scope) -> str:
+        await asyncio.Event().wait()
+        return OWNER
+
+    async with plain_client(responses_app(store, attribute=slow, lookup_timeout=0.01)) as client:
+        answer = await client.get(f"/v1/responses/{NOWHERE}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    with pytest.raises(ValueError, match="timeout"):
+        responses_app(store, attribute=slow, lookup_timeout=0)
 
 
 @pytest.mark.parametrize(
