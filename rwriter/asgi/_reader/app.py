@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
 from rwriter._validation import at_least
 from rwriter.asgi import _json
@@ -21,10 +22,12 @@ from rwriter.asgi._reader.openapi import document
 from rwriter.asgi._reader.problems import Problem, database_or_503, not_found, unauthenticated, unavailable
 from rwriter.asgi._reader.query import starting_after_in, stream_in
 from rwriter.asgi._reader.reader import PIECE_BYTES, Reader
-from rwriter.store import RequestStore
+from rwriter.store import RequestDetail, RequestStore
 from rwriter.writer import RequestsWriter
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
+
+CHAIN_BYTES: Final = 64 * 1024 * 1024
 
 log = logging.getLogger("rwriter")
 
@@ -39,7 +42,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     lookup_timeout: float = 10.0,
     settle_timeout: float = 5.0,
     stream_timeout: float = 300.0,
-) -> Starlette:
+) -> ResponsesApp:
     """Make an app that reads captured requests back. Mount it at "/", after the service's own routes.
 
     ======================================== ==========================================================================
@@ -59,6 +62,8 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     a deletion waits up to ``settle_timeout`` seconds for a record that is still on its way (then 503). A stream waits
     up to ``stream_timeout`` seconds for its response to finish. 503 with Retry-After while the database is away.
 
+    A path may end with a slash. ``app.chain(id, created_by)`` gives the service itself a response and those before it.
+
     Raises ``ValueError`` naming an option that cannot be used.
     """
     if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
@@ -70,6 +75,31 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     return _Routes(reader, Attribution(attribute, ttl=attribution_ttl, timeout=lookup_timeout), prefix).app()
 
 
+class ResponsesApp(Starlette):
+    """The app that ``responses_app`` makes: its routes, and ``chain`` for the service itself."""
+
+    def __init__(
+        self, reader: Reader, routes: Sequence[Route], exception_handlers: Mapping[type[Exception], ExceptionHandler]
+    ) -> None:
+        super().__init__(routes=routes, exception_handlers=exception_handlers)
+        self._reader: Final = reader
+
+    async def chain(
+        self, response_id: str, created_by: str, *, limit: int = 100, max_bytes: int = CHAIN_BYTES
+    ) -> list[RequestDetail]:
+        """Return a response and those before it by ``previous_response_id``, the latest first.
+
+        Each is looked up as ``GET`` does and only among ``created_by``'s: the list ends where one is missing, is
+        another owner's or has come before, after ``limit`` of them, or before the one that would bring their bodies
+        over ``max_bytes`` characters. It is empty if ``response_id`` itself is bad, unknown or foreign.
+
+        Raises ``ValueError`` for a ``limit`` or ``max_bytes`` below 1, and what the database raises.
+        """
+        at_least("limit", limit, 1)
+        at_least("max_bytes", max_bytes, 1)
+        return await self._reader.chain(response_id, created_by, limit=limit, max_bytes=max_bytes)
+
+
 class _Routes:
     def __init__(self, reader: Reader, attribution: Attribution, prefix: str) -> None:
         self._reader: Final = reader
@@ -77,19 +107,19 @@ class _Routes:
         self._prefix: Final = prefix
         self._document: Final = _json.dumps(document(prefix))
 
-    def app(self) -> Starlette:
+    def app(self) -> ResponsesApp:
         # `:path`, because an id with an encoded slash in it must be a 404 like any other bad id
-        one = self._prefix + "/responses/{id:path}"
+        all_, one = self._prefix + "/responses", self._prefix + "/responses/{id:path}"
         routes = [
-            Route(one + "/input_items", _answering(self._input_items), methods=["GET"]),
-            Route(one + "/cancel", _answering(self._cancel), methods=["POST"]),
-            Route(one, _answering(self._retrieve), methods=["GET"]),
-            Route(one, _answering(self._delete), methods=["DELETE"]),
-            Route(self._prefix + "/responses", _answering(self._list), methods=["GET"]),
-            Route(self._prefix + "/chat/completions/{id:path}", _answering(self._chat_completion), methods=["GET"]),
+            *_with_and_without_slash(one + "/input_items", self._input_items, "GET"),
+            *_with_and_without_slash(one + "/cancel", self._cancel, "POST"),
+            *_with_and_without_slash(all_, self._list, "GET"),
+            *_with_and_without_slash(one, self._retrieve, "GET"),
+            *_with_and_without_slash(one, self._delete, "DELETE"),
+            *_with_and_without_slash(self._prefix + "/chat/completions/{id:path}", self._chat_completion, "GET"),
             Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app = ResponsesApp(self._reader, routes, {HTTPException: self._no_route})
         # with redirects, a request for a route of the service with another method would be redirected to one of these
         app.router.redirect_slashes = False
         return app
@@ -150,6 +180,12 @@ class _Routes:
         except Problem as problem:
             return _problem_response(problem)
         return _problem_response(not_found())
+
+
+def _with_and_without_slash(path: str, endpoint: _Endpoint, method: str) -> list[Route]:
+    """Return the route, and the same with a slash behind it, which some clients send."""
+    answer = _answering(endpoint)
+    return [Route(path + end, answer, methods=[method], include_in_schema=not end) for end in ("/", "")]
 
 
 def _answering(endpoint: _Endpoint) -> _Endpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, ParamSpec, TypeVar
@@ -15,7 +16,7 @@ from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import Event, closing_events, error_event, frame, numbered, opening_events
 from rwriter.asgi._render.input import InputItems
-from rwriter.asgi._render.response import chat_completion, is_background, page_of, response_object, summary
+from rwriter.asgi._render.response import chat_completion, is_background, page_of, previous_of, response_object, summary
 from rwriter.asgi._threads import Threads
 from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
@@ -94,6 +95,21 @@ class Reader:
         rows = sorted((row for data, _ in pages for row in data), key=lambda row: (row.created_at, row.id))[::-1]
         has_more = len(rows) > limit or any(cursor is not None for _, cursor in pages)
         return _json.dumps(page_of([summary(row) for row in rows[:limit]], has_more=has_more))
+
+    async def chain(self, asked_id: str, owner: str, *, limit: int, max_bytes: int) -> list[RequestDetail]:
+        """Return the request and those before it by ``previous_response_id``, each looked up with the owner."""
+        found: dict[uuid.UUID, RequestDetail] = {}
+        previous: str | None = asked_id
+        while previous is not None and len(found) < limit:
+            detail = await self._lookup.find(previous, owner)
+            if detail is None or detail.id in found:
+                break
+            max_bytes -= _size_of(detail)
+            if found and max_bytes < 0:
+                break
+            found[detail.id] = detail
+            previous = await self._rendered(detail, previous_of, detail)
+        return list(found.values())
 
     async def delete(self, asked_id: str, owner: str) -> bytes:
         """Delete the request, waiting for a record of it that is not stored yet."""

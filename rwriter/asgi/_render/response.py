@@ -30,6 +30,8 @@ STATUS: Final = {
 _REQUEST: Final = _json.Members("background", EXTENSION, *ECHOED)
 _BACKGROUND: Final = _json.Members("background", EXTENSION)
 
+_PREVIOUS: Final = _json.Members("previous_response_id")
+
 _OWN: Final = ("incomplete", "failed", "cancelled", "queued", "in_progress")
 """Statuses that are taken from a stored Response, as its row says only ``completed``."""
 
@@ -97,6 +99,15 @@ def page_of(items: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
 def is_background(detail: RequestDetail) -> bool:
     """Return True if the client asked for a background response."""
     return _background(detail, _BACKGROUND.of(detail.body), _BACKGROUND.of(detail.response_body))
+
+
+def previous_of(detail: RequestDetail) -> str | None:
+    """Return the id of the response before: what the client asked with, else what its answer says."""
+    for text in (detail.body, detail.response_body):
+        previous = (_PREVIOUS.of(text) or {}).get("previous_response_id")
+        if isinstance(previous, str) and previous:
+            return previous
+    return None
 
 
 def seconds(moment: datetime | None) -> int | None:

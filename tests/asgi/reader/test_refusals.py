@@ -173,6 +173,23 @@ async def test_an_item_to_page_after_that_is_not_there_is_a_404(store: RequestSt
     assert page == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
+async def test_a_slash_at_the_end_of_a_path_changes_no_answer(store: RequestStore) -> None:
+    finished = response_record(created_by=OWNER)
+    chat = chat_record({"content": "hi"}, created_by=OWNER, endpoint="/v1/chat/completions/")
+    await store.persist_completed([finished, chat])
+    one, other = response_id(finished.request_id), response_id(chat.request_id)
+    paths = ["/v1/responses", f"/v1/responses/{one}", f"/v1/responses/{one}/input_items"]
+    async with plain_client(responses_app(store, attribute=owners)) as client:
+        for path in [*paths, f"/v1/responses/{other}", f"/v1/chat/completions/{other}", f"/v1/responses/{NOWHERE}"]:
+            plain, slashed = await client.get(path), await client.get(path + "/")
+            assert (slashed.status_code, slashed.content) == (plain.status_code, plain.content)
+        assert (await client.post(f"/v1/responses/{one}/cancel/")).json()["error"]["code"] == "not_background"
+        assert (await client.delete(f"/v1/responses/{one}/")).json()["deleted"] is True
+        assert (await client.get(f"/v1/responses/{one}")).status_code == 404
+    async with plain_client(responses_app(store, attribute=owners), key="sk-bob") as client:
+        assert (await client.get(f"/v1/responses/{other}/")).status_code == 404
+
+
 async def test_a_wrong_method_and_a_wrong_path_are_said_in_json(store: RequestStore) -> None:
     async with plain_client(responses_app(store, attribute=owners)) as client:
         answer = await client.put(f"/v1/responses/{NOWHERE}")
