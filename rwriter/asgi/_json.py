@@ -6,7 +6,8 @@ Loading never raises: it mends what a lenient parser would accept, and answers `
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +20,11 @@ _MAX_LEVELS: Final = 100
 """Levels written of a value that is nested too deeply to be written whole."""
 
 _BOM: Final = "\ufeff"
+_LARGE: Final = 64 * 1024
+# possessive: no byte is looked at twice
+_CONSTANT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|NaN|-?Infinity', re.DOTALL)
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_RAW_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 # bound once: the fold calls them for each event of a stream
 encode: Final = msgspec.json.Encoder().encode
@@ -48,6 +54,40 @@ def loads_object(text: str | bytes | None) -> dict[str, Any]:
     """Return the object in ``text``, an empty one if it holds none."""
     value = loads(text)
     return value if isinstance(value, dict) else {}
+
+
+def shallow(text: str | None, wanted: Collection[str]) -> Any:
+    """Return the value in ``text`` as ``loads`` does, its large members as they are written (``msgspec.Raw``).
+
+    Those called ``wanted`` are read whatever their size. Millions of small values are then never made, only passed on.
+    """
+    if text is None or len(text) <= _LARGE:
+        return loads(text)
+    plain = mended(text)
+    try:
+        if not plain.lstrip().startswith("{"):
+            return _RAW.decode(plain)
+        members = _RAW_MEMBERS.decode(plain)
+    except UNREADABLE:
+        return loads(text)
+    return {name: _unless_large(value, always=name in wanted) for name, value in members.items()}
+
+
+def mended(text: str) -> str:
+    """Return ``text`` without a byte order mark, and ``null`` for each NaN and infinity in it."""
+    text = text.removeprefix(_BOM)
+    if "NaN" in text or "Infinity" in text:
+        return _CONSTANT.sub(lambda found: found[0] if found[0].startswith('"') else "null", text)
+    return text
+
+
+def is_list(value: Any) -> bool:
+    """Return True for a list, read or as it is written."""
+    return isinstance(value, list) or (isinstance(value, msgspec.Raw) and bytes(memoryview(value)[:1]) == b"[")
+
+
+def _unless_large(value: msgspec.Raw, *, always: bool) -> Any:
+    return loads(bytes(value)) if always or memoryview(value).nbytes <= _LARGE else value
 
 
 class Members:

@@ -16,7 +16,15 @@ from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import Event, closing_events, error_event, frame, numbered, opening_events
 from rwriter.asgi._render.input import InputItems
-from rwriter.asgi._render.response import chat_completion, is_background, page_of, previous_of, response_object, summary
+from rwriter.asgi._render.response import (
+    chat_completion,
+    encoded_response,
+    is_background,
+    page_of,
+    previous_of,
+    response_object,
+    summary,
+)
 from rwriter.asgi._threads import Threads
 from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
@@ -66,7 +74,7 @@ class Reader:
     async def response(self, asked_id: str, owner: str) -> bytes:
         """Return the Response object."""
         detail = await self.find(asked_id, owner)
-        return await self._rendered(detail, _encoded_response, detail, asked_id)
+        return await self._rendered(detail, encoded_response, detail, asked_id)
 
     async def chat_completion(self, asked_id: str, owner: str) -> bytes:
         """Return the chat completion, which exists only once the request has completed."""
@@ -125,7 +133,7 @@ class Reader:
         if not await self._rendered(detail, is_background, detail):
             raise Problem(400, "only a background response can be cancelled", code="not_background")
         if detail.status not in ACTIVE_STATES:
-            return await self._rendered(detail, _encoded_response, detail, asked_id)
+            return await self._rendered(detail, encoded_response, detail, asked_id)
         # end the row before the task, so that the record the task writes of its own end comes second and is skipped
         result = await self._store.persist_completed([_cancellation(detail)])
         if result.inserted:
@@ -135,7 +143,7 @@ class Reader:
         cancelled = await self._store.get_request(detail.id, consistent=True)
         if cancelled is None or cancelled.created_by != owner:
             raise not_found()  # deleted in between
-        return await self._rendered(cancelled, _encoded_response, cancelled, asked_id)
+        return await self._rendered(cancelled, encoded_response, cancelled, asked_id)
 
     async def replay(self, detail: RequestDetail, asked_id: str, after: int) -> AsyncIterator[bytes]:
         """Yield server-sent events with a sequence number above ``after``, until the response is finished."""
@@ -247,10 +255,6 @@ def _cancellation(detail: RequestDetail) -> CompletedRequest:
 
 def _size_of(detail: RequestDetail) -> int:
     return len(detail.body) + len(detail.response_body or "") + len(detail.error or "")
-
-
-def _encoded_response(detail: RequestDetail, asked_id: str) -> bytes:
-    return _json.dumps(response_object(detail, asked_id))
 
 
 def _encoded_completion(detail: RequestDetail, asked_id: str) -> bytes | None:

@@ -91,7 +91,7 @@ class InputItems:
 
 def _values(body: str) -> list[bytes]:
     try:
-        given = bytes(_GIVEN.decode(body).input).strip()
+        given = bytes(_GIVEN.decode(_json.mended(body)).input).strip()
         return [bytes(value) for value in _VALUES.decode(given)] if given.startswith(b"[") else [given]
     except _json.UNREADABLE:
         value = _json.loads_object(body).get("input")

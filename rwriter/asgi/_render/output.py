@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from rwriter.asgi._json import objects_in, text_or_empty
+from rwriter.asgi._json import is_list, objects_in, text_or_empty
 from rwriter.asgi._render.blocks import Blocks
 from rwriter.asgi._render.items import Ids, Item, function_call, image, message, output_text, reasoning
 
@@ -38,7 +38,7 @@ def kind_of(body: Any, path: str) -> str:
         return known
     path = path.rstrip("/")
     # compatible servers leave the `object` member out
-    if isinstance(body.get("output"), list) and path.endswith("/responses"):
+    if is_list(body.get("output")) and path.endswith("/responses"):
         return "response"
     if isinstance(body.get("choices"), list):
         return "chat" if any("message" in choice for choice in objects_in(body["choices"])) else "text"

@@ -30,10 +30,20 @@ STATUS: Final = {
 _REQUEST: Final = _json.Members("background", EXTENSION, *ECHOED)
 _BACKGROUND: Final = _json.Members("background", EXTENSION)
 
+_READ: Final = frozenset({"choices", "content", "usage", "error", "x_groq", EXTENSION})
+"""Members of an answer that are read whatever their size: the others are shown as they are."""
+
 _PREVIOUS: Final = _json.Members("previous_response_id")
 
 _OWN: Final = ("incomplete", "failed", "cancelled", "queued", "in_progress")
 """Statuses that are taken from a stored Response, as its row says only ``completed``."""
+
+
+def encoded_response(detail: RequestDetail, asked_id: str) -> bytes:
+    """Return the Response object as JSON. Large members that are shown as they are stored are passed on unread."""
+    passed_on = detail.status == "completed"
+    body = _json.shallow(detail.response_body, _READ) if passed_on else _json.loads(detail.response_body)
+    return _json.dumps(_response(detail, asked_id, body))
 
 
 def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[str, Any]:
@@ -43,7 +53,11 @@ def response_object(detail: RequestDetail, asked_id: str | None = None) -> dict[
     output items; those that cannot (embeddings, texts that are no JSON) are under ``rwriter.body``, blocks that cannot
     under ``rwriter.blocks``, and what the capture says of a body stays there. Never raises, whatever a body holds.
     """
-    request, body = _REQUEST.of(detail.body), _json.loads(detail.response_body)
+    return _response(detail, asked_id, _json.loads(detail.response_body))
+
+
+def _response(detail: RequestDetail, asked_id: str | None, body: Any) -> dict[str, Any]:
+    request = _REQUEST.of(detail.body)
     kind = kind_of(body, detail.path)
     truth = {
         "id": asked_id or response_id(detail.id),
@@ -132,7 +146,7 @@ def _stored_response(detail: RequestDetail, request: dict[str, Any], body: dict[
         **required(request),
         **body,
         "status": status,
-        "output": output if isinstance(output, list) else [],
+        "output": output if _json.is_list(output) else [],
     }
     if status == "cancelled":
         rendered["error"] = None

@@ -13,7 +13,7 @@ from rwriter import CompletedRequest, RequestStore
 from rwriter.asgi import responses_app
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._reader.reader import PIECE_BYTES
-from rwriter.asgi._render.response import response_object
+from rwriter.asgi._render.response import encoded_response
 from rwriter.asgi._types import ASGIApp, Message
 from tests.support.asgi_client import OWNER, owners
 from tests.support.counting import calls_of
@@ -96,11 +96,11 @@ async def test_a_large_answer_comes_whole(store: RequestStore) -> None:
 async def test_what_waits_for_a_thread_is_bounded(store: RequestStore, monkeypatch: pytest.MonkeyPatch) -> None:
     held = threading.Event()
 
-    def slow(*args: Any) -> dict[str, Any]:
+    def slow(*args: Any) -> bytes:
         held.wait(20)
-        return response_object(*args)
+        return encoded_response(*args)
 
-    monkeypatch.setattr("rwriter.asgi._reader.reader.response_object", slow)
+    monkeypatch.setattr("rwriter.asgi._reader.reader.encoded_response", slow)
     monkeypatch.setattr("rwriter.asgi._reader.reader.MOST_WAITING", 3)
     finished = _with_output({"type": "message"}, 500)
     await store.persist_completed([finished])
