@@ -130,7 +130,7 @@ class _Routes:
         asked = _id_in(request)
         if not streamed:
             return _json_response(await self._reader.response(asked, owner))
-        events = self._reader.replay(await self._reader.find(asked, owner), asked, after)
+        events = await self._reader.replay(await self._reader.find(asked, owner), asked, after)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def _delete(self, request: Request) -> Response:

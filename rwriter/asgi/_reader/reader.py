@@ -116,7 +116,7 @@ class Reader:
             if found and max_bytes < 0:
                 break
             found[detail.id] = detail
-            previous = await self._rendered(detail, previous_of, detail)
+            previous = await self._threads.run(_size_of(detail), previous_of, detail)
         return list(found.values())
 
     async def delete(self, asked_id: str, owner: str) -> bytes:
@@ -146,21 +146,30 @@ class Reader:
         return await self._rendered(cancelled, encoded_response, cancelled, asked_id)
 
     async def replay(self, detail: RequestDetail, asked_id: str, after: int) -> AsyncIterator[bytes]:
-        """Yield server-sent events with a sequence number above ``after``, until the response is finished."""
+        """Return the server-sent events with a sequence number above ``after``, until the response is finished."""
+        # rendered before the answer begins, so that a refusal is an answer of its own
+        return self._replay(detail, asked_id, after, await self._rendered(detail, response_object, detail, asked_id))
+
+    # -- inside
+
+    async def _replay(
+        self, detail: RequestDetail, asked_id: str, after: int, response: dict[str, Any]
+    ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         deadline, delay, sent = loop.time() + self._stream_timeout, FIRST_POLL, 0
         found: RequestDetail | None = detail
-        rendered: tuple[str, dict[str, Any]] | None = None
+        shown = detail.status
         while found is not None:
             # what waits is looked at often, and rendered anew only when its state changes
-            if rendered is None or rendered[0] != found.status:
-                rendered = found.status, await self._rendered(found, response_object, found, asked_id)
-                opening = list(opening_events(rendered[1]))
-                for piece in _frames(numbered(opening[sent:], sent), after):
-                    yield piece
-                sent = max(sent, len(opening))
-            if found.status not in ACTIVE_STATES:
-                async for piece in self._in_pieces(found, _frames(numbered(closing_events(rendered[1]), sent), after)):
+            if found.status != shown:
+                response = await self._threads.run(_size_of(found), response_object, found, asked_id)
+                shown = found.status
+            opening = list(opening_events(response))
+            for piece in _frames(numbered(opening[sent:], sent), after):
+                yield piece
+            sent = max(sent, len(opening))
+            if shown not in ACTIVE_STATES:
+                async for piece in self._in_pieces(found, _frames(numbered(closing_events(response), sent), after)):
                     yield piece
                 return
             if loop.time() >= deadline:
@@ -172,8 +181,6 @@ class Reader:
         gone = found is None
         error = error_event("not_found", "deleted") if gone else error_event("timeout", "not finished yet, ask again")
         yield frame(error | {"sequence_number": sent})
-
-    # -- inside
 
     async def _rendered(self, detail: RequestDetail, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which reads the bodies of ``detail``, on a thread if they are large."""

@@ -13,7 +13,7 @@ from rwriter import CompletedRequest, RequestStore
 from rwriter.asgi import responses_app
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._reader.reader import PIECE_BYTES
-from rwriter.asgi._render.response import encoded_response
+from rwriter.asgi._render.response import encoded_response, response_object
 from rwriter.asgi._types import ASGIApp, Message
 from tests.support.asgi_client import OWNER, owners
 from tests.support.counting import calls_of
@@ -93,18 +93,23 @@ async def test_a_large_answer_comes_whole(store: RequestStore) -> None:
     assert len(answer.json()["output"]) == 5_000
 
 
-async def test_what_waits_for_a_thread_is_bounded(store: RequestStore, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("query", "render"), [("", encoded_response), ("?stream=true", response_object)], ids=["whole", "replayed"]
+)
+async def test_what_waits_for_a_thread_is_bounded(
+    store: RequestStore, monkeypatch: pytest.MonkeyPatch, query: str, render: Callable[..., Any]
+) -> None:
     held = threading.Event()
 
-    def slow(*args: Any) -> bytes:
+    def slow(*args: Any) -> Any:
         held.wait(20)
-        return encoded_response(*args)
+        return render(*args)
 
-    monkeypatch.setattr("rwriter.asgi._reader.reader.encoded_response", slow)
+    monkeypatch.setattr(f"rwriter.asgi._reader.reader.{render.__name__}", slow)
     monkeypatch.setattr("rwriter.asgi._reader.reader.MOST_WAITING", 3)
     finished = _with_output({"type": "message"}, 500)
     await store.persist_completed([finished])
-    url = f"/v1/responses/{response_id(finished.request_id)}"
+    url = f"/v1/responses/{response_id(finished.request_id)}{query}"
     async with plain_client(responses_app(store, attribute=owners)) as client:
         asked = [asyncio.create_task(client.get(url)) for _ in range(5)]
         done = []
