@@ -6,7 +6,8 @@ Loading never raises: it mends what a lenient parser would accept, and answers `
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +18,13 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _MAX_LEVELS: Final = 100
 """Levels written of a value that is nested too deeply to be written whole."""
+
+_BOM: Final = "\ufeff"
+_LARGE: Final = 64 * 1024
+# possessive: no byte is looked at twice
+_CONSTANT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|NaN|-?Infinity', re.DOTALL)
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_RAW_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 # bound once: the fold calls them for each event of a stream
 encode: Final = msgspec.json.Encoder().encode
@@ -48,6 +56,61 @@ def loads_object(text: str | bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def shallow(text: str | None, wanted: Collection[str]) -> Any:
+    """Return the value in ``text`` as ``loads`` does, its large members as they are written (``msgspec.Raw``).
+
+    Those called ``wanted`` are read whatever their size. Millions of small values are then never made, only passed on.
+    """
+    if text is None or len(text) <= _LARGE:
+        return loads(text)
+    plain = mended(text)
+    try:
+        if not plain.lstrip().startswith("{"):
+            return _RAW.decode(plain)
+        members = _RAW_MEMBERS.decode(plain)
+    except UNREADABLE:
+        return loads(text)
+    return {name: _unless_large(value, always=name in wanted) for name, value in members.items()}
+
+
+def mended(text: str) -> str:
+    """Return ``text`` without a byte order mark, and ``null`` for each NaN and infinity in it."""
+    text = text.removeprefix(_BOM)
+    if "NaN" in text or "Infinity" in text:
+        return _CONSTANT.sub(lambda found: found[0] if found[0].startswith('"') else "null", text)
+    return text
+
+
+def is_list(value: Any) -> bool:
+    """Return True for a list, read or as it is written."""
+    return isinstance(value, list) or (isinstance(value, msgspec.Raw) and bytes(memoryview(value)[:1]) == b"[")
+
+
+def _unless_large(value: msgspec.Raw, *, always: bool) -> Any:
+    return loads(bytes(value)) if always or memoryview(value).nbytes <= _LARGE else value
+
+
+class Members:
+    """Reads the members of an object that it was made for, and makes no values of the others."""
+
+    def __init__(self, *names: str) -> None:
+        self._names: Final = names
+        fields = [(name, Any, msgspec.UNSET) for name in names]
+        self._decoder: Final = msgspec.json.Decoder(msgspec.defstruct("Members", fields))
+
+    def of(self, text: str | bytes | None) -> dict[str, Any] | None:
+        """Return those members that the object in ``text`` has, ``None`` if it holds no object."""
+        if not text:
+            return None
+        try:
+            found = self._decoder.decode(text)
+        except UNREADABLE:
+            value = loads(text)
+            return {name: value[name] for name in self._names if name in value} if isinstance(value, dict) else None
+        values = ((name, getattr(found, name)) for name in self._names)
+        return {name: value for name, value in values if value is not msgspec.UNSET}
+
+
 def peek(text: str, fields: type[T]) -> T:
     """Decode only those members of the object in ``text`` that ``fields`` names; its defaults if it is no object."""
     try:
@@ -67,14 +130,22 @@ def text_or_empty(value: Any) -> str:
 
 
 def _loads_leniently(text: str | bytes) -> Any:
-    # NaN, 1e999, raw control characters, half a surrogate pair, bytes that are no UTF-8: other parsers take them, and
-    # an answer must not be lost over one. Encoding the value again turns infinities into null.
+    # a byte order mark, NaN, 1e999, raw control characters, half a surrogate pair, bytes that are no UTF-8: other
+    # parsers take them, and an answer must not be lost over one. Each step goes once over the text.
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        value = json.loads(decoded, strict=False, parse_constant=lambda _: None)
-        return decode(encode(_repaired(value)))
+        value = json.loads(decoded.removeprefix(_BOM), strict=False, parse_constant=lambda _: None)
+        # encoding the value again turns infinities into null
+        return decode(_encoded(value))
     except UNREADABLE:
         return None
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return encode(value)
+    except UnicodeEncodeError:
+        return encode(_repaired(value))
 
 
 def _repaired(value: Any) -> Any:
@@ -110,10 +181,7 @@ def with_error(text: str, error: dict[str, Any]) -> str:
     """
     if not text:
         return to_text({"error": error})
-    try:
-        partial = decode(text)
-    except UNREADABLE:
-        partial = None
+    partial = loads(text)
     if isinstance(partial, dict):
         # what an upstream's error frame says is kept
         return to_text(partial if partial.get("error") else partial | {"error": error})

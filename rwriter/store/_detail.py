@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, Uuid, bindparam, func, literal_column, select, union_all
 
 from rwriter.records import repair
 from rwriter.schema import request_templates, requests
@@ -28,10 +28,22 @@ _DETAIL: Final = (
 
 _BY_ID: Final = _DETAIL.where(requests.c.id == bindparam("request_id"))
 
-_BY_CUSTOM_ID: Final = (
-    _DETAIL.where(requests.c.custom_id == bindparam("custom_id"), requests.c.created_by == OWNER)
+# one statement for both ids, each through its own index: its time does not tell which of them another owner has
+_LATEST: Final = (
+    select(requests.c.id, literal_column("1").label("rank"))
+    .where(requests.c.custom_id == bindparam("custom_id"), requests.c.created_by == OWNER, visible())
     .order_by(requests.c.created_at.desc(), requests.c.id.desc())
     .limit(1)
+    .subquery()
+)
+_CHOSEN: Final = union_all(
+    select(requests.c.id, literal_column("0").label("rank")).where(
+        requests.c.id == bindparam("request_id", type_=Uuid()), requests.c.created_by == OWNER, visible()
+    ),
+    select(_LATEST.c.id, _LATEST.c.rank),
+).subquery()
+_BY_EITHER_ID: Final = _DETAIL.where(
+    requests.c.id == select(_CHOSEN.c.id).order_by(_CHOSEN.c.rank).limit(1).scalar_subquery()
 )
 
 
@@ -40,10 +52,12 @@ async def get(connections: Connections, request_id: uuid.UUID, *, consistent: bo
     return await _one(connections, _BY_ID, {"request_id": request_id}, consistent=consistent)
 
 
-async def find(connections: Connections, custom_id: str, owner: str, *, consistent: bool) -> RequestDetail | None:
-    """Return the owner's latest request with that client's id. See ``RequestStore.find_request``."""
-    parameters = {"custom_id": repair(custom_id), "owner": repair(owner)}
-    return await _one(connections, _BY_CUSTOM_ID, parameters, consistent=consistent)
+async def find(
+    connections: Connections, custom_id: str, owner: str, request_id: uuid.UUID | None, *, consistent: bool
+) -> RequestDetail | None:
+    """Return the owner's request with that id, else its latest with that client's id. See ``find_request``."""
+    parameters = {"custom_id": repair(custom_id), "owner": repair(owner), "request_id": request_id}
+    return await _one(connections, _BY_EITHER_ID, parameters, consistent=consistent)
 
 
 async def _one(

@@ -62,10 +62,15 @@ class RequestStore:
         """Return one request with its bodies, or ``None``. ``consistent=True`` asks the primary, not the replica."""
         return await on_living_connection(lambda: _detail.get(self._connections, request_id, consistent=consistent))
 
-    async def find_request(self, custom_id: str, created_by: str, *, consistent: bool = False) -> RequestDetail | None:
-        """Return the latest of ``created_by``'s requests whose client knows it as ``custom_id``, or ``None``."""
+    async def find_request(
+        self, custom_id: str, created_by: str, *, request_id: uuid.UUID | None = None, consistent: bool = False
+    ) -> RequestDetail | None:
+        """Return ``created_by``'s request ``request_id``, else its latest that its client knows as ``custom_id``.
+
+        Of another owner's requests nothing is read, so that their ids cost what unknown ones do.
+        """
         return await on_living_connection(
-            lambda: _detail.find(self._connections, custom_id, created_by, consistent=consistent)
+            lambda: _detail.find(self._connections, custom_id, created_by, request_id, consistent=consistent)
         )
 
     async def list_requests(self, filter_: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:

@@ -43,6 +43,16 @@ async def test_of_several_with_one_client_id_the_latest_is_found_each_within_its
     assert found.id == latest.request_id
 
 
+async def test_a_requests_own_id_goes_before_those_of_clients(store: RequestStore) -> None:
+    own, latest = record(), record(custom_id="x")
+    await store.persist_completed([own, latest, foreign := record(created_by="tenant-b")])
+    for request_id, expected in ((own.request_id, own), (foreign.request_id, latest), (latest.request_id, latest)):
+        found = await store.find_request("x", "tenant-a", request_id=request_id)
+        assert found is not None
+        assert found.id == expected.request_id
+    assert await store.find_request("y", "tenant-a", request_id=foreign.request_id) is None
+
+
 async def test_a_batchs_row_is_not_found(store: RequestStore, engine: AsyncEngine) -> None:
     batch = new_request().request_id
     await insert_request(engine, batch_id=batch, custom_id="line-1", **in_state("completed"))

@@ -20,11 +20,11 @@ from rwriter.asgi._capture.exchange import Answer, Exchange
 from rwriter.asgi._capture.facts import Asked, Said, id_in, metadata_of, model_in_form, name_in, read, tokens_of
 from rwriter.asgi._capture.paths import model_in, stored_path
 from rwriter.asgi._capture.skim import skim
-from rwriter.asgi._capture.threads import INLINE_BYTES
 from rwriter.asgi._capture.verdict import error_told
 from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._json import to_text, with_error
+from rwriter.asgi._threads import INLINE_BYTES
 from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, content_encoding, header
 from rwriter.records import CompletedRequest, NewRequest, succeeded
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -11,10 +10,10 @@ import msgspec
 from rwriter._guarded import Guarded
 from rwriter.asgi._capture.skim import skim
 from rwriter.asgi._json import UNREADABLE, loads
+from rwriter.asgi._usage import tokens_in
 from rwriter.records import METADATA_LIMIT, NAME_LIMIT, repair
 
 _END: Final = 64 * 1024
-_MOST_TOKENS: Final = 2**31 - 1
 _MOST_INTEGER: Final = 2**63 - 1
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}[\w.-]{0,64}")
 # at most eight further headers of a part, so that nothing is looked at again and again
@@ -104,57 +103,15 @@ def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, (str, float))
 
 
-# -- usage
-
-_COUNTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    "input_tokens": (("input_tokens",), ("prompt_tokens",), ("inputTokens",), ("promptTokenCount",)),
-    "output_tokens": (("output_tokens",), ("completion_tokens",), ("outputTokens",), ("candidatesTokenCount",)),
-    "cached_input_tokens": (
-        ("input_tokens_details", "cached_tokens"),
-        ("prompt_tokens_details", "cached_tokens"),
-        ("cache_read_input_tokens",),
-        ("cacheReadInputTokens",),
-        ("cachedContentTokenCount",),
-    ),
-    "reasoning_tokens": (
-        ("output_tokens_details", "reasoning_tokens"),
-        ("completion_tokens_details", "reasoning_tokens"),
-        ("thoughtsTokenCount",),
-    ),
-}
-"""Where the counts stand in the usage of each family of APIs."""
-
-
 def tokens_of(said: Said) -> dict[str, int]:
     """Return the token counts of an answer, by the names of the record's fields; those that are told."""
-    usages = [usage for usage in _usages(said) if usage]
-    found: dict[str, int] = {}
-    for field, places in _COUNTS.items():
-        counts = [count for usage in usages for place in places if (count := _count(usage, place)) is not None]
-        if counts:
-            # a zero beside a count is a placeholder
-            found[field] = next(filter(None, counts), 0)
-    return found
-
-
-def _usages(said: Said) -> Iterable[Mapping[str, Any]]:
-    for value in (said.usage, said.usage_metadata, said.x_groq):
-        if isinstance(value, dict):
-            inner = value.get("usage")
-            yield inner if isinstance(inner, dict) else value
-    if said.prompt_eval_count is not None or said.eval_count is not None:
-        yield {"input_tokens": said.prompt_eval_count, "output_tokens": said.eval_count}
+    members = {
+        "usage": said.usage,
+        "usageMetadata": said.usage_metadata,
+        "x_groq": said.x_groq,
+        "prompt_eval_count": said.prompt_eval_count,
+        "eval_count": said.eval_count,
+    }
     if not said.usage and b'"usage"' in bytes(said.choices):
-        choices = loads(bytes(said.choices))
-        first = choices[0] if isinstance(choices, list) and choices else None
-        usage = first.get("usage") if isinstance(first, dict) else None
-        if isinstance(usage, dict):
-            yield usage
-
-
-def _count(usage: Mapping[str, Any], place: tuple[str, ...]) -> int | None:
-    value: Any = usage
-    for name in place:
-        value = value.get(name) if isinstance(value, dict) else None
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
-    return value if is_count else None
+        members["choices"] = loads(bytes(said.choices))
+    return tokens_in(members)

@@ -16,7 +16,7 @@ from rwriter.asgi._attribution import Attribution, api_key_of
 from rwriter.asgi._capture.budget import CALL_BYTES, Budget, Share, weight_of
 from rwriter.asgi._capture.call import CapturedCall, Owner
 from rwriter.asgi._capture.privacy import Privacy
-from rwriter.asgi._capture.threads import Threads
+from rwriter.asgi._threads import Threads
 from rwriter.asgi._types import Scope
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
 from rwriter._validation import at_least
 from rwriter.asgi import _json
@@ -19,11 +21,13 @@ from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._reader.openapi import document
 from rwriter.asgi._reader.problems import Problem, database_or_503, not_found, unauthenticated, unavailable
 from rwriter.asgi._reader.query import starting_after_in, stream_in
-from rwriter.asgi._reader.reader import Reader
-from rwriter.store import RequestStore
+from rwriter.asgi._reader.reader import PIECE_BYTES, Reader
+from rwriter.store import RequestDetail, RequestStore
 from rwriter.writer import RequestsWriter
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
+
+CHAIN_BYTES: Final = 64 * 1024 * 1024
 
 log = logging.getLogger("rwriter")
 
@@ -35,9 +39,10 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     attribute: Attribute,
     prefix: str = "/v1",
     attribution_ttl: float = 300.0,
+    lookup_timeout: float = 10.0,
     settle_timeout: float = 5.0,
     stream_timeout: float = 300.0,
-) -> Starlette:
+) -> ResponsesApp:
     """Make an app that reads captured requests back. Mount it at "/", after the service's own routes.
 
     ======================================== ==========================================================================
@@ -50,11 +55,14 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     ``GET /openapi.json``                    these routes, for tools; the only one that asks for no key
     ======================================== ==========================================================================
 
-    ``attribute`` says whose a key is, as for ``CaptureMiddleware``, and is remembered for ``attribution_ttl`` seconds.
+    ``attribute`` says whose a key is, as for ``CaptureMiddleware``, and is remembered for ``attribution_ttl`` seconds;
+    one answer of it may take ``lookup_timeout`` seconds (then 503).
     401 comes before anything is looked at, then 404 for a bad, an unknown and a foreign id alike. With the ``writer``
     a response is found before it is stored, a background response of this process is stopped when it is cancelled, and
     a deletion waits up to ``settle_timeout`` seconds for a record that is still on its way (then 503). A stream waits
     up to ``stream_timeout`` seconds for its response to finish. 503 with Retry-After while the database is away.
+
+    A path may end with a slash. ``app.chain(id, created_by)`` gives the service itself a response and those before it.
 
     Raises ``ValueError`` naming an option that cannot be used.
     """
@@ -64,7 +72,32 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     for option, value in (("settle_timeout", settle_timeout), ("stream_timeout", stream_timeout)):
         at_least(option, value, 0)
     reader = Reader(store, writer, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
-    return _Routes(reader, Attribution(attribute, ttl=attribution_ttl), prefix).app()
+    return _Routes(reader, Attribution(attribute, ttl=attribution_ttl, timeout=lookup_timeout), prefix).app()
+
+
+class ResponsesApp(Starlette):
+    """The app that ``responses_app`` makes: its routes, and ``chain`` for the service itself."""
+
+    def __init__(
+        self, reader: Reader, routes: Sequence[Route], exception_handlers: Mapping[type[Exception], ExceptionHandler]
+    ) -> None:
+        super().__init__(routes=routes, exception_handlers=exception_handlers)
+        self._reader: Final = reader
+
+    async def chain(
+        self, response_id: str, created_by: str, *, limit: int = 100, max_bytes: int = CHAIN_BYTES
+    ) -> list[RequestDetail]:
+        """Return a response and those before it by ``previous_response_id``, the latest first.
+
+        Each is looked up as ``GET`` does and only among ``created_by``'s: the list ends where one is missing, is
+        another owner's or has come before, after ``limit`` of them, or before the one that would bring their bodies
+        over ``max_bytes`` characters. It is empty if ``response_id`` itself is bad, unknown or foreign.
+
+        Raises ``ValueError`` for a ``limit`` or ``max_bytes`` below 1, and what the database raises.
+        """
+        at_least("limit", limit, 1)
+        at_least("max_bytes", max_bytes, 1)
+        return await self._reader.chain(response_id, created_by, limit=limit, max_bytes=max_bytes)
 
 
 class _Routes:
@@ -74,19 +107,19 @@ class _Routes:
         self._prefix: Final = prefix
         self._document: Final = _json.dumps(document(prefix))
 
-    def app(self) -> Starlette:
+    def app(self) -> ResponsesApp:
         # `:path`, because an id with an encoded slash in it must be a 404 like any other bad id
-        one = self._prefix + "/responses/{id:path}"
+        all_, one = self._prefix + "/responses", self._prefix + "/responses/{id:path}"
         routes = [
-            Route(one + "/input_items", _answering(self._input_items), methods=["GET"]),
-            Route(one + "/cancel", _answering(self._cancel), methods=["POST"]),
-            Route(one, _answering(self._retrieve), methods=["GET"]),
-            Route(one, _answering(self._delete), methods=["DELETE"]),
-            Route(self._prefix + "/responses", _answering(self._list), methods=["GET"]),
-            Route(self._prefix + "/chat/completions/{id:path}", _answering(self._chat_completion), methods=["GET"]),
+            *_with_and_without_slash(one + "/input_items", self._input_items, "GET"),
+            *_with_and_without_slash(one + "/cancel", self._cancel, "POST"),
+            *_with_and_without_slash(all_, self._list, "GET"),
+            *_with_and_without_slash(one, self._retrieve, "GET"),
+            *_with_and_without_slash(one, self._delete, "DELETE"),
+            *_with_and_without_slash(self._prefix + "/chat/completions/{id:path}", self._chat_completion, "GET"),
             Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: self._no_route})
+        app = ResponsesApp(self._reader, routes, {HTTPException: self._no_route})
         # with redirects, a request for a route of the service with another method would be redirected to one of these
         app.router.redirect_slashes = False
         return app
@@ -97,7 +130,7 @@ class _Routes:
         asked = _id_in(request)
         if not streamed:
             return _json_response(await self._reader.response(asked, owner))
-        events = self._reader.replay(await self._reader.find(asked, owner), asked, after)
+        events = await self._reader.replay(await self._reader.find(asked, owner), asked, after)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def _delete(self, request: Request) -> Response:
@@ -149,6 +182,12 @@ class _Routes:
         return _problem_response(not_found())
 
 
+def _with_and_without_slash(path: str, endpoint: _Endpoint, method: str) -> list[Route]:
+    """Return the route, and the same with a slash behind it, which some clients send."""
+    answer = _answering(endpoint)
+    return [Route(path + end, answer, methods=[method], include_in_schema=not end) for end in ("/", "")]
+
+
 def _answering(endpoint: _Endpoint) -> _Endpoint:
     """Wrap ``endpoint`` so that its problems become JSON answers."""
 
@@ -166,8 +205,19 @@ def _id_in(request: Request) -> str:
     return str(request.path_params["id"])
 
 
-def _json_response(content: Any) -> Response:
-    return Response(_json.dumps(content), media_type="application/json", headers={"cache-control": "no-store"})
+def _json_response(content: bytes) -> Response:
+    headers = {"cache-control": "no-store"}
+    if len(content) <= PIECE_BYTES:
+        return Response(content, media_type="application/json", headers=headers)
+    headers["content-length"] = str(len(content))
+    return StreamingResponse(_pieces(content), media_type="application/json", headers=headers)
+
+
+async def _pieces(content: bytes) -> AsyncIterator[bytes]:
+    # each is sent when the client has taken those before, and the loop gets its turn between any two
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+        await asyncio.sleep(0)
 
 
 def _problem_response(problem: Problem, headers: dict[str, str] | None = None) -> Response:

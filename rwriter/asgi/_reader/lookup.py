@@ -32,7 +32,8 @@ class Lookup:
     async def find(self, response_id: str, owner: str) -> RequestDetail | None:
         """Return the request with the id ``resp_<uuid>``, or with the id that its upstream gave it.
 
-        Returns ``None`` for a bad, an unknown and a foreign id alike. Raises what the database raises.
+        Returns ``None`` for a bad, an unknown and a foreign id alike, and asks the database the same for the last two.
+        Raises what the database raises.
         """
         if not 0 < len(response_id) <= NAME_LIMIT:
             return None
@@ -46,28 +47,32 @@ class Lookup:
             found = await self._find(response_id, request_id, owner)
         return found
 
-    async def _find(self, response_id: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
-        if request_id is not None:
-            found = await self._by_id(request_id)
-            if found is not None and found.created_by == owner:
-                return found
-        # an upstream that runs this gateway too gives ids of the same form
-        return await self._by_custom_id(response_id, owner)
+    async def _find(self, asked: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
+        record = await self._pending_by_id(request_id, owner)
+        if record is not None:
+            return detail_of(record)
+        # an upstream that runs this gateway too gives ids of the same form: a request's own id goes before those
+        pending = await self._pending_by_custom_id(asked, owner)
+        if pending is not None and request_id is None:
+            return detail_of(pending)
+        stored = await self._stored(asked, request_id, owner)
+        if pending is not None and (stored is None or stored.id != request_id):
+            return detail_of(pending)
+        return stored
 
-    async def _by_id(self, request_id: uuid.UUID) -> RequestDetail | None:
-        if self._writer is not None:
-            record = self._writer.get(request_id) or await self._spooled(lambda spool: spool.get(request_id))
-            if record is not None:
-                return detail_of(record)
-        return await self._stored(lambda consistent: self._store.get_request(request_id, consistent=consistent))
+    async def _pending_by_id(self, request_id: uuid.UUID | None, owner: str) -> CompletedRequest | None:
+        if self._writer is None or request_id is None:
+            return None
+        record = self._writer.get(request_id)
+        if record is None or record.created_by != owner:
+            record = await self._spooled(lambda spool: spool.get(request_id))
+        return record if record is not None and record.created_by == owner else None
 
-    async def _by_custom_id(self, custom_id: str, owner: str) -> RequestDetail | None:
-        if self._writer is not None:
-            record = self._writer.find(custom_id, owner)
-            record = record or await self._spooled(lambda spool: spool.find(custom_id, owner))
-            if record is not None:
-                return detail_of(record)
-        return await self._stored(lambda consistent: self._store.find_request(custom_id, owner, consistent=consistent))
+    async def _pending_by_custom_id(self, custom_id: str, owner: str) -> CompletedRequest | None:
+        if self._writer is None:
+            return None
+        record = self._writer.find(custom_id, owner)
+        return record or await self._spooled(lambda spool: spool.find(custom_id, owner))
 
     async def _spooled(self, search: Callable[[Spool], Awaitable[CompletedRequest | None]]) -> CompletedRequest | None:
         spool = None if self._writer is None else self._writer.spool
@@ -79,9 +84,9 @@ class Lookup:
             log.warning("cannot look into the spool: %s", describe(exc))
             return None
 
-    async def _stored(self, search: Callable[[bool], Awaitable[RequestDetail | None]]) -> RequestDetail | None:
-        found = await search(False)  # noqa: FBT003 -- consistent
+    async def _stored(self, asked: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
+        found = await self._store.find_request(asked, owner, request_id=request_id)
         if self._store.has_replica and (found is None or found.status in ACTIVE_STATES):
             # the replica may lag behind: without the row, or without its end
-            return await search(True)  # noqa: FBT003 -- consistent
+            return await self._store.find_request(asked, owner, request_id=request_id, consistent=True)
         return found

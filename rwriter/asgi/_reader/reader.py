@@ -1,11 +1,12 @@
-"""Does the work of the reader routes, without HTTP: each method returns JSON values or raises a ``Problem``."""
+"""Does the work of the reader routes, without HTTP: each method returns JSON or raises a ``Problem``."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -13,9 +14,18 @@ from rwriter.asgi import _json
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
-from rwriter.asgi._render.events import OPENING, Event, closing_events, error_event, frame, numbered, opening_events
-from rwriter.asgi._render.input import input_items
-from rwriter.asgi._render.response import chat_completion, is_background, page_of, response_object, summary
+from rwriter.asgi._render.events import Event, closing_events, error_event, frame, numbered, opening_events
+from rwriter.asgi._render.input import InputItems
+from rwriter.asgi._render.response import (
+    chat_completion,
+    encoded_response,
+    is_background,
+    page_of,
+    previous_of,
+    response_object,
+    summary,
+)
+from rwriter.asgi._threads import Threads
 from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestFilter, RequestStore, cursor_after
@@ -25,8 +35,19 @@ FIRST_POLL: Final = 0.1
 LAST_POLL: Final = 2.0
 """Seconds between two looks at a response that is not finished: doubling, from the first to the last."""
 
+INLINE_BYTES: Final = 2 * 1024
+"""Bytes of bodies that are rendered at once: larger ones may hold enough small values to take milliseconds."""
+
+MOST_WAITING: Final = 64
+"""Requests of which large bodies are rendered or wait for it. Further ones are told to come again."""
+
+PIECE_BYTES: Final = 64 * 1024
+"""Bytes of a stream that are made at a time."""
+
 _CANCELLED: Final = {"type": "cancelled", "code": "cancelled", "message": "the response was cancelled by its owner"}
-_UNFINISHED: Final = ("queued", "in_progress")
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Reader:
@@ -40,6 +61,8 @@ class Reader:
         self._lookup: Final = Lookup(store, writer)
         self._settle_timeout: Final = settle_timeout
         self._stream_timeout: Final = stream_timeout
+        self._threads: Final = Threads("rwriter-reader", INLINE_BYTES)
+        self._waiting = 0
 
     async def find(self, asked_id: str, owner: str) -> RequestDetail:
         """Return the owner's request with that id."""
@@ -48,28 +71,29 @@ class Reader:
             raise not_found()
         return detail
 
-    async def response(self, asked_id: str, owner: str) -> dict[str, Any]:
+    async def response(self, asked_id: str, owner: str) -> bytes:
         """Return the Response object."""
-        return response_object(await self.find(asked_id, owner), asked_id)
+        detail = await self.find(asked_id, owner)
+        return await self._rendered(detail, encoded_response, detail, asked_id)
 
-    async def chat_completion(self, asked_id: str, owner: str) -> dict[str, Any]:
+    async def chat_completion(self, asked_id: str, owner: str) -> bytes:
         """Return the chat completion, which exists only once the request has completed."""
-        completion = chat_completion(await self.find(asked_id, owner), asked_id)
+        detail = await self.find(asked_id, owner)
+        completion = await self._rendered(detail, _encoded_completion, detail, asked_id)
         if completion is None:
             raise not_found()
         return completion
 
-    async def input_items(self, asked_id: str, owner: str, query: Mapping[str, str]) -> dict[str, Any]:
+    async def input_items(self, asked_id: str, owner: str, query: Mapping[str, str]) -> bytes:
         """Return one page of the request's input items."""
         limit, ascending = limit_in(query), ascending_in(query)
-        items = input_items(await self.find(asked_id, owner))
-        if not ascending:
-            items.reverse()
-        start = _index_after(items, query.get("after"))
-        page = items[start : start + limit]
-        return page_of(page, has_more=len(items) > start + limit)
+        detail = await self.find(asked_id, owner)
+        page = await self._rendered(detail, _encoded_items, detail, limit, query.get("after"), ascending=ascending)
+        if page is None:
+            raise not_found()
+        return page
 
-    async def listing(self, owner: str, query: Mapping[str, str], models: Sequence[str]) -> dict[str, Any]:
+    async def listing(self, owner: str, query: Mapping[str, str], models: Sequence[str]) -> bytes:
         """Return one page of the owner's rows, newest first."""
         limit, states = limit_in(query), states_in(query)
         cursor = await self._cursor(query.get("after"), owner)
@@ -78,23 +102,38 @@ class Reader:
         # "queued" stands for two row states, and each has pages of its own
         rows = sorted((row for data, _ in pages for row in data), key=lambda row: (row.created_at, row.id))[::-1]
         has_more = len(rows) > limit or any(cursor is not None for _, cursor in pages)
-        return page_of([summary(row) for row in rows[:limit]], has_more=has_more)
+        return _json.dumps(page_of([summary(row) for row in rows[:limit]], has_more=has_more))
 
-    async def delete(self, asked_id: str, owner: str) -> dict[str, Any]:
+    async def chain(self, asked_id: str, owner: str, *, limit: int, max_bytes: int) -> list[RequestDetail]:
+        """Return the request and those before it by ``previous_response_id``, each looked up with the owner."""
+        found: dict[uuid.UUID, RequestDetail] = {}
+        previous: str | None = asked_id
+        while previous is not None and len(found) < limit:
+            detail = await self._lookup.find(previous, owner)
+            if detail is None or detail.id in found:
+                break
+            max_bytes -= _size_of(detail)
+            if found and max_bytes < 0:
+                break
+            found[detail.id] = detail
+            previous = await self._threads.run(_size_of(detail), previous_of, detail)
+        return list(found.values())
+
+    async def delete(self, asked_id: str, owner: str) -> bytes:
         """Delete the request, waiting for a record of it that is not stored yet."""
         detail = await self.find(asked_id, owner)
         await self._stop(detail)
         await self._settle(detail)
         await self._store.delete_request(detail.id, created_by=owner)
-        return {"id": asked_id, "object": "response", "deleted": True}
+        return _json.dumps({"id": asked_id, "object": "response", "deleted": True})
 
-    async def cancel(self, asked_id: str, owner: str) -> dict[str, Any]:
+    async def cancel(self, asked_id: str, owner: str) -> bytes:
         """Cancel a background response and return it. A finished one is returned as it is."""
         detail = await self.find(asked_id, owner)
-        if not is_background(detail):
+        if not await self._rendered(detail, is_background, detail):
             raise Problem(400, "only a background response can be cancelled", code="not_background")
         if detail.status not in ACTIVE_STATES:
-            return response_object(detail, asked_id)
+            return await self._rendered(detail, encoded_response, detail, asked_id)
         # end the row before the task, so that the record the task writes of its own end comes second and is skipped
         result = await self._store.persist_completed([_cancellation(detail)])
         if result.inserted:
@@ -104,40 +143,63 @@ class Reader:
         cancelled = await self._store.get_request(detail.id, consistent=True)
         if cancelled is None or cancelled.created_by != owner:
             raise not_found()  # deleted in between
-        return response_object(cancelled, asked_id)
+        return await self._rendered(cancelled, encoded_response, cancelled, asked_id)
 
     async def replay(self, detail: RequestDetail, asked_id: str, after: int) -> AsyncIterator[bytes]:
-        """Yield server-sent events with a sequence number above ``after``, until the response is finished."""
-        async for event in self._events(detail, asked_id):
-            if event is None:
-                yield b": waiting\n\n"
-            elif event["sequence_number"] > after:
-                yield frame(event)
+        """Return the server-sent events with a sequence number above ``after``, until the response is finished."""
+        # rendered before the answer begins, so that a refusal is an answer of its own
+        return self._replay(detail, asked_id, after, await self._rendered(detail, response_object, detail, asked_id))
 
     # -- inside
 
-    async def _events(self, detail: RequestDetail, asked_id: str) -> AsyncIterator[Event | None]:
+    async def _replay(
+        self, detail: RequestDetail, asked_id: str, after: int, response: dict[str, Any]
+    ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         deadline, delay, sent = loop.time() + self._stream_timeout, FIRST_POLL, 0
         found: RequestDetail | None = detail
+        shown = detail.status
         while found is not None:
-            response = response_object(found, asked_id)
-            for event in numbered(list(opening_events(response))[sent:], sent):
-                yield event
-                sent += 1
-            if response["status"] not in _UNFINISHED:
-                for event in numbered(closing_events(response), OPENING):
-                    yield event
+            # what waits is looked at often, and rendered anew only when its state changes
+            if found.status != shown:
+                response = await self._threads.run(_size_of(found), response_object, found, asked_id)
+                shown = found.status
+            opening = list(opening_events(response))
+            for piece in _frames(numbered(opening[sent:], sent), after):
+                yield piece
+            sent = max(sent, len(opening))
+            if shown not in ACTIVE_STATES:
+                async for piece in self._in_pieces(found, _frames(numbered(closing_events(response), sent), after)):
+                    yield piece
                 return
             if loop.time() >= deadline:
                 break
             await asyncio.sleep(delay)
             delay = min(delay * 2, LAST_POLL)
-            yield None
+            yield b": waiting\n\n"
             found = await self._again(found, asked_id)
         gone = found is None
         error = error_event("not_found", "deleted") if gone else error_event("timeout", "not finished yet, ask again")
-        yield error | {"sequence_number": sent}
+        yield frame(error | {"sequence_number": sent})
+
+    async def _rendered(self, detail: RequestDetail, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which reads the bodies of ``detail``, on a thread if they are large."""
+        size = _size_of(detail)
+        if size > INLINE_BYTES and self._waiting >= MOST_WAITING:
+            raise unavailable("too many large responses are being read, try again later")
+        self._waiting += 1
+        try:
+            return await self._threads.run(size, function, *args, **kwargs)
+        finally:
+            self._waiting -= 1
+
+    async def _in_pieces(self, detail: RequestDetail, frames: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield ``frames`` joined to pieces, and give way to the loop between any two."""
+        size = _size_of(detail)
+        while made := await self._threads.run(size, _next_piece, frames):
+            for start in range(0, len(made), PIECE_BYTES):
+                yield made[start : start + PIECE_BYTES]
+                await asyncio.sleep(0)
 
     async def _again(self, known: RequestDetail, asked_id: str) -> RequestDetail | None:
         try:
@@ -198,10 +260,28 @@ def _cancellation(detail: RequestDetail) -> CompletedRequest:
     )
 
 
-def _index_after(items: list[dict[str, Any]], after: str | None) -> int:
-    if after is None:
-        return 0
-    for index, item in enumerate(items):
-        if item["id"] == after:
-            return index + 1
-    raise not_found()
+def _size_of(detail: RequestDetail) -> int:
+    return len(detail.body) + len(detail.response_body or "") + len(detail.error or "")
+
+
+def _encoded_completion(detail: RequestDetail, asked_id: str) -> bytes | None:
+    completion = chat_completion(detail, asked_id)
+    return None if completion is None else _json.dumps(completion)
+
+
+def _encoded_items(detail: RequestDetail, limit: int, after: str | None, *, ascending: bool) -> bytes | None:
+    found = InputItems(detail).page(limit=limit, ascending=ascending, after=after)
+    return None if found is None else _json.dumps(page_of(found[0], has_more=found[1]))
+
+
+def _frames(events: Iterator[Event], after: int) -> Iterator[bytes]:
+    return (frame(event) for event in events if event["sequence_number"] > after)
+
+
+def _next_piece(frames: Iterator[bytes]) -> bytes:
+    made = bytearray()
+    for piece in frames:
+        made += piece
+        if len(made) >= PIECE_BYTES:
+            break
+    return bytes(made)

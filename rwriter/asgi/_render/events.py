@@ -11,10 +11,12 @@ from rwriter.asgi._json import objects_in, text_or_empty
 Event = dict[str, Any]
 """An event with its ``type``, before it gets a ``sequence_number``."""
 
-OPENING: Final = 2
-"""Number of events before the first output item: created and in_progress."""
-
-_ENDS: Final = {"completed": "response.completed", "incomplete": "response.incomplete"}
+_ENDS: Final = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "queued": "response.queued",
+    "in_progress": "response.in_progress",
+}
 
 
 def opening_events(response: dict[str, Any]) -> Iterator[Event]:
@@ -72,7 +74,7 @@ def _whole(item: dict[str, Any], where: dict[str, Any]) -> _Emptied:  # noqa: AR
 
 def _message(item: dict[str, Any], where: dict[str, Any]) -> _Emptied:
     begun = item | {"status": "in_progress", "content": []}
-    return begun, [event for place, part in _placed(item, "content", where) for event in _part(part, place)]
+    return begun, (event for place, part in _placed(item, "content", where) for event in _part(part, place))
 
 
 def _function_call(item: dict[str, Any], where: dict[str, Any]) -> _Emptied:
@@ -89,12 +91,14 @@ def _reasoning(item: dict[str, Any], where: dict[str, Any]) -> _Emptied:
     begun = item | {"status": "in_progress", "summary": []}
     if "content" in item:
         begun["content"] = []
-    events: list[Event] = []
+    return begun, _thought(item, where)
+
+
+def _thought(item: dict[str, Any], where: dict[str, Any]) -> Iterator[Event]:
     for number, part in enumerate(objects_in(item.get("summary"))):
-        events += _summary(part, where | {"summary_index": number})
+        yield from _summary(part, where | {"summary_index": number})
     for place, part in _placed(item, "content", where):
-        events += _part(part, place)
-    return begun, events
+        yield from _part(part, place)
 
 
 _ITEMS: Final[dict[str, Callable[[dict[str, Any], dict[str, Any]], _Emptied]]] = {
@@ -122,11 +126,14 @@ def _part(part: dict[str, Any], place: dict[str, Any]) -> Iterator[Event]:
     if kind == "output_text":
         emptied["annotations"] = []
     yield {"type": "response.content_part.added", "part": emptied, **place}
-    events = _delta_and_done(name, field, text, place)
+    delta, done = _delta_and_done(name, field, text, place)
     if kind == "output_text":
-        events = [event | {"logprobs": part.get("logprobs") or []} for event in events]
-        events[1:1] = _notes(part, place)
-    yield from events
+        logprobs = {"logprobs": part.get("logprobs") or []}
+        yield delta | logprobs
+        yield from _notes(part, place)
+        yield done | logprobs
+    else:
+        yield from (delta, done)
     yield {"type": "response.content_part.done", "part": part, **place}
 
 
@@ -137,10 +144,10 @@ _PARTS: Final = {
 }
 
 
-def _notes(part: dict[str, Any], place: dict[str, Any]) -> list[Event]:
+def _notes(part: dict[str, Any], place: dict[str, Any]) -> Iterator[Event]:
     kind = "response.output_text.annotation.added"
-    notes = enumerate(objects_in(part.get("annotations")))
-    return [{"type": kind, "annotation_index": number, "annotation": note, **place} for number, note in notes]
+    for number, note in enumerate(objects_in(part.get("annotations"))):
+        yield {"type": kind, "annotation_index": number, "annotation": note, **place}
 
 
 def _summary(part: dict[str, Any], place: dict[str, Any]) -> Iterator[Event]:
@@ -150,5 +157,5 @@ def _summary(part: dict[str, Any], place: dict[str, Any]) -> Iterator[Event]:
     yield {"type": "response.reasoning_summary_part.done", "part": part, **place}
 
 
-def _delta_and_done(name: str, field: str, text: str, place: dict[str, Any]) -> list[Event]:
-    return [{"type": f"{name}.delta", "delta": text, **place}, {"type": f"{name}.done", field: text, **place}]
+def _delta_and_done(name: str, field: str, text: str, place: dict[str, Any]) -> tuple[Event, Event]:
+    return {"type": f"{name}.delta", "delta": text, **place}, {"type": f"{name}.done", field: text, **place}

@@ -78,6 +78,14 @@ _SHOWN: Final[dict[str, Callable[[object], bool]]] = {
     "user": _is_text,
 }
 
+_ELSEWHERE: Final = (
+    *("max_completion_tokens", "max_tokens", "system", "reasoning_effort", "response_format"),
+    *("parallel_tool_calls", "tool_choice", "tools"),
+)
+
+ECHOED: Final = (*_SHOWN, *_ELSEWHERE)
+"""Members of a request that a Response repeats, in the words of any API."""
+
 
 def _checked(request: dict[str, Any], name: str, check: Callable[[object], bool]) -> Any:
     value = request.get(name)

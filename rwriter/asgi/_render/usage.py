@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from rwriter.asgi._usage import count_at, tokens_in, usages_in
+
+_INPUTS: Final = ("prompt_tokens", "promptTokenCount")
+_PARTS_OF_INPUT: Final = (
+    ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    ("inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),
+)
+"""Anthropic and Bedrock count cached input apart, a Response includes it in ``input_tokens``."""
+_WRITTEN: Final = (
+    ("cache_creation_input_tokens",),
+    ("cacheWriteInputTokens",),
+    ("input_tokens_details", "cache_write_tokens"),
+    ("prompt_tokens_details", "cache_write_tokens"),
+)
+_TOTALS: Final = (("total_tokens",), ("totalTokens",), ("totalTokenCount",))
 
 
-def usage_of(body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return ``body["usage"]`` with the names a Response uses, or ``None`` if nothing was counted.
+def usage_of(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the usage in ``body``, wherever it stands, with a Response's names; ``None`` if nothing was counted.
 
-    Anthropic counts cached input apart and a Response includes it in ``input_tokens``, so the three are added up.
+    A zero beside a count is a placeholder.
     """
-    usage = body.get("usage")
-    if not isinstance(usage, dict) or not usage:
+    usages, told = usages_in(body), tokens_in(body)
+    if not told and not (body.get("usage") and isinstance(body["usage"], dict)):
         return None
-    if "prompt_tokens" in usage or "completion_tokens" in usage:
-        return _from_completion(usage)
-    return _from_message(usage)
-
-
-def _from_completion(usage: dict[str, Any]) -> dict[str, Any]:
-    prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-    return _usage(
-        inputs=_count(usage, "prompt_tokens"),
-        cached=_count(prompt, "cached_tokens"),
-        written=_count(prompt, "cache_write_tokens"),
-        outputs=_count(usage, "completion_tokens"),
-        reasoning=_count(completion, "reasoning_tokens"),
-        total=_count(usage, "total_tokens"),
-    )
-
-
-def _from_message(usage: dict[str, Any]) -> dict[str, Any]:
-    inputs, outputs = _details(usage, "input_tokens_details"), _details(usage, "output_tokens_details")
-    read, written = _count(usage, "cache_read_input_tokens"), _count(usage, "cache_creation_input_tokens")
-    return _usage(
-        inputs=_count(usage, "input_tokens") + read + written,
-        cached=read or _count(inputs, "cached_tokens"),
-        written=written or _count(inputs, "cache_write_tokens"),
-        outputs=_count(usage, "output_tokens"),
-        reasoning=_count(outputs, "reasoning_tokens") or _count(outputs, "thinking_tokens"),
-        total=_count(usage, "total_tokens"),
-    )
-
-
-def _usage(*, inputs: int, cached: int, written: int, outputs: int, reasoning: int, total: int) -> dict[str, Any]:
+    reasoning = told.get("reasoning_tokens") or _first(usages, [("output_tokens_details", "thinking_tokens")])
+    outputs = told.get("output_tokens", 0)
+    # Gemini counts thoughts apart
+    outputs += _first(usages, [("thoughtsTokenCount",)]) if _first(usages, [("candidatesTokenCount",)]) else 0
+    inputs = next(filter(None, map(_inputs, usages)), 0)
     return {
         "input_tokens": inputs,
-        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "input_tokens_details": {
+            "cached_tokens": told.get("cached_input_tokens", 0),
+            "cache_write_tokens": _first(usages, _WRITTEN),
+        },
         "output_tokens": outputs,
         "output_tokens_details": {"reasoning_tokens": reasoning},
-        "total_tokens": total or inputs + outputs,
+        "total_tokens": _first(usages, _TOTALS) or inputs + outputs,
     }
 
 
-def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
-    value = usage.get(name)
-    return value if isinstance(value, dict) else {}
+def _inputs(usage: Mapping[str, Any]) -> int:
+    whole = _first([usage], [(name,) for name in _INPUTS])
+    return whole or max(sum(count_at(usage, name) or 0 for name in names) for names in _PARTS_OF_INPUT)
 
 
-def _count(usage: dict[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _first(usages: Iterable[Mapping[str, Any]], places: Iterable[tuple[str, ...]]) -> int:
+    """Return the first count at any of ``places`` that is not zero, else zero."""
+    wanted = list(places)
+    return next(filter(None, (count_at(usage, *place) for usage in usages for place in wanted)), 0)

@@ -15,7 +15,7 @@ from rwriter.asgi import responses_app
 from rwriter.asgi._ids import response_id
 from rwriter.schema import request_templates, requests
 from tests.support.asgi_client import OWNER, owners
-from tests.support.reading import response_record
+from tests.support.reading import STARTED, response_record
 from tests.support.records import new_request
 from tests.support.rows import one, rows
 from tests.support.serving import official_client, plain_client
@@ -46,6 +46,21 @@ async def test_a_deleted_response_is_gone_with_its_template(store: RequestStore)
     assert (
         await rows(store._connections.write, requests) == await rows(store._connections.write, request_templates) == []
     )
+
+
+async def test_of_two_responses_under_one_id_the_one_that_is_shown_is_deleted(store: RequestStore) -> None:
+    older = response_record(created_by=OWNER, custom_id="same", started_at=STARTED, completed_at=STARTED)
+    newer = response_record(created_by=OWNER, custom_id="same")
+    foreign = response_record(created_by="bob", custom_id="same")
+    await store.persist_completed([newer, older, foreign])
+    async with plain_client(responses_app(store, attribute=owners)) as client:
+        for shown in (newer, older):
+            assert await store.get_request(shown.request_id) is not None
+            assert (await client.get("/v1/responses/same")).status_code == 200
+            assert (await client.delete("/v1/responses/same")).status_code == 200
+            assert await store.get_request(shown.request_id) is None
+        assert (await client.get("/v1/responses/same")).status_code == 404
+    assert await store.get_request(foreign.request_id) is not None
 
 
 async def test_the_official_client_deletes_without_a_word(store: RequestStore) -> None:

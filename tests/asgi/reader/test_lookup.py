@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
-from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore, RequestsWriter, Spool
+from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore, RequestsWriter, Spool, new_request_id
 from rwriter.asgi._ids import request_id_of, response_id
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._types import Receive, Scope, Send
@@ -120,6 +121,44 @@ async def test_an_upstreams_id_of_our_own_form_is_found_too(store: RequestStore)
     found = await Lookup(store).find(response_id(inner.request_id), "tenant-a")
     assert found is not None
     assert found.id == outer.request_id
+
+
+async def test_of_two_requests_under_one_id_its_own_goes_before_one_in_the_buffer(store: RequestStore) -> None:
+    stored = record()
+    await store.persist_completed([stored])
+    async with RequestsWriter(store, linger=60) as writer:
+        await writer.send(record(custom_id=response_id(stored.request_id)))
+        found = await Lookup(store, writer).find(response_id(stored.request_id), "tenant-a")
+    assert found is not None
+    assert found.id == stored.request_id
+
+
+@pytest.mark.parametrize("has_replica", [False, True])
+@pytest.mark.parametrize("buffered", [False, True])
+async def test_anothers_id_costs_what_an_unknown_one_does(
+    rwriter_database: str, has_replica: bool, buffered: bool
+) -> None:
+    theirs = record(custom_id="resp_theirs", response_body="x" * 100_000)
+    asked: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *rest: Any) -> None:
+        asked.append((statement, [type(value) for value in parameters]))
+
+    async with DbEngines.from_url(rwriter_database, rwriter_database if has_replica else None) as engines:
+        for engine in {engines.read.sync_engine, engines.write.sync_engine}:
+            event.listen(engine, "before_cursor_execute", note)
+        store = RequestStore(engines)
+        async with RequestsWriter(store, linger=60, check_schema=False) as writer:
+            await (writer.send(theirs) if buffered else store.persist_completed([theirs]))
+            lookup = Lookup(store, writer)
+            costs = []
+            for given in (response_id(theirs.request_id), response_id(new_request_id()), "resp_theirs", "resp_unknown"):
+                asked.clear()
+                assert await lookup.find(given, "tenant-b") is None
+                costs.append(list(asked))
+    assert costs[0] == costs[1]
+    assert costs[2] == costs[3]
+    assert len(costs[0]) == len(costs[2]) == 1 + has_replica
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ EXAMPLES: Final = 30
 
 def test_the_document_names_every_route_and_no_other(store: RequestStore) -> None:
     routes = [route for route in responses_app(store, attribute=owners, prefix="/p").routes if isinstance(route, Route)]
-    served = {(route.path.replace(":path", ""), method.lower()) for route in routes for method in route.methods or ()}
+    served = {
+        (route.path.replace(":path", "").rstrip("/"), method.lower())
+        for route in routes
+        for method in route.methods or ()
+    }
     described = {
         (path, method) for path, item in document("/p")["paths"].items() for method in item if method != "parameters"
     }

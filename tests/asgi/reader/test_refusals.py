@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import uuid
 from urllib.parse import quote
 
@@ -120,6 +121,18 @@ async def test_an_attribute_that_cannot_tell_is_a_503_and_no_401(store: RequestS
     assert "sk-alice" not in answer.text
 
 
+async def test_an_attribute_that_takes_too_long_is_a_503(store: RequestStore) -> None:
+    async def slow(api_key: str, scope: Scope) -> str:
+        await asyncio.Event().wait()
+        return OWNER
+
+    async with plain_client(responses_app(store, attribute=slow, lookup_timeout=0.01)) as client:
+        answer = await client.get(f"/v1/responses/{NOWHERE}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    with pytest.raises(ValueError, match="timeout"):
+        responses_app(store, attribute=slow, lookup_timeout=0)
+
+
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=101", "limit=-1", "limit=x", "limit=", "limit=1e1", "limit=%EF%BC%91", "limit=" + "9" * 5_000],
@@ -158,6 +171,23 @@ async def test_an_item_to_page_after_that_is_not_there_is_a_404(store: RequestSt
         first = (await client.get(path)).json()["first_id"]
         page = (await client.get(path, params={"after": first})).json()
     assert page == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
+async def test_a_slash_at_the_end_of_a_path_changes_no_answer(store: RequestStore) -> None:
+    finished = response_record(created_by=OWNER)
+    chat = chat_record({"content": "hi"}, created_by=OWNER, endpoint="/v1/chat/completions/")
+    await store.persist_completed([finished, chat])
+    one, other = response_id(finished.request_id), response_id(chat.request_id)
+    paths = ["/v1/responses", f"/v1/responses/{one}", f"/v1/responses/{one}/input_items"]
+    async with plain_client(responses_app(store, attribute=owners)) as client:
+        for path in [*paths, f"/v1/responses/{other}", f"/v1/chat/completions/{other}", f"/v1/responses/{NOWHERE}"]:
+            plain, slashed = await client.get(path), await client.get(path + "/")
+            assert (slashed.status_code, slashed.content) == (plain.status_code, plain.content)
+        assert (await client.post(f"/v1/responses/{one}/cancel/")).json()["error"]["code"] == "not_background"
+        assert (await client.delete(f"/v1/responses/{one}/")).json()["deleted"] is True
+        assert (await client.get(f"/v1/responses/{one}")).status_code == 404
+    async with plain_client(responses_app(store, attribute=owners), key="sk-bob") as client:
+        assert (await client.get(f"/v1/responses/{other}/")).status_code == 404
 
 
 async def test_a_wrong_method_and_a_wrong_path_are_said_in_json(store: RequestStore) -> None:

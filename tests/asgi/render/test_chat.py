@@ -164,3 +164,36 @@ def test_usage_that_is_no_number_counts_nothing() -> None:
     response = strict(rendered(chat_record({}, response_body=json.dumps(body))))
     assert response.usage is not None
     assert response.usage.total_tokens == 18
+
+
+def test_an_image_is_shown_and_no_empty_message_beside_it() -> None:
+    url = "data:image/png;base64,AAAA"
+    images = [{"type": "image_url", "image_url": {"url": url}}, {"image_url": "https://example.org/i.png"}, {}]
+    response = rendered(chat_record({"content": "", "images": images}))
+    strict(response)
+    shown, linked = response["output"]
+    assert (shown["type"], shown["status"]) == ("image_generation_call", "completed")
+    assert (shown["result"], shown["image_url"]) == ("AAAA", url)
+    assert (linked["result"], linked["image_url"]) == (None, "https://example.org/i.png")
+
+
+@pytest.mark.parametrize("transcript", [{"transcript": "hello"}, {}])
+def test_a_sound_goes_with_its_words(transcript: dict[str, str]) -> None:
+    audio = {"id": "audio_1", "data": "AAAA", "expires_at": 9}
+    response = rendered(chat_record({"content": None, "audio": audio | transcript}))
+    assert strict(response).output_text == transcript.get("transcript", "")
+    assert response["output"][0]["content"][0]["audio"] == audio
+
+
+def test_details_of_a_thought_keep_their_proofs() -> None:
+    details = [
+        {"type": "reasoning.summary", "summary": "short"},
+        {"type": "reasoning.text", "text": "long", "signature": "c2ln"},
+        {"type": "reasoning.encrypted", "data": "b3BhcXVl"},
+    ]
+    response = rendered(chat_record({"content": "so", "reasoning_details": details}))
+    strict(response)
+    thought, hidden, _ = response["output"]
+    assert thought["summary"] == [{"type": "summary_text", "text": "short"}]
+    assert thought["content"] == [{"type": "reasoning_text", "text": "long"}]
+    assert (thought["encrypted_content"], hidden["encrypted_content"]) == ("c2ln", "b3BhcXVl")

@@ -7,7 +7,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from rwriter.asgi._render.events import OPENING, closing_events, frame, numbered, opening_events
+from rwriter.asgi._render.events import closing_events, frame, numbered, opening_events
 from rwriter.asgi._render.response import response_object
 from tests.support.reading import chat_record, rendered, response_body, response_record, row
 
@@ -15,7 +15,7 @@ _EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def _events(response: dict[str, Any]) -> list[dict[str, Any]]:
-    events = [*numbered(opening_events(response), 0), *numbered(closing_events(response), OPENING)]
+    events = list(numbered([*opening_events(response), *closing_events(response)], 0))
     for event in events:
         _EVENT.validate_python(event)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))

@@ -7,18 +7,24 @@ import pytest
 from openai.types.responses import ResponseItem
 from pydantic import TypeAdapter
 
-from rwriter.asgi._render.input import input_items
-from rwriter.store import detail_of
+from rwriter.asgi._render.input import InputItems
+from rwriter.store import RequestDetail, detail_of
 from tests.support.reading import response_record
 
 _ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
 
 
+def _all(detail: RequestDetail) -> list[dict[str, Any]]:
+    found = InputItems(detail).page(limit=100, ascending=True, after=None)
+    assert found is not None
+    return found[0]
+
+
 def _items(given: Any) -> list[dict[str, Any]]:
     request = json.dumps({"model": "gpt-test", "input": given})
     detail = detail_of(response_record(request_body=request))
-    items = input_items(detail)
-    assert items == input_items(detail)
+    items = _all(detail)
+    assert items == _all(detail)
     return items
 
 
@@ -60,4 +66,4 @@ def test_what_is_no_input_has_no_items(given: Any) -> None:
 
 @pytest.mark.parametrize("body", ["", "no JSON", "[]", '{"rwriter":{"envelope":"truncated","size":9,"head":"{"}}'])
 def test_a_request_that_was_not_kept_has_no_items(body: str) -> None:
-    assert input_items(detail_of(response_record(request_body=body))) == []
+    assert _all(detail_of(response_record(request_body=body))) == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rwriter.asgi import _json
 from rwriter.asgi._render.events import closing_events, frame, opening_events
-from rwriter.asgi._render.input import input_items
+from rwriter.asgi._render.input import InputItems
 from rwriter.asgi._render.response import chat_completion, response_object
 from rwriter.store import detail_of
 from tests.support.reading import chat_record, rendered, response_body, response_record, row, strict
@@ -32,9 +32,10 @@ def test_an_incomplete_response_stays_incomplete() -> None:
     assert (response["status"], response["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
 
 
-def test_an_object_that_calls_itself_running_is_as_finished_as_its_row() -> None:
-    assert rendered(response_record(response_body(status="in_progress")))["status"] == "completed"
-    assert rendered(response_record(response_body(status="in_progress"), status_code=499))["status"] == "failed"
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_that_its_upstream_has_not_finished_is_not_shown_as_completed(status: str) -> None:
+    assert rendered(response_record(response_body(status=status)))["status"] == status
+    assert rendered(response_record(response_body(status=status), status_code=499))["status"] == "failed"
 
 
 def test_a_response_that_failed_by_itself_keeps_its_own_error() -> None:
@@ -118,6 +119,43 @@ def test_the_message_of_an_error_is_that_of_the_body_or_the_body(body: str, mess
     assert response["output"] == []
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"error": {"code": 429, "message": "upstream said no"}}, ("rate_limit_exceeded", "upstream said no")),
+        ({"choices": None, "error": {"code": "busy", "message": "try later"}}, ("busy", "try later")),
+        ({"choices": [{"index": 0}, {"error": {"code": "cut", "message": "lost it"}}]}, ("cut", "lost it")),
+        ([{"error": {"code": 429, "message": "quota", "status": "EXHAUSTED"}}], ("EXHAUSTED", "quota")),
+        ({"error": "the runner has died"}, ("rate_limit_exceeded", "the runner has died")),
+        ({"object": "response", "status": "failed", "error": {"code": "x", "message": "y"}}, ("x", "y")),
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}, ("overloaded_error", "busy")),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/messages"])
+def test_an_error_told_in_the_body_is_shown_wherever_it_stands(body: Any, error: tuple[str, str], path: str) -> None:
+    shown = rendered(response_record(json.dumps(body), endpoint=path, status_code=429))["error"]
+    assert shown == {"code": error[0], "type": "rate_limit_error", "message": error[1]}
+
+
+def test_what_was_said_before_an_error_is_shown_beside_it() -> None:
+    choice = {
+        "message": {"content": "so far"},
+        "error": {"message": "cut", "code": "server_error"},
+        "finish_reason": "error",
+    }
+    response = strict(rendered(chat_record({}, response_body=json.dumps({"choices": [choice]}), status_code=502)))
+    assert (response.status, response.output_text) == ("failed", "so far")
+
+
+def test_an_answer_over_the_limit_shows_what_was_kept_of_it() -> None:
+    kept = {"envelope": "truncated", "size": 9, "head": "{"}
+    for kind in ("response", "chat.completion", "message"):
+        body = {"id": "x", "object": kind, "status": "completed", "usage": {"prompt_tokens": 2}, "rwriter": kept}
+        response = rendered(response_record(json.dumps(body)))
+        assert (response["status"], response["output"], response["rwriter"]) == ("completed", [], kept)
+        assert response["usage"] is not None
+
+
 def test_a_plain_failure_is_one_the_official_client_knows() -> None:
     for status, code in ((429, "rate_limit_exceeded"), (500, "server_error")):
         response = strict(rendered(response_record("no JSON", status_code=status)))
@@ -190,7 +228,9 @@ def test_whatever_was_stored_is_read_without_an_error(path: str, request: Any, a
     assert json.loads(_json.dumps(response))["object"] == "response"
     for event in [*opening_events(response), *closing_events(response)]:
         assert frame(event).startswith(b"event: response.")
-    assert all(isinstance(item["id"], str) for item in input_items(detail_of(stored)))
+    page = InputItems(detail_of(stored)).page(limit=100, ascending=False, after=None)
+    assert page is not None
+    assert all(isinstance(item["id"], str) for item in page[0])
 
 
 def _nested(levels: int, opening: str) -> str:

@@ -16,17 +16,19 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Runs what is small at once and the rest on a few threads. What waits is bounded by the budget of the calls."""
+    """Runs what is small at once and the rest on a few threads. Whoever uses it bounds what waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "rwriter-capture", inline: int = INLINE_BYTES) -> None:
+        self._name: Final = name
+        self._inline: Final = inline
         self._executor: ThreadPoolExecutor | None = None
 
     async def run(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which works on ``size`` bytes. Raises what it raises."""
-        if size <= INLINE_BYTES:
+        if size <= self._inline:
             return function(*args, **kwargs)
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="rwriter-capture")
+            self._executor = ThreadPoolExecutor(WORKERS, thread_name_prefix=self._name)
         return await asyncio.wrap_future(self._executor.submit(function, *args, **kwargs))
 
     def close(self) -> None:
