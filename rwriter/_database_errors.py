@@ -110,9 +110,11 @@ def lost_connection(exc: BaseException) -> bool:
     """
     sqlstate = sqlstate_of(exc)
     ended = sqlstate is not None and sqlstate.startswith(("08003", "08006", "57P01", "57P02", "57P05"))
-    # unwrapped where SQLAlchemy begins or ends a transaction
-    raw = isinstance(exc, asyncpg.InterfaceError)
-    return ended or raw or (isinstance(exc, DBAPIError) and exc.connection_invalidated and not met_connecting(exc))
+    # the driver's own word, for an error of use as well: on a dead connection it is one or the other
+    closed = any(
+        isinstance(cause, asyncpg.InterfaceError) and not isinstance(cause, ValueError) for cause in _chain(exc)
+    )
+    return ended or closed or (isinstance(exc, DBAPIError) and exc.connection_invalidated and not met_connecting(exc))
 
 
 def never_sent(exc: BaseException) -> bool:
