@@ -31,6 +31,7 @@ from tests.chaos.scenarios import (
     pooling,
     sharing,
     supervised,
+    tampered,
     unaided,
     web,
 )
@@ -83,6 +84,10 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
         "held": partial(unaided.outages_held, lengths=(0.3, 0.7, 2.0) if quick else (0.3, 0.7, 5.0, 45.0)),
         "one-connection": partial(unaided.one_connection, records=size(20_000, 2_000)),
         "policy-replay": partial(unaided.policy_on_the_replay, records=size(5_000, 500)),
+        "lines-forgotten": partial(tampered.lines_forgotten, times=size(10, 2)),
+        "spool-removed": partial(tampered.spool_removed, records=size(5_000, 200)),
+        "bits-flipped": partial(tampered.bits_flipped, records=size(5_000, 300)),
+        "upkeep": partial(tampered.upkeep_beside, records=size(5_000, 300)),
         "memory-spool": partial(memory.outage_with_a_spool, volume=volume, seconds=long_outage),
         "memory-no-spool": partial(memory.outage_without_a_spool, volume=volume, seconds=long_outage / 5),
         "memory-full": memory.outage_with_a_full_buffer,

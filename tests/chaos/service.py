@@ -20,7 +20,16 @@ from uuid import UUID
 
 import msgspec
 
-from rwriter import CompletedRequest, DbEngines, RequestsWriter, Spool, WriterClosed, WriterStats, new_request_id
+from rwriter import (
+    CompletedRequest,
+    DbEngines,
+    NewRequest,
+    RequestsWriter,
+    Spool,
+    WriterClosed,
+    WriterStats,
+    new_request_id,
+)
 from tests.support.records import record
 
 REPORT_INTERVAL = 0.1
@@ -34,6 +43,7 @@ class Orders(msgspec.Struct, kw_only=True):
     spool_bytes: int = 1 << 30
     fsync: Literal["full", "normal", "off"] = "full"
     journal: bool = False
+    begin: bool = False  # each row is begun by create_realtime first
     pgbouncer: bool = False
     pool_size: int = 5
     connect_timeout: float = 10.0
@@ -95,6 +105,8 @@ class Offering:
             await asyncio.sleep(self._orders.pause)
 
     async def _hand_over(self, item: CompletedRequest, *, hang_up: bool) -> None:
+        if self._orders.begin:
+            await self._writer.store.create_realtime(NewRequest.before(item))
         if not hang_up:
             await self._writer.send(item)
             return

@@ -16,7 +16,7 @@ _WORD_KEYS: Final = ("code", "type", "status")
 class StreamError(Guarded, frozen=True):
     """An error that came within a stream.
 
-    ``status`` is 400 to 599: the error's own number when it has one, else what its code or type stands for, else 500.
+    ``status`` is 300 to 999: the error's own number when it has one, else what its code or type stands for, else 500.
     """
 
     status: int
@@ -68,4 +68,4 @@ def _status(error: dict[str, Any]) -> int:
 def _http_status(value: Any) -> int | None:
     if type(value) is str and value.isascii() and value.isdigit() and len(value) == len("500"):
         value = int(value)
-    return value if type(value) is int and 400 <= value <= 599 else None  # noqa: PLR2004 the range itself
+    return value if type(value) is int and 300 <= value <= 999 else None  # noqa: PLR2004 the range itself

@@ -103,7 +103,7 @@ STATUSES: list[tuple[dict[str, Any], int]] = [
     ({"code": "invalid_prompt"}, 400),
     ({"type": "RATE_LIMIT_ERROR"}, 429),
     ({"code": 200}, 500),
-    ({"code": 600}, 500),
+    ({"code": 600}, 600),
     ({"code": "5000"}, 500),
     ({"code": "\u0665\u0660\u0663"}, 500),
     ({"code": True}, 500),
