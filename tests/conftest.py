@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 from blockbuster import blockbuster_ctx
 
+from rwriter._keys import _keys
 from rwriter.pytest_plugin import Databases
 from tests.support.schemas import AWKWARD_SCHEMA
 
@@ -58,6 +59,14 @@ def _is_beyond_the_sample(item: pytest.Item) -> bool:
 def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Have pytest make its folder before a test points ``tempfile`` at one that goes with the test."""
     tmp_path_factory.getbasetemp()
+
+
+@pytest.fixture(autouse=True)
+def _pepper_of_this_test() -> Iterator[None]:
+    """Take back the pepper that a test, or a program it runs in this process, has set."""
+    before = _keys.pepper, _keys.asked_environment
+    yield
+    _keys.pepper, _keys.asked_environment = before
 
 
 @pytest.fixture
