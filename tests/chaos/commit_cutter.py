@@ -10,6 +10,7 @@ from typing import Final
 
 from tests.support.wire import Line, Message, PostgresProxy
 
+BIND: Final = "B"
 EXECUTE: Final = "E"
 SYNC: Final = "S"
 # asyncpg begins and ends a transaction with simple queries of its own
@@ -17,7 +18,10 @@ BEGIN: Final = b"BEGIN;\0"
 COMMIT: Final = b"COMMIT;\0"
 ROLLBACK: Final = b"ROLLBACK;\0"
 IN_TRANSACTION: Final = "in a transaction"
+BOUND: Final = "bound outside of a transaction"
 EXECUTED: Final = "executed outside of a transaction"
+FLUSH_BYTES: Final = 300
+"""The parameters of a single record take more."""
 
 
 class Moment(enum.Enum):
@@ -63,8 +67,12 @@ def _commits(line: Line, message: Message) -> bool:
     elif message.data.endswith((COMMIT, ROLLBACK)):
         line.note = ""
     elif line.note != IN_TRANSACTION:
-        # outside of a transaction it is the Sync that commits what was executed
-        line.note = EXECUTED if message.kind == EXECUTE else ""
+        # outside of a transaction it is the Sync that commits what was executed: a flush, whose arrays are bound to it,
+        # and not what the driver asks when it connects
+        if message.kind == BIND and len(message.data) > FLUSH_BYTES:
+            line.note = BOUND
+        else:
+            line.note = EXECUTED if message.kind == EXECUTE and before == BOUND else ""
     return message.data.endswith(COMMIT) or (message.kind == SYNC and before == EXECUTED)
 
 
