@@ -63,10 +63,10 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def _pepper_of_this_test() -> Iterator[None]:
-    """Take back the pepper that a test, or a program it runs in this process, has set."""
-    before = _keys.pepper, _keys.asked_environment
+    """Take back the pepper that a test, or a program it runs in this process, has set. A missing one is not told."""
+    _keys.asked_environment = True
     yield
-    _keys.pepper, _keys.asked_environment = before
+    _keys.pepper, _keys.asked_environment = None, True
 
 
 @pytest.fixture

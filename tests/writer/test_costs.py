@@ -132,6 +132,7 @@ async def test_a_record_whose_row_was_begun_is_one_row_read_and_written(
     records = batch(10)
     for each in records:
         await store.create_realtime(new_request(request_id=each.request_id))
+    await by_key(rwriter_engines.write)
     await changed(
         rwriter_engines.write,
         lambda: store.persist_completed(records),
