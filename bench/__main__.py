@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ COMMANDS: Final = {
     "request-path": "what a handler and its event loop pay for a record",
     "read-path": "how long lookups and pages take among two million rows",
     "asgi": "the capture middleware off, on, journaling, and with the database down",
+    "stalls": "the event loop, processor and memory under hostile inputs, bare and behind the library",
     "memory": "what a full buffer takes in memory",
     "durability": "a journal under each fsync policy, beside memory",
     "replay": "live traffic beside the replay of a large spool",
@@ -60,6 +62,8 @@ def _options(name: str, command: Any, arguments: Sequence[str]) -> argparse.Name
 
 
 def _measure(command: Any, options: argparse.Namespace) -> int:
+    # inherited by every process of the measurement: without a pepper each would warn
+    os.environ.setdefault("RWRITER_KEY_PEPPER", "bench")
     started = time.monotonic()
     with server(options.database_url, options.bin_dir) as url:
         result = asyncio.run(command.measure(url, options))

@@ -14,15 +14,14 @@ import ctypes
 import gc
 import inspect
 import multiprocessing
-import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy
 
 from bench.database import Database
+from bench.processes import resident
 from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, record
 from rwriter import ChannelFull, RequestsWriter
 
@@ -67,13 +66,13 @@ async def _measured(url: str, kind: str) -> dict[str, Any]:
         async with RequestsWriter(engines, drain_timeout=DEADLINE) as writer:
             _fill(writer, tail, WARM_UP)
             await writer.flush(DEADLINE)
-            async with _locked(database) as blocked:
-                _trim()
-                before = _resident()
+            async with locked(database) as blocked:
+                trim()
+                before = resident()
                 full = _fill(writer, tail, RECORDS)
                 # what the flushes hold counts too
                 await blocked()
-                grown, stats = _resident() - before, writer.stats
+                grown, stats = resident() - before, writer.stats
         await database.verify(WARM_UP + stats.pending)
     return {
         "kind": kind,
@@ -99,7 +98,7 @@ def _fill(writer: RequestsWriter, tail: str, count: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """Hold a lock that no flush gets past; yields a wait until all of them stand before it."""
     async with database.engine(1) as engine, engine.begin() as connection:
         await connection.execute(sqlalchemy.text("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE"))
@@ -112,16 +111,7 @@ async def _locked(database: Database) -> AsyncIterator[Callable[[], Awaitable[No
         yield blocked
 
 
-def _resident() -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) * 1024
-    # elsewhere only the peak can be had: an upper bound
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _trim() -> None:
+def trim() -> None:
     """Give back what the warm-up freed, or the first records would grow into it unseen."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # not glibc

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+_PROCESS: Final = Path("/proc/self")
 
 
 class Worker:
@@ -45,3 +49,20 @@ def worker(*arguments: str, environment: Mapping[str, str] | None = None) -> Ite
             yield Worker(process)
         finally:
             process.terminate()
+
+
+def resident(measure: str = "VmRSS") -> int:
+    """Return the bytes of this process's resident memory; ``VmHWM`` is its peak."""
+    status = _PROCESS / "status"
+    if status.is_file():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{measure}:"))
+        return int(line.split()[1]) * 1024
+    # elsewhere only the peak can be had: an upper bound
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_since() -> Callable[[], int]:
+    """Return a function that returns the peak of this process's resident memory from now on, in bytes."""
+    with contextlib.suppress(OSError):  # not Linux: the peak is the process's whole life's
+        (_PROCESS / "clear_refs").write_text("5")
+    return lambda: resident("VmHWM")

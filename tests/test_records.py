@@ -28,6 +28,7 @@ from rwriter import CompletedRequest, NewRequest, new_request_id
 from rwriter._keys import KeyDigest
 from rwriter.records import decode_record, encode_record, succeeded
 from tests.support.records import new_request, record
+from tests.support.sizes import MIB
 
 Record = CompletedRequest | NewRequest
 
@@ -197,7 +198,7 @@ def test_long_names_are_cut_to_511_characters_and_an_ellipsis(make: Callable[...
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "field"), BODIES)
 def test_a_body_over_256_mib_of_utf_8_is_refused(kind: type[Record], field: str) -> None:
-    limit = 256 * 1024 * 1024
+    limit = 256 * MIB
     most = "é" * (limit // 2)
     assert fields_of(MAKE[kind](**{field: most}))[field] is most
     with pytest.raises(ValueError, match=rf"^{field} must be at most 268,435,456 bytes of UTF-8, not 268,435,457$"):

@@ -36,6 +36,7 @@ from tests.chaos.scenarios import (
     web,
 )
 from tests.chaos.small_disk import may_mount
+from tests.support.sizes import MIB
 
 Scenario = Callable[[Ground], Coroutine[Any, Any, Outcome]]
 
@@ -51,7 +52,7 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
 
     silence = size(20, 0)
     long_outage = 0.0 if quick else outage_seconds
-    volume = size(2_000, 200) * memory.MIB
+    volume = size(2_000, 200) * MIB
     faults: dict[str, Scenario] = {
         "kill-journal": partial(crash.journaling_service_killed, rounds=size(50, 8)),
         "kill-memory": partial(crash.remembering_service_killed, rounds=size(50, 8)),

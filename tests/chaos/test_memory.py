@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.chaos.ground import Ground
 from tests.chaos.scenarios import memory
+from tests.support.sizes import MIB
 
-VOLUME = 200 * memory.MIB
+VOLUME = 200 * MIB
 
 
 async def test_through_an_outage_at_full_input_memory_stays_flat_beside_the_spool(ground: Ground) -> None:

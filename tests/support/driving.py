@@ -1,4 +1,4 @@
-"""Steps a coroutine by hand: the way to cancel it at each of its awaits in turn."""
+"""Wait for conditions on the event loop, and cancel a coroutine at each of its awaits in turn."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 
 async def settle_loop(rounds: int = 20) -> None:
-    """Let every task that is ready run."""
+    """Yield to the event loop ``rounds`` times, so that every task that is ready runs."""
     for _ in range(rounds):
         await asyncio.sleep(0)
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within: float = 20.0) -> None:
-    """Poll ``condition`` until it holds; fail after ``within`` seconds."""
+    """Poll ``condition`` until it returns true. Raises ``TimeoutError`` after ``within`` seconds."""
     async with asyncio.timeout(within):
         while True:
             answer = condition()
@@ -27,10 +27,10 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within:
 
 
 class CancelAt:
-    """Runs a coroutine in the current task and cancels the task at its ``number``-th suspension.
+    """Run a coroutine in the current task and cancel the task at its suspension ``number``, counted from 0.
 
-    ``late`` cancels in the moment between the awaited future's completion and the task's own wake-up, where a result
-    is easily lost. ``reached`` says whether there was such a suspension.
+    With ``late`` the task is cancelled after the awaited future has completed and before the task wakes up: a result
+    is easily lost there. ``reached`` is true if the coroutine suspended that often.
     """
 
     def __init__(self, number: int, *, late: bool = False) -> None:
@@ -40,6 +40,7 @@ class CancelAt:
         self.reached = False
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of ``work``, or raise the ``CancelledError`` that it let through."""
         return await self._step(work)
 
     @types.coroutine
@@ -62,7 +63,7 @@ class CancelAt:
             self.seen += 1
             try:
                 value = yield awaited
-            except BaseException as exc:  # noqa: BLE001 -- handed on to the coroutine
+            except BaseException as exc:  # noqa: BLE001 -- raised again inside the coroutine
                 resume = (work.throw, exc)
             else:
                 resume = (work.send, value)

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from rwriter.asgi._fold.stream import Folded, StreamFold
+from tests.support.sizes import MIB
 
 CORPUS = Path(__file__).parents[1] / "asgi" / "fold" / "corpus"
 NAMES = sorted(path.stem for path in CORPUS.glob("*.sse"))
 ENDINGS = {"LF": b"\n", "CRLF": b"\r\n", "CR": b"\r"}
-LIMIT = 1 << 20
+LIMIT = MIB
 
 
 def stream(name: str, ending: bytes = b"\n") -> bytes:

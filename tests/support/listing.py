@@ -1,4 +1,4 @@
-"""A small table of every kind of row, and what a listing of it must answer, reckoned in Python."""
+"""Fill a small table with every kind of row, and compute in Python which of them a listing must return."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ OWNERS: Final = ("tenant-a", "tenant-b", "Ünïcode 你")
 MODELS: Final = ("gpt-5", "o'Hara%_", "模型")
 TIERS: Final = (None, "auto", "default", "flex", "priority", "background")
 INSTANTS: Final = tuple(STARTED + timedelta(seconds=number) for number in range(4))
-"""Few, so that many rows share one and their ids decide."""
+"""Creation times. There are few, so that many rows share one and are ordered by their ids."""
 
 
 async def fill(engine: AsyncEngine) -> None:
-    """Rows of every state, tier, owner and model, some of them without template, some not to be seen by any reader."""
+    """Insert rows of every state, tier, owner and model; some have no template, and some are hidden from readers."""
     templates, rows = [], []
     kinds = list(itertools.product(STATES, TIERS, OWNERS))
     for number, (state, tier, owner) in enumerate(kinds):
         template_id = new_request_id() if number % 3 else None
         if template_id is not None:
             templates.append(template_of(template_id, path=f"/v1/{number}"))
-        # 7 and 5 share no factor with the other lengths, so that the values meet in every combination
+        # 7 and 5 share no factor with the lengths of the other lists: every combination of values occurs
         model, instant = MODELS[number * 7 % 3], INSTANTS[number * 5 % 4]
         rows.append(row(state, service_tier=tier, created_by=owner, template_id=template_id, model=model)
                     | {"created_at": instant})  # fmt: skip
@@ -42,19 +42,20 @@ async def fill(engine: AsyncEngine) -> None:
 
 
 def row(state: str, **columns: Any) -> dict[str, Any]:
-    """Every column that ``fill`` sets, for an insert of many rows at once."""
+    """Return a row with every column that ``fill`` sets: an insert of many rows wants the same columns in each."""
     names = ("daemon_id", "claimed_at", "started_at", "response_status", "response_body", "completed_at", "error")
     empty = dict.fromkeys((*names, "failed_at", "canceled_at", "batch_id", "template_id", "service_tier"))
     return {"id": new_request_id(), "model": "hidden", **empty, **in_state(state), **columns}
 
 
 def template_of(template_id: Any, **columns: Any) -> dict[str, Any]:
+    """Return a template with ``columns`` in place of the defaults."""
     texts = {"endpoint": "", "method": "POST", "path": "", "model": "m", "api_key": "", "body": "asked"}
     return {"id": template_id, **texts, **columns}
 
 
 def expected(rows: Sequence[RowMapping], asked: RequestFilter) -> list[Any]:
-    """The ids that match ``asked``, in its order, cursor, limit and offset aside."""
+    """Return the ids of all rows that match ``asked``, in its order; its cursor, limit and offset are ignored."""
     matching = [row for row in rows if matches(row, asked)]
     matching.sort(key=lambda row: (row["created_at"], row["id"]), reverse=True)
     if asked.active_first:
@@ -63,6 +64,7 @@ def expected(rows: Sequence[RowMapping], asked: RequestFilter) -> list[Any]:
 
 
 def matches(row: RowMapping, asked: RequestFilter) -> bool:
+    """Return True if a listing by ``asked`` contains ``row``."""
     return (
         row["created_by"] not in {None, TOMBSTONE_OWNER}
         and (asked.created_by is None or row["created_by"] == asked.created_by)
@@ -75,17 +77,18 @@ def matches(row: RowMapping, asked: RequestFilter) -> bool:
 
 
 async def walk(store: RequestStore, **asked: Any) -> list[RequestSummary]:
-    """Every row of the listing, page by page."""
+    """Return every row of the listing, read page by page with the cursor."""
     found: list[RequestSummary] = []
     cursor = None
     while True:
         page = await store.list_requests(RequestFilter(cursor=cursor, **asked))
         found += page.data
-        assert len(found) <= page.total_count, "the pages go round in circles"
+        assert len(found) <= page.total_count, "the pages repeat rows"
         cursor = page.next_cursor
         if cursor is None:
             return found
 
 
 def ids(page: RequestPage | Sequence[RequestSummary]) -> list[Any]:
+    """Return the ids of a page's rows, in its order."""
     return [each.id for each in (page.data if isinstance(page, RequestPage) else page)]

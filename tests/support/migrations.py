@@ -1,4 +1,4 @@
-"""Commands in processes of their own, SQL on connections of one's own, and what a schema's catalogue says."""
+"""Run commands in processes of their own and SQL on connections of its own, and read a schema's catalogue."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ ODD_SCHEMA: Final = "We ird-Schéma"
 ODDER_SCHEMA: Final = "a :b%c\"d$'e"
 TABLES: Final = ["dead_letters", "erasures", "request_templates", "requests", "rwriter_alembic_version"]
 DEADLINE: Final = 60.0
-"""Seconds that something which must come is waited for. Never part of what a test claims."""
+"""Seconds until a wait for something that must happen fails. No test asserts anything about it."""
 
 
 def environment(url: str | None = None, **variables: str) -> dict[str, str]:
-    """This process's environment with no variable of rwriter's but the database's URL and those given."""
+    """Return this process's environment without rwriter's variables, plus the database's URL and ``variables``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RWRITER_", "PYTHONPATH"))}
     return kept | ({} if url is None else {"RWRITER_DATABASE_URL": url}) | variables
 
@@ -34,7 +34,7 @@ def environment(url: str | None = None, **variables: str) -> dict[str, str]:
 def run(
     *command: str, url: str | None = None, cwd: Path = ROOT, code: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` and require its exit code."""
+    """Run ``command`` and return its output. Raises ``AssertionError`` unless its exit code is ``code``."""
     done = subprocess.run(
         command, env=environment(url, **variables), cwd=cwd, check=False, text=True, capture_output=True
     )
@@ -45,7 +45,7 @@ def run(
 def alembic(
     *arguments: str, url: str | None = None, cwd: Path = ROOT, code: int = 0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the ``alembic`` command, by default where ``alembic.ini`` of the checkout is."""
+    """Run the ``alembic`` command, by default in the folder that holds the checkout's ``alembic.ini``."""
     return run(sys.executable, "-m", "alembic", *arguments, url=url, cwd=cwd, code=code, **variables)
 
 
@@ -58,7 +58,7 @@ def rwriter(
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """The driver's own connection: it runs scripts of many statements, as psql does."""
+    """Open a connection of the driver itself: it runs scripts of many statements, as psql does."""
     parsed, arguments = connect_arguments(url)
     dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     connection = await asyncpg.connect(dsn, **arguments)
@@ -70,7 +70,7 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record
 
 @asynccontextmanager
 async def engine_on(url: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-    """An engine as a service would make it, disposed afterwards."""
+    """Open an engine as a service would, and dispose of it afterwards."""
     parsed, arguments = connect_arguments(url)
     engine = create_async_engine(parsed, connect_args=arguments, poolclass=NullPool, **options)
     try:
@@ -86,23 +86,23 @@ async def execute(url: str, script: str) -> None:
 
 
 async def rows(url: str, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-    """The rows of ``query``."""
+    """Return the rows of ``query`` as tuples."""
     async with connected(url) as connection:
         return [tuple(row) for row in await connection.fetch(query, *arguments)]
 
 
 async def column(url: str, query: str, *arguments: object) -> list[Any]:
-    """The first column of ``query``."""
+    """Return the first column of the rows of ``query``."""
     return [row[0] for row in await rows(url, query, *arguments)]
 
 
 async def tables_in(url: str, schema: str = "public") -> list[str]:
-    """The tables of ``schema`` by name."""
+    """Return the names of the tables in ``schema``, sorted."""
     return await column(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = $1 ORDER BY 1", schema)
 
 
 async def revisions(url: str, table: str = "rwriter_alembic_version") -> list[str]:
-    """What a version table holds."""
+    """Return the revisions in a version table, sorted."""
     return await column(url, f"SELECT version_num FROM {table} ORDER BY 1")
 
 

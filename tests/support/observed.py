@@ -1,6 +1,6 @@
-"""A service with the OpenTelemetry SDK: ``python -m tests.support.observed URL`` prints all that it exports, as JSON.
+"""Run a service with the OpenTelemetry SDK: ``python -m tests.support.observed URL`` prints its exports as JSON.
 
-A program of its own, since providers can be set only once in a process.
+It is a program of its own because providers can be set only once in a process.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
 from rwriter._urls import connect_arguments
 from tests.support.records import record
 
-NOBODY = "postgresql+asyncpg://u@127.0.0.1:1/d"
-"""Nothing listens there."""
+UNREACHABLE = "postgresql+asyncpg://u@127.0.0.1:1/d"
+"""The URL of a port on which no server listens."""
 
 
 def secret(**changes: Any) -> CompletedRequest:
-    """A record whose bodies and key can be searched for in what is exported."""
+    """Return a record whose bodies and key contain ``MARKER``, so that a test can search the exports for them."""
     return record(**({"request_body": "MARKER q", "response_body": "MARKER a", "api_key": "sk-MARKER"} | changes))
 
 
 async def send(writer: RequestsWriter, *records: CompletedRequest) -> None:
-    """Send ``records`` and wait until each has its fate."""
+    """Send ``records`` and wait until each is settled. Raises any error but ``RecordNotStored``."""
     answers = await asyncio.gather(*(writer.send(one, wait="committed") for one in records), return_exceptions=True)
     for answer in answers:
         if answer is not None and not isinstance(answer, RecordNotStored):
@@ -43,7 +43,7 @@ async def send(writer: RequestsWriter, *records: CompletedRequest) -> None:
 
 
 async def store(url: str) -> dict[str, Any]:
-    """Records that end as rows, as skipped and as dead; the account and what was exported of it."""
+    """Send records that are persisted, skipped and refused by the database; returns the number accepted."""
     async with DbEngines.from_url(url) as engines, RequestsWriter(engines, name="stored") as writer:
         first = [secret() for _ in range(5)]
         await send(writer, *first)
@@ -53,15 +53,15 @@ async def store(url: str) -> dict[str, Any]:
 
 
 async def drop() -> dict[str, Any]:
-    """Records that no database takes."""
-    engine = create_async_engine(NOBODY, poolclass=NullPool)
+    """Send records to an unreachable database, so that they are dropped; returns the number accepted."""
+    engine = create_async_engine(UNREACHABLE, poolclass=NullPool)
     async with RequestsWriter(engine, name="dropped", max_retries=1, retry_base_delay=0, give_up_after=0) as writer:
         await send(writer, secret(), secret(), secret())
         return {"accepted": writer.stats.accepted}
 
 
 async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
-    """Records still in the buffer while the gauges are read."""
+    """Read the gauges while two records are in the buffer; returns them beside the values they should have."""
     parsed, arguments = connect_arguments(url)
     engine = create_async_engine(parsed, connect_args=arguments, poolclass=NullPool)
     async with RequestsWriter(engine, name="waiting", linger=600) as writer:
@@ -78,8 +78,8 @@ async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
 
 
 async def main(url: str) -> None:
-    """Run the three and print what came of them."""
-    # after the import of rwriter, as most services do
+    """Run the three services and print what they returned and exported."""
+    # providers are set after the import of rwriter, as in most services
     spans, reader, lines = InMemorySpanExporter(), InMemoryMetricReader(), io.StringIO()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))

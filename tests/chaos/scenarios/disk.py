@@ -13,8 +13,8 @@ from tests.chaos.harness import Service
 from tests.chaos.service import Orders
 from tests.chaos.small_disk import small_disk
 from tests.support.faults import proxy_to
+from tests.support.sizes import MIB
 
-MIB = 1024 * 1024
 ROOM = 2 * MIB
 # a spool leaves some of its disk free, to be able to take rows out again
 DISK = 32 * MIB

@@ -18,8 +18,8 @@ from tests.chaos.scenarios.outage import PATIENT
 from tests.chaos.service import Orders
 from tests.support.faults import proxy_to
 from tests.support.records import new_request
+from tests.support.sizes import MIB
 
-MIB = 1024 * 1024
 BODY = 50_000
 CHANNEL = 4 * MIB
 SMALL = {"channel_bytes": CHANNEL, "batch_size": 20}

@@ -1,0 +1,330 @@
+"""Measure what hostile inputs do to a service's event loop, processor and memory, bare and behind the library.
+
+Every input is played twice, each time in a fresh process and without a server between: at a bare ASGI app that reads
+the request and sends an answer, and at the same app behind ``CaptureMiddleware``. Stored rows are read back bare, as
+they are, and through ``responses_app``. Senders wait for a queue of asyncio's, and for a writer whose flushes hang.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import gzip
+import itertools
+import multiprocessing
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from bench.database import Database
+from bench.memory import locked, trim
+from bench.processes import peak_since, resident
+from bench.traffic import record
+from rwriter import CompletedRequest, RequestStore, RequestsWriter
+from rwriter.asgi import CaptureMiddleware, responses_app
+from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
+
+KINDS: Final = ("bare", "captured")
+DEADLINE: Final = 120.0
+"""Seconds until one input is given up."""
+TICK: Final = 0.001
+PIECE: Final = 65_536
+"""Bytes of a body that arrive at once, as a server hands them on."""
+CHAT: Final = "/v1/chat/completions"
+RESPONSES: Final = "/v1/responses"
+MB: Final = 1_000_000
+CAPACITY: Final = 10
+"""Records in the buffer that senders wait for."""
+
+encode: Final = msgspec.json.encode
+
+
+class Call(msgspec.Struct, frozen=True):
+    """An input: requests, ``times`` of them at once, and the pieces of the app's answer to each.
+
+    ``withheld``: the request has no key and its end never arrives; the app refuses without reading. ``stored``: the
+    bodies of a row that is read back by a ``GET`` with ``query``.
+    ``senders``: so many wait for room, and are cancelled.
+    """
+
+    path: str = CHAT
+    body: bytes = b'{"model":"m","stream":true,"messages":[]}'
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    answer: tuple[bytes, ...] = (b'{"object":"chat.completion","choices":[]}',)
+    times: int = 1
+    withheld: bool = False
+    stored: tuple[str, str] | None = None
+    query: str = ""
+    senders: int = 0
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all requests, answers and rows, or the number of senders."""
+        stored = sum(map(len, self.stored or ()))
+        return self.senders or self.times * (len(self.body) + sum(map(len, self.answer))) + stored
+
+
+def _coded(body: bytes, codings: bytes) -> Call:
+    return Call(body=body, headers=((b"content-encoding", codings),))
+
+
+def _unfolding(size: int) -> bytes:
+    """Return ``size`` bytes of JSON, compressed twice, without ever holding them."""
+    once = zlib.compressobj(9, wbits=31)
+    parts = [once.compress(b'{"input":"'), *(once.compress(b"a" * MB) for _ in range(size // MB)), once.compress(b'"}')]
+    return gzip.compress(b"".join(parts) + once.flush())
+
+
+def _streamed(*events: Any, path: str = CHAT, times: int = 1) -> Call:
+    pieces = [b"data: " + encode(event) + b"\n\n" for event in events] * times
+    return Call(path=path, answer=(*pieces, b"data: [DONE]\n\n"))
+
+
+def _delta(delta: Any, **more: Any) -> dict[str, Any]:
+    return {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": delta, **more}]}
+
+
+def _tool_calls(number: int) -> Call:
+    call = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+    return _streamed(_delta({"tool_calls": [{"index": each, "id": f"c{each}", **call} for each in range(number)]}))
+
+
+def _message(number: int, text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    return {"type": "message", "id": f"msg_{number}", "role": "assistant", "status": "completed", "content": content}
+
+
+def _response(items: int, text: str) -> dict[str, Any]:
+    output = [_message(number, text) for number in range(items)]
+    return {"id": "resp_1", "object": "response", "status": "completed", "model": "m", "output": output}
+
+
+def _completed(size: int, times: int) -> Call:
+    event = {"type": "response.completed", "response": _response(1, "a" * (size // times))}
+    return _streamed(event, path=RESPONSES, times=times)
+
+
+def _logprobs(size: int) -> Call:
+    token = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": []}
+    return _streamed(_delta({"content": "a"}, logprobs={"content": [token] * (size // len(encode(token)))}))
+
+
+def _small_values(size: int, last: bytes = b"{}", **more: Any) -> bytes:
+    return encode({"model": "m", **more})[:-1] + b',"input":[' + b'{"a":1},' * (size // 8) + last + b"]}"
+
+
+def _items(size: int) -> tuple[str, str]:
+    return '{"input":[' + '"a",' * (size // 4) + '"a"]}', encode(_response(1, "a")).decode()
+
+
+INPUTS: Final[Mapping[str, Callable[[int], Call]]] = {
+    "gzip within gzip, 256 MB": lambda part: _coded(_unfolding(256 * MB // part), b"gzip, gzip"),
+    "gzip named 1,000 times": lambda part: _coded(Call().body, b",".join([b"gzip"] * (1_000 // part))),
+    "1 MB of empty gzip members": lambda part: _coded(gzip.compress(b"") * (50_000 // part), b"gzip"),
+    "10,000 tool calls in a chunk": lambda part: _tool_calls(10_000 // part),
+    "40 large response.completed": lambda part: _completed(8 * MB // part, 40),
+    "one event of 8 MB": lambda part: _logprobs(8 * MB // part),
+    "background, 8 MB of values": lambda part: Call(RESPONSES, _small_values(8 * MB // part, background=True)),
+    "NaN at the end of 8 MB": lambda part: Call(RESPONSES, _small_values(8 * MB // part, b"NaN")),
+    "40 bodies of 8 MB withheld": lambda part: Call(RESPONSES, b"a" * (8 * MB // part), times=40, withheld=True),
+    "20,000 senders cancelled": lambda part: Call(senders=20_000 // part),
+    "an item of a request of 8 MB": lambda part: Call(
+        body=b"", answer=(), stored=_items(8 * MB // part), query="/input_items?limit=1"
+    ),
+    "20,000 items as a stream": lambda part: Call(
+        body=b"", answer=(), stored=("{}", encode(_response(20_000 // part, "a" * 100)).decode()), query="?stream=true"
+    ),
+}
+"""By name; the argument divides the size."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Take the choice of inputs."""
+    parser.add_argument("--only", nargs="+", default=[], help="words; inputs whose names have one of them are played")
+
+
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Play every input at every kind of service, each in a process of its own."""
+    chosen = [name for name in INPUTS if not options.only or any(word in name for word in options.only)]
+    found: dict[str, Any] = {name: {} for name in chosen}
+    loop, part = asyncio.get_running_loop(), 10 if options.quick else 1
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as fresh:
+        async with Database(url).tables():
+            for name in chosen:
+                for kind in KINDS:
+                    found[name][kind] = await loop.run_in_executor(fresh, _in_a_process, url, name, kind, part)
+    return {"inputs": found}
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each input and kind of service."""
+    head = ("longest stall, ms", "CPU, s", "peak memory, MB", "records")
+    yield f"{'input':<30} {'bytes':>12} {'':<9}" + "".join(f"{name:>18}" for name in head)
+    for name, kinds in result["inputs"].items():
+        for kind, one in kinds.items():
+            figures = (f"{one['stall_ms']:,.0f}", f"{one['cpu_s']:.2f}", f"{one['grown_mb']:,.0f}", f"{one['records']}")
+            yield f"{name:<30} {one['size']:>12,} {kind:<9}" + "".join(f"{figure:>18}" for figure in figures)
+
+
+# -- one input, in its process
+
+
+def _in_a_process(url: str, name: str, kind: str, part: int) -> dict[str, Any]:
+    return asyncio.run(_played(Database(url), INPUTS[name](part), captured=kind == "captured"))
+
+
+async def _played(database: Database, call: Call, *, captured: bool) -> dict[str, Any]:
+    capacity: dict[str, Any] = {"channel_capacity": CAPACITY} if call.senders else {}
+    async with (
+        database.engines(3) as engines,
+        RequestsWriter(engines, drain_timeout=DEADLINE, **capacity) as writer,
+    ):
+        await writer.send(record("{}", "{}"), wait="committed")  # warms the connection and its statements
+        async with (
+            asyncio.timeout(DEADLINE),
+            _work(call, writer, RequestStore(engines), database, captured=captured) as work,
+        ):
+            before = writer.stats.persisted
+            figures = await _measured(work)
+        return {"size": call.size, **figures, "records": writer.stats.persisted - before}
+
+
+@contextlib.asynccontextmanager
+async def _work(
+    call: Call, writer: RequestsWriter, store: RequestStore, database: Database, *, captured: bool
+) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Prepare what is not measured, and yield what is."""
+    async with contextlib.AsyncExitStack() as stack:
+        if call.senders:
+            if captured:
+                await stack.enter_async_context(locked(database))
+            yield functools.partial(_cancel, await _waiting(call.senders, writer if captured else None))
+        elif call.stored is not None:
+            row = record(*call.stored)
+            await writer.send(row, wait="committed")
+            app: Any = responses_app(store, writer=writer, attribute=_owner) if captured else _as_stored(store, row)
+            path = f"{RESPONSES}/resp_{row.request_id}"
+            yield functools.partial(_ask, app, call, path, method="GET")
+        else:
+            yield functools.partial(_ask_all, call, writer if captured else None)
+
+
+async def _measured(work: Callable[[], Awaitable[object]]) -> dict[str, float]:
+    """Return the longest stall of the loop during ``work``, the process's CPU time, and the growth of its memory."""
+    trim()
+    before, cpu, grown = resident(), time.process_time(), peak_since()
+    ticks = [time.perf_counter()]
+    ticker = asyncio.create_task(_tick(ticks), name="bench-ticker")
+    await asyncio.sleep(TICK * 20)
+    ticks.append(time.perf_counter())
+    await work()
+    await asyncio.sleep(TICK * 20)
+    ticker.cancel()
+    stall = max(late - early for early, late in itertools.pairwise(ticks[1:])) - TICK
+    used = time.process_time() - cpu
+    return {"stall_ms": stall * 1_000, "cpu_s": used, "grown_mb": max(0, grown() - before) / MB}
+
+
+async def _tick(ticks: list[float]) -> None:
+    while True:
+        await asyncio.sleep(TICK)
+        ticks.append(time.perf_counter())
+
+
+def _owner(_key: str, _scope: Scope) -> str:
+    return "bench"
+
+
+# -- requests
+
+
+async def _ask_all(call: Call, writer: RequestsWriter | None) -> None:
+    app: Any = functools.partial(_serve, call)
+    middleware = None
+    if writer is not None:
+        app = middleware = CaptureMiddleware(app, writer, attribute=_owner, drain_timeout=DEADLINE)
+    await asyncio.gather(*(_ask(app, call, call.path) for _ in range(call.times)))
+    if writer is not None and middleware is not None:
+        await middleware.aclose()
+        await writer.flush(DEADLINE)
+
+
+async def _serve(call: Call, _scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that was read whole, or refuse it unread."""
+    more = not call.withheld
+    while more:
+        more = (await receive()).get("more_body", False)
+    kind = b"text/event-stream" if len(call.answer) > 1 else b"application/json"
+    await _say(send, call.answer, HTTPStatus.UNAUTHORIZED if call.withheld else HTTPStatus.OK, kind)
+
+
+def _as_stored(store: RequestStore, row: CompletedRequest) -> ASGIApp:
+    """Return an app that sends a row's two bodies as they are."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        found: Any = await store.get_request(row.request_id)
+        await _say(send, (found.body.encode(), found.response_body.encode()), HTTPStatus.OK, b"application/json")
+
+    return app
+
+
+async def _say(send: Send, answer: Sequence[bytes], status: int, kind: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
+    for piece in answer:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _ask(app: Any, call: Call, path: str, *, method: str = "POST") -> None:
+    """Send a request to ``app`` piece by piece, and close the connection when the answer is there."""
+    answered, sent = asyncio.Event(), iter(range(0, max(1, len(call.body)), PIECE))
+
+    async def receive() -> Message:
+        start = next(sent, None)
+        if start is None:
+            await answered.wait()
+            return {"type": "http.disconnect"}
+        # a copy, as every connection has its own bytes
+        piece = bytes(bytearray(call.body[start : start + PIECE]))
+        return {"type": "http.request", "body": piece, "more_body": call.withheld or start + PIECE < len(call.body)}
+
+    async def send(message: Message) -> None:
+        if (
+            message["type"] == "http.response.start"
+            and (message["status"] < HTTPStatus.MULTIPLE_CHOICES) is call.withheld
+        ):
+            msg = f"{path} was answered {message['status']}"
+            raise AssertionError(msg)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            answered.set()
+
+    path, _, query = f"{path}{call.query}".partition("?")
+    key = [] if call.withheld else [(b"authorization", b"Bearer sk-bench")]
+    headers = [*key, (b"content-type", b"application/json"), *call.headers]
+    named = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path}
+    await app(named | {"headers": headers, "query_string": query.encode(), "root_path": "", "state": {}}, receive, send)
+
+
+# -- senders
+
+
+async def _waiting(number: int, writer: RequestsWriter | None) -> list[asyncio.Task[Any]]:
+    """Start senders that wait for room in ``writer``, or in a queue of asyncio's."""
+    queue: asyncio.Queue[Any] = asyncio.Queue(CAPACITY)
+    put = queue.put if writer is None else writer.send
+    tasks = [asyncio.create_task(put(record("{}", "{}"))) for _ in range(number)]
+    await asyncio.sleep(0.1)
+    return tasks
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in reversed(tasks):
+        task.cancel()
+    await asyncio.wait(tasks)
