@@ -36,14 +36,16 @@ class Moment(enum.Enum):
 class CommitCutter(PostgresProxy):
     """Cuts the line at the commits for which ``moments`` has a moment, and lets the others pass."""
 
-    def __init__(self, host: str, port: int, moments: Iterator[Moment | None]) -> None:
+    def __init__(self, host: str, port: int, moments: Iterator[Moment | None], *, flushes_only: bool = False) -> None:
         super().__init__(host, port)
+        # what a message must have for its Sync to count: a flush's arrays, or anything
+        self._least_bytes: Final = FLUSH_BYTES if flushes_only else 0
         self._moments: Final = moments
         self.cuts: Final[Counter[Moment]] = Counter()
 
     async def on_message(self, line: Line, message: Message) -> bool:
         """Forward ``message``; where it commits, cut the line at the next moment."""
-        moment = next(self._moments, None) if _commits(line, message) else None
+        moment = next(self._moments, None) if _commits(line, message, self._least_bytes) else None
         if moment is None:
             return await super().on_message(line, message)
         self.cuts[moment] += 1
@@ -59,7 +61,7 @@ class CommitCutter(PostgresProxy):
         return False
 
 
-def _commits(line: Line, message: Message) -> bool:
+def _commits(line: Line, message: Message, least_bytes: int) -> bool:
     """Return True if the server will commit on ``message``, and note what that depends on for the next."""
     before = line.note
     if message.data.endswith(BEGIN):
@@ -69,7 +71,7 @@ def _commits(line: Line, message: Message) -> bool:
     elif line.note != IN_TRANSACTION:
         # outside of a transaction it is the Sync that commits what was executed: a flush, whose arrays are bound to it,
         # and not what the driver asks when it connects
-        if message.kind == BIND and len(message.data) > FLUSH_BYTES:
+        if message.kind == BIND and len(message.data) > least_bytes:
             line.note = BOUND
         else:
             line.note = EXECUTED if message.kind == EXECUTE and before == BOUND else ""

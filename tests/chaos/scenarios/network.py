@@ -20,7 +20,7 @@ IMPATIENT: dict[str, Any] = {"connect_timeout": 1.0, "statement_timeout": 1.0}
 async def commit_cut(ground: Ground, *, cuts: int, seed: int = 3) -> Outcome:
     """Reset connections before, with and after COMMIT. Others pass in between, so that retries succeed."""
     url, spool = await ground.database(), ground.folder("spool")
-    async with CommitCutter("127.0.0.1", ground.server.port, _moments(cuts, seed)) as proxy:
+    async with CommitCutter("127.0.0.1", ground.server.port, _moments(cuts, seed), flushes_only=True) as proxy:
         orders = Orders(url=proxy.url(url), spool=str(spool), writer=PATIENT | {"batch_size": 20})
         async with ground.service(orders) as service:
             await service.until(lambda: proxy.cuts.total() == cuts)
