@@ -237,7 +237,8 @@ async def test_a_logger_that_cannot_record_breaks_no_call_counts_and_says_so(
     await asyncio.to_thread(litellm.completion, **CALL, mock_response="hello")
     await eventually(lambda: logger.stats.lost == 5)
     said = [entry.getMessage() for entry in caplog.records if entry.name == "rwriter"]
-    assert said == [f"litellm: a call was not recorded, WriterClosed; {number} of them so far" for number in (1, 2, 4)]
+    told = "the writer is closed: the record was not accepted"
+    assert said == [f"litellm: a call was not recorded, {told}; {number} of them so far" for number in (1, 2, 4)]
 
 
 def test_a_writer_whose_loop_is_gone_loses_records_and_breaks_no_call(rwriter_engines: TestDbEngines) -> None:
