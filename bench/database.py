@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, migrate
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.schema import request_templates, requests
 from rwriter.testing import PostgresServer
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalErro
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._escape import escape
-from rwriter._urls import URL_FORM
+from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
 
 

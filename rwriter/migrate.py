@@ -25,8 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import schema as tables
 from rwriter._escape import escape
-from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
+from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
 from rwriter.store import RequestStore, current_revision, revision_in_service
 

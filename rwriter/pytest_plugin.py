@@ -77,7 +77,7 @@ class Databases:
         from sqlalchemy.ext.asyncio import create_async_engine
         from sqlalchemy.pool import NullPool
 
-        from rwriter._urls import connect_arguments
+        from rwriter.engines._urls import connect_arguments
 
         async def main() -> None:
             url, connect_args = connect_arguments(self._server_url)
@@ -125,7 +125,7 @@ def rwriter_engines(rwriter_database: str) -> TestDbEngines:
     from sqlalchemy.ext.asyncio import create_async_engine
     from sqlalchemy.pool import NullPool
 
-    from rwriter._urls import connect_arguments
+    from rwriter.engines._urls import connect_arguments
     from rwriter.testing import TestDbEngines
 
     url, connect_args = connect_arguments(rwriter_database)

@@ -21,12 +21,12 @@ import rwriter
 from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore
 from rwriter._guarded import Guarded
 from rwriter._keys import KeyDigest, digest
-from rwriter._urls import read_url
 from rwriter.asgi._attribution import Attributed
 from rwriter.asgi._capture.call import Owner
 from rwriter.asgi._capture.endings import Failure
 from rwriter.asgi._capture.facts import Asked, Said
 from rwriter.demo._traffic import Pair
+from rwriter.engines._urls import read_url
 from rwriter.spool import SpooledRecord
 from rwriter.store import DeadLetter, DeadLetters, RequestPage
 from rwriter.testing import TestDbEngines

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rwriter._urls import URL_FORM
+from rwriter.engines._urls import URL_FORM
 
 demo_app = typer.Typer()
 

@@ -8,8 +8,8 @@ from typing import Annotated, Final, TypeAlias
 
 import typer
 
-from rwriter._urls import URL_FORM
 from rwriter.engines import DbEngines
+from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
 from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
 

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rwriter._database_errors import forget_locals, lost_connection, mark_connecting, never_sent, sqlstate_of
-from rwriter._pools import condemn_idle
 from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema
+from rwriter.engines._pools import condemn_idle
 
 T = TypeVar("T")
 

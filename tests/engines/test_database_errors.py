@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import RequestsWriter
 from rwriter._database_errors import Kind, advice, backoff, describe, explain, failure_of, sqlstate_of
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from tests.support.records import record
 
 SQLSTATES = {

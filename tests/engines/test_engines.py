@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, RequestStore
 from rwriter._database_errors import Kind, failure_of, sqlstate_of
-from rwriter._urls import connect_arguments, read_url
 from rwriter.engines import schema_of
+from rwriter.engines._urls import connect_arguments, read_url
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually

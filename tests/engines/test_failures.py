@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.types import TypeEngine
 
 from rwriter._database_errors import Kind, describe, failure_of, server_message, sqlstate_of
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.testing import TcpProxy
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, RequestStore, RequestsWriter, new_request_id
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually
 from tests.support.faults import proxy_to

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import DbEngines, RequestStore
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from tests.support.faults import proxy_to
 
 

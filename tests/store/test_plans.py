@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from rwriter import RequestFilter, RequestStore
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from tests.support.driving import eventually
 from tests.support.records import new_request, record

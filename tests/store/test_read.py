@@ -15,8 +15,8 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter._database_errors import sqlstate_of
-from rwriter._urls import connect_arguments
 from rwriter.engines import in_schema
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.schema import STATES, TOMBSTONE_OWNER, request_templates, requests
 from rwriter.testing import TestDbEngines

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import DbEngines, RequestFilter, RequestStore, new_request_id
 from rwriter._database_errors import sqlstate_of
-from rwriter._urls import connect_arguments
 from rwriter.engines import in_schema
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import BIN_DIR_VARIABLE, Databases
 from rwriter.records import decode_record
 from rwriter.schema import dead_letters, requests

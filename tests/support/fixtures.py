@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import RequestStore
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.store import _listing
 from rwriter.testing import TestDbEngines

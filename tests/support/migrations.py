@@ -15,7 +15,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 
 ROOT: Final = Path(__file__).parents[2]
 ODD_SCHEMA: Final = "We ird-Schéma"

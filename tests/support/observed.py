@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from tests.support.records import record
 
 UNREACHABLE = "postgresql+asyncpg://u@127.0.0.1:1/d"

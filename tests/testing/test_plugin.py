@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 
 URL_VARIABLE = "RWRITER_TEST_DATABASE_URL"
 BIN_DIR_VARIABLE = "RWRITER_TEST_POSTGRES_BIN_DIR"

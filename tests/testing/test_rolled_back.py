@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from rwriter import DbEngines, RequestStore, RequestsWriter
 from rwriter._database_errors import sqlstate_of
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.testing import TestDbEngines, rolled_back
 from tests.support.records import record
 

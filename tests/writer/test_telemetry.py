@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter._urls import connect_arguments
+from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 
 INSTRUMENTS = {

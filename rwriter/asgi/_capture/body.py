@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
-from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._capture.facts import skim
 from rwriter.asgi._json import to_text
 
 HEAD_BYTES: Final = 64 * 1024

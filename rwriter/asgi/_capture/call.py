@@ -17,10 +17,19 @@ from rwriter.asgi._attribution import credentials_of
 from rwriter.asgi._capture.budget import Share
 from rwriter.asgi._capture.endings import CANCELLED, DISCONNECTED, TRUNCATED, Failure, app_raised
 from rwriter.asgi._capture.exchange import Answer, Exchange
-from rwriter.asgi._capture.facts import Asked, Said, id_in, metadata_of, model_in_form, name_in, read, tokens_of
+from rwriter.asgi._capture.facts import (
+    Asked,
+    Said,
+    error_told,
+    id_in,
+    metadata_of,
+    model_in_form,
+    name_in,
+    read,
+    skim,
+    tokens_of,
+)
 from rwriter.asgi._capture.paths import model_in, stored_path
-from rwriter.asgi._capture.skim import skim
-from rwriter.asgi._capture.verdict import error_told
 from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._json import to_text, with_error

@@ -14,7 +14,7 @@ from backports import zstd
 from rwriter.asgi._capture import codings
 from rwriter.asgi._capture.body import Body
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
-from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._capture.facts import skim
 
 WANTED = ("id", "model", "usage", "status")
 

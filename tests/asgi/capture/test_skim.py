@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._capture.facts import skim
 
 WANTED = ("id", "model", "usage")
 names = st.sampled_from([*WANTED, "other", '"', "\\", '\\"', ""])

@@ -1,4 +1,4 @@
-"""Engines for the SQL: one engine for writes, one for reads, or a single engine for both."""
+"""The protocol of providers and the providers for production: engines handed in, or made from a URL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter._asyncpg import ClosingConnection, Connector
-from rwriter._pools import watch_idle_connections
-from rwriter._urls import read_url
 from rwriter._validation import at_least, positive
+from rwriter.engines._asyncpg import ClosingConnection, Connector
+from rwriter.engines._pools import watch_idle_connections
+from rwriter.engines._urls import read_url
 
 Password: TypeAlias = str | Callable[[], str | Awaitable[str]]
 """A password, or a function, async or not, that returns the one of the moment: it is asked at each connect."""

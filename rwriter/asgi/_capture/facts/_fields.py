@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from rwriter._guarded import Guarded
-from rwriter.asgi._capture.skim import skim
+from rwriter.asgi._capture.facts._skim import skim
 from rwriter.asgi._json import UNREADABLE, loads
 from rwriter.asgi._usage import tokens_in
 from rwriter.records import METADATA_LIMIT, NAME_LIMIT, repair

@@ -1,4 +1,4 @@
-"""Whether an answer was one: an error told in the body of a 200 makes the call a failed one.
+"""Judge whether an answer was one: an error told in the body of a 200 makes the call a failed one.
 
 One place for plain, streamed and background answers of all families of APIs: it looks at the finished body.
 """
@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._guarded import Guarded
-from rwriter.asgi._capture.facts import Said
+from rwriter.asgi._capture.facts._fields import Said
 from rwriter.asgi._fold.errors import StreamError, describe
 from rwriter.asgi._json import UNREADABLE, loads
 

@@ -1,0 +1,23 @@
+"""Engines for the SQL: one engine for writes, one for reads, or a single engine for both."""
+
+from rwriter.engines._providers import (
+    DbEngines,
+    EngineProvider,
+    Password,
+    as_provider,
+    check_engine,
+    hiding_parameters,
+    in_schema,
+    schema_of,
+)
+
+__all__ = [
+    "DbEngines",
+    "EngineProvider",
+    "Password",
+    "as_provider",
+    "check_engine",
+    "hiding_parameters",
+    "in_schema",
+    "schema_of",
+]
