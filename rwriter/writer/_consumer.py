@@ -148,7 +148,10 @@ class Consumer:
         if self._outage.absent_for >= limit:
             overdue = self._channel.take_older(limit)
             reason = f"the database has been away for {limit:g} s, {self._outage.error}"
-            await self._delivery.spool_or_drop(overdue, reason)
+            try:
+                await self._delivery.spool_or_drop(overdue, reason)
+            finally:
+                self._channel.give_back(overdue)
 
     def _is_done(self) -> bool:
         return self._channel.closed and not self._channel.pending
