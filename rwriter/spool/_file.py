@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from rwriter.errors import SpoolFull, SpoolUnusable
 from rwriter.spool import _folder
 from rwriter.spool._liveness import Claimant, bury, is_alive
-from rwriter.spool._rows import FREE, SCHEMA, SELECT, Listed, Row, Stored, checksum_of, read_row
+from rwriter.spool._rows import FREE, KNOWN_AS, SCHEMA, SELECT, Listed, Row, Stored, checksum_of, read_row
 from rwriter.spool._salvage import salvage
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class SpoolFile:
 
     def find_custom(self, custom_id: str) -> list[bytes]:
         """Return the payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
-        return self._payloads("custom_id = ? ORDER BY seq DESC", custom_id)
+        return self._payloads(f"{KNOWN_AS} ORDER BY seq DESC", custom_id)
 
     def _payloads(self, condition: str, value: object) -> list[bytes]:
         def work() -> list[bytes]:

@@ -32,7 +32,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
-from rwriter.records import CompletedRequest, succeeded
+from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import (
@@ -57,6 +57,7 @@ _Value = TypeVar("_Value")
 _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
     "id": Uuid(),
     "custom_id": Text(),
+    "first_id": Text(),
     "model": Text(),
     "path": Text(),
     "api_key": Text(),
@@ -141,6 +142,7 @@ def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
     return {
         "id": [r.request_id for r in records],
         "custom_id": _sparse([r.custom_id for r in records]),
+        "first_id": _sparse(list(map(first_id_of, records))),
         "model": [r.model for r in records],
         "path": [r.endpoint for r in records],
         "api_key": [r.api_key for r in records],
@@ -270,7 +272,8 @@ def _templates(batch: CTE, written: CTE) -> CTE:
     v = batch.c
     values = {
         "id": v.id,
-        "custom_id": v.custom_id,
+        # an id before that of the request: nearly always null, and then in no index
+        "custom_id": v.first_id,
         "endpoint": constant(""),
         "method": constant("POST"),
         "path": v.path,
@@ -291,17 +294,23 @@ def _templates(batch: CTE, written: CTE) -> CTE:
 
 
 def _facts(batch: CTE, written: CTE) -> CTE:
-    """Write the metadata of records whose row was begun before: their templates are there already.
+    """Write the metadata and the first ids of records whose row was begun before: their templates are there already.
 
-    A template inserted by the statement is not seen here: it has its metadata.
+    A template inserted by the statement is not seen here: it has them.
     """
     v = batch.c
-    begun = select(written.c.template_id).join_from(written, batch, written.c.id == v.id).where(v.metadata.is_not(None))
+    told = v.metadata.is_not(None) | v.first_id.is_not(None)
+    begun = select(written.c.template_id).join_from(written, batch, written.c.id == v.id).where(told)
     # the maximum, as several rows may share a template that somebody made for them
     own = select(cast(func.max(v.metadata), JSONB())).join_from(written, batch, written.c.id == v.id)
+    first = select(func.max(v.first_id)).join_from(written, batch, written.c.id == v.id)
+    ours = written.c.template_id == request_templates.c.id
     return (
         update(request_templates)
-        .values(metadata=own.where(written.c.template_id == request_templates.c.id).scalar_subquery())
+        .values(
+            metadata=func.coalesce(own.where(ours).scalar_subquery(), request_templates.c.metadata),
+            custom_id=func.coalesce(first.where(ours).scalar_subquery(), request_templates.c.custom_id),
+        )
         .where(
             # an array, so that the templates are found by their key, whatever the planner thinks of the batch
             request_templates.c.id == func.any(func.array(begun.scalar_subquery())),

@@ -35,6 +35,7 @@ class CompletionsFold:
     """
 
     failure: dict[str, Any] | None = None
+    other_id: str | None = None
     markers: Final = frozenset({"[DONE]"})
 
     def __init__(self, budget: Budget) -> None:
@@ -51,7 +52,7 @@ class CompletionsFold:
         return self._done or (bool(self._finished) and len(self._finished) == len(self._choices))
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take one chunk. A field that is in every chunk keeps its last value."""
+        """Take one chunk. A field that is in every chunk keeps its last value, and its first id."""
         top = self._top
         self._done = self._done or event is DONE
         if type(event.get("choices")) is not list and type(event.get("object")) is not str:
@@ -62,6 +63,8 @@ class CompletionsFold:
             if key == "choices":
                 top.setdefault(key, None)  # keeps its place among the fields
                 self._add_choices(value)
+            elif key == "id" and top.get(key):
+                self.other_id = name_of(value) or self.other_id
             elif key == "usage":
                 self._add_usage(value)
             elif key == "x_groq" and type(value) is dict and value.get("usage"):

@@ -30,6 +30,10 @@ class Fold(Protocol):
     def failure(self) -> dict[str, Any] | None:
         """The error object of an answer that ended as failed, else ``None``."""
 
+    @property
+    def other_id(self) -> str | None:
+        """An id that the client has seen beside the one in the object, ``None`` if the id never changed."""
+
     def add(self, event: dict[str, Any]) -> None:
         """Take an event. One of another kind changes nothing."""
 

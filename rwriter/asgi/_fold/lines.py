@@ -16,6 +16,7 @@ class LinesFold:
 
     markers: Final = frozenset[str]()
     failure: dict[str, Any] | None = None
+    other_id: str | None = None
 
     def __init__(self, budget: Budget) -> None:
         self.complete = False

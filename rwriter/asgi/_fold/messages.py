@@ -42,6 +42,7 @@ class MessagesFold:
     def __init__(self, budget: Budget) -> None:
         self.complete = False
         self.failure: dict[str, Any] | None = None
+        self.other_id: str | None = None
         self._budget = budget
         self._top: Node = {}
         self._blocks = Indexed(budget)
@@ -76,6 +77,8 @@ class MessagesFold:
             if key == "content" and type(value) is list:
                 self._top.setdefault(key, None)  # keeps its place among the fields
                 self._take_whole(value)
+            elif key == "id" and self._top.get(key) not in {None, value}:
+                self.other_id = name_of(value) or self.other_id
             elif key == "usage" and type(value) is dict:
                 tree.merge_counts(self._top, key, value, self._budget)
             else:

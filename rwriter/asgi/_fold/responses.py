@@ -55,11 +55,17 @@ class ResponsesFold:
     def __init__(self, budget: Budget) -> None:
         self.complete = False
         self.failure: dict[str, Any] | None = None
+        self._first_id: str | None = None
         self._budget = budget
         self._top: Node = {}
         self._output = Indexed(budget)
         # the item or part that the last piece went to, by what the piece told of it: nearly all go to the same
         self._last: tuple[Any, Node] | None = None
+
+    @property
+    def other_id(self) -> str | None:
+        """The first id, if the response has another now."""
+        return None if self._first_id == self._top.get("id") else self._first_id
 
     def add(self, event: dict[str, Any]) -> None:
         """Take one event."""
@@ -82,6 +88,7 @@ class ResponsesFold:
 
     def _take_snapshot(self, response: dict[str, Any]) -> None:
         """Take the response as it stands before its end: items in it are announced by it."""
+        self._first_id = self._first_id or name_of(response.get("id"))
         for key, value in response.items():
             if key == "output" and type(value) is list and value:
                 for number, item in enumerate(value):

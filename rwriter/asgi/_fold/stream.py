@@ -83,6 +83,11 @@ class StreamFold:
         """True if events came, and none was of a known kind."""
         return self._strange and self._fold is None and self._error is None
 
+    @property
+    def other_id(self) -> str | None:
+        """An id of the answer that the client has seen beside the one in the body, if its id has changed."""
+        return None if self._fold is None else self._fold.other_id
+
     def result(self) -> Folded:
         """Return what has come so far, without changing anything."""
         failure = None if self._fold is None else self._fold.failure
