@@ -171,6 +171,13 @@ Index(
     postgresql_where=requests.c.custom_id.is_not(None),
 )
 
+# the reader looks a response up under an id that its client saw before that one: in few rows there is any
+Index(
+    "ix_request_templates_custom_id",
+    request_templates.c.custom_id,
+    postgresql_where=request_templates.c.custom_id.is_not(None) & request_templates.c.file_id.is_(None),
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,

@@ -1,4 +1,4 @@
-"""Tokens, first-token time, metadata and erasures.
+"""Tokens, first-token time, metadata, erasures, and answers that changed their id.
 
 Online: nullable columns without defaults are catalogue entries, and no row is rewritten. ``IF NOT EXISTS``, so that a
 column that somebody made ahead of an upgrade does not stop it; ``rwriter check`` says whether it is the right one.
@@ -31,7 +31,14 @@ UPGRADE = (
     "CREATE TABLE erasures (owner_digest text PRIMARY KEY, erased_at timestamptz NOT NULL)",
 )
 
+# the reader looks a response up under an id that its client saw before the one in requests.custom_id
+INDEX = """
+    CREATE INDEX {concurrently} IF NOT EXISTS ix_request_templates_custom_id ON request_templates (custom_id)
+    WHERE custom_id IS NOT NULL AND file_id IS NULL
+"""
+
 DOWNGRADE = (
+    "DROP INDEX ix_request_templates_custom_id",
     """
     ALTER TABLE requests
         DROP COLUMN input_tokens,
@@ -46,9 +53,33 @@ DOWNGRADE = (
 
 
 def upgrade() -> None:
-    """Add the columns and the table."""
+    """Add the index, the columns and the table."""
+    build_index()
     for statement in UPGRADE:
         op.execute(statement)
+
+
+def build_index() -> None:
+    """Build the index, outside a transaction where that is possible.
+
+    Comes before all else of the revision, so that a build that failed can be repeated.
+    """
+    if op.get_context().as_sql:  # a script may be run as one transaction
+        op.execute(INDEX.format(concurrently=""))
+        return
+    try:
+        with op.get_context().autocommit_block():
+            build_concurrently()
+    except AssertionError:  # in a transaction of the caller's, or behind a pooler
+        op.execute(INDEX.format(concurrently=""))
+
+
+def build_concurrently() -> None:
+    """Build the index while others write: nobody queues behind the build, and it waits for every older transaction."""
+    op.execute("SET lock_timeout = 0")
+    op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_request_templates_custom_id")
+    op.execute(INDEX.format(concurrently="CONCURRENTLY"))
+    op.execute("SET lock_timeout = '500ms'")
 
 
 def downgrade() -> None:

@@ -37,8 +37,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
 from rwriter._database_errors import sqlstate_of
+from rwriter._texts import repair
 from rwriter._validation import at_least, aware, between, one_of
-from rwriter.records import Metadata, repair
+from rwriter.records import Metadata
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._cursor import Position, decode_cursor, encode_cursor

@@ -11,7 +11,8 @@ import msgspec
 from sqlalchemy import RowMapping, Text, func, literal_column
 
 from rwriter._guarded import Guarded
-from rwriter.records import CompletedRequest, NewRequest, quoted, succeeded
+from rwriter._texts import quoted
+from rwriter.records import CompletedRequest, NewRequest, succeeded
 from rwriter.schema import REALTIME_TIER, request_templates, requests
 
 SUMMARY_COLUMNS: Final = (

@@ -87,7 +87,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
     del template["xmin"]
     assert template == {
         "file_id": None,
-        "custom_id": "chatcmpl-7",
+        "custom_id": None,
         "endpoint": "",
         "method": "POST",
         "path": "/v1/responses",

@@ -95,6 +95,11 @@ class Answer:
         held = self._whole.kept if self._stream is None else self._stream.held_bytes
         return held + len(self._head or b"")
 
+    @property
+    def other_id(self) -> str | None:
+        """An id that the client has seen beside the one in the text of a stream, if its id has changed."""
+        return None if self._stream is None else self._stream.other_id
+
     def text(self) -> tuple[str, StreamError | None]:
         """Return the text to store and, for a stream, its error frame."""
         self._settle_head()
