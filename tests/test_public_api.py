@@ -1,4 +1,4 @@
-"""What may be imported, what importing it costs, and that everything says what it is."""
+"""Public names can be imported at a known cost, and each says what it is."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def public_modules() -> list[str]:
 
 
 def in_a_fresh_interpreter(program: str) -> str:
-    """What ``program`` prints."""
+    """Return what ``program`` prints."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

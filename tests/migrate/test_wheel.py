@@ -1,4 +1,4 @@
-"""What is shipped: the wheel in a virtual environment where nothing of the checkout can be seen."""
+"""The wheel works in a virtual environment where nothing of the checkout can be seen."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ CREATE VIEW active_requests AS SELECT * FROM requests WHERE state IN ('pending',
 
 @pytest.fixture(autouse=True)
 async def daemon_tables(engine: AsyncEngine, schema: str | None) -> None:
-    """What the daemon's own migrations add to the two tables."""
+    """Apply what the daemon's own migrations add to the two tables."""
     async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         raw = (await connection.get_raw_connection()).driver_connection
         assert raw is not None

@@ -1,4 +1,4 @@
-"""What the planner does with the store's own statements on a table that is not small."""
+"""The planner takes the plans meant for the store's own statements on a table that is not small."""
 
 from __future__ import annotations
 

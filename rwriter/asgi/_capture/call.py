@@ -105,13 +105,17 @@ class CapturedCall:
         """Ask ``guard`` once the app has read the request: True if it has answered in the app's place."""
         self._exchange.guard = guard
 
-    async def read_ahead(self, receive: Receive) -> bool:
-        """Read the request's body before the app asks for it. Return True if all of it came, within the limit."""
-        return await self._exchange.read_ahead(receive)
+    async def read_ahead(self, receive: Receive, patience: float) -> bool:
+        """Read the request's body before the app asks for it. Return True if all of it came, within the limit.
+
+        Raises ``TimeoutError`` if the client sends nothing for ``patience`` seconds.
+        """
+        return await self._exchange.read_ahead(receive, patience)
 
     def detach(self) -> None:
         """Ignore from now on that the client leaves: it gets its answer before the app does its work."""
         self._exchange.watch.stop()
+        self._exchange.forget_what_was_read()
 
     @property
     def held_bytes(self) -> int:

@@ -1,7 +1,8 @@
-"""Peers over SQLAlchemy: a session for every record, and upserts of many rows at a time."""
+"""Peers over SQLAlchemy: the writer itself, a session for every record, and upserts of many rows at a time."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -10,10 +11,35 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from bench.database import Database
-from bench.peers.common import FINISHED_COLUMNS, Open, Peer, Setting, in_batches, in_turns, rows
-from rwriter import CompletedRequest
+from bench.peers.common import FINISHED_COLUMNS, Open, Peer, Setting, Work, in_batches, in_turns, rows
+from rwriter import CompletedRequest, RequestsWriter
 from rwriter.orm import Request, RequestTemplate
 from rwriter.schema import request_templates, requests
+
+
+@contextlib.asynccontextmanager
+async def writer(database: Database, setting: Setting) -> AsyncIterator[Peer]:
+    """Open ``RequestsWriter`` with its default options, but for what the setting varies."""
+    async with (
+        database.engines(setting.flushes) as engines,
+        RequestsWriter(engines, batch_size=setting.batch, flush_concurrency=setting.flushes) as opened,
+    ):
+        yield Peer(lambda records: _sent(opened, records, setting.batch))
+
+
+def _sent(opened: RequestsWriter, records: Sequence[CompletedRequest], batch: int) -> Work:
+    """Return work from the first ``send`` to the last commit."""
+
+    async def send_all() -> None:
+        for number, record in enumerate(records, 1):
+            await opened.send(record)
+            if number % batch == 0:
+                # send() only suspends when the buffer is full; a service's handlers come and go in between
+                await asyncio.sleep(0)
+        await opened.flush()
+
+    return send_all
+
 
 _TEMPLATES: Final = insert(request_templates).on_conflict_do_nothing(index_elements=[request_templates.c.id])
 _INSERT: Final = insert(requests)
@@ -61,15 +87,14 @@ def session_each(at_once: int, share: float) -> Open:
                     session.add(_mapped(record))
                     await session.commit()
 
-            yield Peer(at_once, lambda records: in_turns([store] * at_once, records), share)
+            yield Peer(lambda records: in_turns([store] * at_once, records), share)
 
     return opened
 
 
 def _mapped(record: CompletedRequest) -> Request:
-    template_values, values = rows(record)
     template, request = RequestTemplate(), Request()
-    for instance, columns in ((template, template_values), (request, values)):
+    for instance, columns in zip((template, request), rows(record), strict=True):
         for name, value in columns.items():
             setattr(instance, name, value)
     request.template = template
