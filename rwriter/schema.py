@@ -194,3 +194,6 @@ erasures = Table(
     # what this owner began up to then is written no more
     Column("erased_at", DateTime(timezone=True), nullable=False),
 )
+
+TABLES: Final = frozenset(metadata.tables)
+"""The names of rwriter's own tables. A service may add tables of its own to ``metadata``."""
