@@ -24,7 +24,7 @@ from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, s
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
 from rwriter.migrate._adoption import adopt_with, plan
-from rwriter.migrate._comparison import SchemaDrift, drift_of
+from rwriter.migrate._comparison import SchemaDrift, drift_of, has_requests
 from rwriter.store import RequestStore, current_revision, revision_in_service
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
@@ -58,9 +58,11 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
     nothing is done.
 
-    Raises ``RwriterError`` where that history is behind, and for a revision this release does not know.
+    Raises ``RwriterError`` where that history is behind, where tables of another's making are in the way, and for a
+    revision this release does not know.
     """
-    async with _engine(target, schema) as (engine, _):
+    async with _engine(target, schema) as (engine, name):
+        await _refuse_tables_of_others(engine, name)
         theirs = await revision_in_service(engine)
     if theirs is not None and theirs < tables.HEAD_REVISION:
         msg = (
@@ -71,6 +73,19 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     if theirs is not None:
         return
     await _over(target, schema, lambda config: command.upgrade(config, revision))
+
+
+async def _refuse_tables_of_others(engine: AsyncEngine, schema: str | None) -> None:
+    async with engine.connect() as connection:
+        there = await connection.run_sync(has_requests, schema)
+    # in this order: another process may be creating both
+    if there and await current_revision(engine) is None:
+        msg = (
+            'relation "requests" already exists, and no version table names a revision of rwriter: run the '
+            "service's own `alembic upgrade heads` if that has rwriter's revisions in its history, "
+            "`rwriter migrate --adopt` if the daemon made the table, or name another schema (--schema)"
+        )
+        raise RwriterError(msg)
 
 
 async def adopt(

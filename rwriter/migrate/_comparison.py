@@ -57,6 +57,12 @@ def use_schema(connection: Connection, schema: str | None) -> None:
         connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
 
 
+def has_requests(connection: Connection, schema: str | None) -> bool:
+    """Return True if a table ``requests`` is where rwriter's would be created."""
+    use_schema(connection, schema)
+    return inspect(connection).has_table("requests", schema=connection.scalar(text("SELECT current_schema()")))
+
+
 def differences(connection: Connection) -> list[Difference]:
     """Return what Alembic finds, but for additions by others and for indexes that theirs make superfluous."""
     opts = {"include_name": is_ours, "include_object": is_our_object, "compare_server_default": True}

@@ -19,7 +19,13 @@ from tests.docs.pages import Block, blocks, name_of, pages
 from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
-ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap", "example: rolled back")
+ELSEWHERE = (
+    "example: gateway",
+    "example: service",
+    "quickstart: program",
+    "example: engine swap",
+    "example: rolled back",
+)
 """Blocks that tests of their own run: in a gateway, in a clean environment, under pytest."""
 
 
