@@ -22,6 +22,7 @@ PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]
 ELSEWHERE = (
     "example: gateway",
     "example: service",
+    "example: shared metadata",
     "quickstart: program",
     "example: engine swap",
     "example: rolled back",
@@ -34,7 +35,8 @@ def left_out(block: Block) -> bool:
 
 
 def compiled(block: Block) -> CodeType:
-    code: CodeType = compile(block.code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # a reader's own file has no future import
+    code: CodeType = compile(block.code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     return code
 
 
