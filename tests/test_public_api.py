@@ -26,7 +26,7 @@ PUBLIC = {
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
-    "rwriter.migrate": "alembic_config check current upgrade",
+    "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
     "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",

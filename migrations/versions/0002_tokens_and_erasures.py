@@ -51,6 +51,50 @@ DOWNGRADE = (
     "DROP TABLE erasures",
 )
 
+# what of it an adoption may have made
+NAMES = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "reasoning_tokens",
+    "first_token_at",
+    "metadata",
+    "erasures",
+)
+
+# Tables that `rwriter migrate --adopt` found are another program's: there only what it made goes, by its comment.
+SPARE_THEIRS = """
+DO $$
+DECLARE thing record;
+BEGIN
+    IF obj_description(to_regclass('rwriter_alembic_version'), 'pg_class')
+        IS DISTINCT FROM 'rwriter adopted requests and request_templates'
+    THEN
+        {downgrade};
+        RETURN;
+    END IF;
+    FOR thing IN
+        SELECT c.relkind, c.relname, a.attname
+        FROM pg_description d
+        JOIN pg_class c ON c.oid = d.objoid AND d.classoid = 'pg_class'::regclass
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0
+        WHERE d.description = 'made by rwriter migrate --adopt'
+            AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+            AND coalesce(a.attname, c.relname) = ANY ('{{{names}}}')
+        ORDER BY c.relkind = 'r' AND a.attname IS NULL
+    LOOP
+        IF thing.attname IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE %I DROP COLUMN %I', thing.relname, thing.attname);
+        ELSIF thing.relkind = 'i' THEN
+            EXECUTE format('DROP INDEX %I', thing.relname);
+        ELSE
+            EXECUTE format('DROP TABLE %I', thing.relname);
+        END IF;
+    END LOOP;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     """Add the index, the columns and the table."""
@@ -84,5 +128,4 @@ def build_concurrently() -> None:
 
 def downgrade() -> None:
     """Drop what ``upgrade`` added, with what was written there. Erased owners' records may come back afterwards."""
-    for statement in DOWNGRADE:
-        op.execute(statement)
+    op.execute(SPARE_THEIRS.format(downgrade=";".join(DOWNGRADE), names=",".join(NAMES)))

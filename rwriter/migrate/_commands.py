@@ -1,7 +1,4 @@
-"""Runs Alembic over the caller's connection: upgrades the schema to head, names its revision, compares its tables.
-
-The scripts are the checkout's ``migrations/`` or, in an installed wheel, the copy beside this module.
-"""
+"""Runs Alembic over the caller's connection: upgrades the schema to head, names its revision, compares its tables."""
 
 from __future__ import annotations
 
@@ -13,12 +10,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,6 +23,8 @@ from rwriter._escape import escape
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
+from rwriter.migrate._adoption import adopt_with, plan
+from rwriter.migrate._comparison import SchemaDrift, drift_of, has_requests
 from rwriter.store import RequestStore, current_revision, revision_in_service
 
 URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
@@ -40,20 +37,13 @@ _STATEMENT_TIMEOUT = 24 * 3600.0
 _TURN_POLL = 0.02
 _turn = threading.Lock()
 
-# differences that autogenerate reports and no statement of rwriter minds
-_TOLERATED = ("remove_", "modify_comment", "add_table_comment")
-
-
-class SchemaDrift(RwriterError):
-    """The tables differ from ``rwriter.schema`` although the revision is right; the message lists how."""
-
 
 def alembic_config(schema: str | None = None) -> Config:
     """Return Alembic's configuration for rwriter's own migrations, wherever they are installed.
 
     Put a connection into ``config.attributes["connection"]`` to run commands over it, in its own transaction.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     root = package if (package / "migrations" / "env.py").is_file() else package.parent
     config = Config(root / "alembic.ini")
     config.set_main_option("script_location", str(root / "migrations").replace("%", "%%"))
@@ -68,9 +58,11 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
     nothing is done.
 
-    Raises ``RwriterError`` where that history is behind, and for a revision this release does not know.
+    Raises ``RwriterError`` where that history is behind, where tables of another's making are in the way, and for a
+    revision this release does not know.
     """
-    async with _engine(target, schema) as (engine, _):
+    async with _engine(target, schema) as (engine, name):
+        await _refuse_tables_of_others(engine, name)
         theirs = await revision_in_service(engine)
     if theirs is not None and theirs < tables.HEAD_REVISION:
         msg = (
@@ -83,8 +75,54 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
     await _over(target, schema, lambda config: command.upgrade(config, revision))
 
 
+async def _refuse_tables_of_others(engine: AsyncEngine, schema: str | None) -> None:
+    async with engine.connect() as connection:
+        there = await connection.run_sync(has_requests, schema)
+    # in this order: another process may be creating both
+    if there and await current_revision(engine) is None:
+        msg = (
+            'relation "requests" already exists, and no version table names a revision of rwriter: run the '
+            "service's own `alembic upgrade heads` if that has rwriter's revisions in its history, "
+            "`rwriter migrate --adopt` if the daemon made the table, or name another schema (--schema)"
+        )
+        raise RwriterError(msg)
+
+
+async def adopt(
+    target: Target = None,
+    *,
+    schema: str | None = None,
+    dry_run: bool = False,
+    announce: Callable[[str], object] = str,
+) -> list[str]:
+    """Take over the tables that the daemon made: add what they lack, change nothing of theirs, record head.
+
+    Calls ``announce`` with the name of each thing that is added, before the first of them is, and returns the names.
+    With ``dry_run`` nothing is added. A database that is at a revision already is upgraded as ``upgrade`` does.
+
+    Raises ``SchemaDrift`` with every difference that adding does not mend: nothing was changed then.
+    """
+    async with _engine(target, schema) as (engine, name):
+        at_revision = await current_revision(engine) is not None
+        async with engine.connect() as connection:
+            names = [] if at_revision else [step.name for step in await connection.run_sync(plan, name)]
+    for step in names:
+        announce(step)
+    if not dry_run:
+        await (upgrade(target, schema=schema) if at_revision else _over(target, schema, _adopt))
+    return names
+
+
+def _adopt(config: Config) -> None:
+    config.attributes["first"] = adopt_with(config.attributes["schema"])
+    command.stamp(config, "head")
+
+
 async def downgrade(target: Target = None, revision: str = "base", *, schema: str | None = None) -> None:
-    """Take the database back to ``revision``. ``base`` drops the tables with every row in them."""
+    """Take the database back to ``revision``. ``base`` drops the tables with every row in them.
+
+    Of adopted tables it drops what adoption added, and nothing else.
+    """
     await _over(target, schema, lambda config: command.downgrade(config, revision))
 
 
@@ -111,7 +149,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
     async with _engine(target, schema) as (engine, name):
         start = await _start_check(engine)
         async with engine.connect() as connection:
-            drift = await connection.run_sync(_drift, name)
+            drift = await connection.run_sync(drift_of, name)
     if start is not None and not drift:
         raise start
     if drift:
@@ -147,20 +185,6 @@ def run_with_connection(url: str | None, work: Callable[[Connection], None]) -> 
 def versions_path() -> str:
     """Return the folder of rwriter's revisions, for the ``version_locations`` of a service's own Alembic."""
     return str(Path(str(alembic_config().get_main_option("script_location"))) / "versions")
-
-
-def include_name(name: str | None, type_: str, _parents: Any = None) -> bool:
-    """Return False for rwriter's tables in any schema, its version table included, and True for everything else.
-
-    For ``context.configure(include_name=...)`` in a service's own ``env.py``: autogenerate and ``alembic check`` then
-    propose nothing about them. Join it to a function of your own with ``and``.
-    """
-    return type_ != "table" or not (name == tables.VERSION_TABLE or name in tables.metadata.tables)
-
-
-def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
-    """Return True for rwriter's own tables in a shared schema: Alembic's ``include_name``."""
-    return type_ != "table" or name in tables.metadata.tables
 
 
 async def _over(target: Target, schema: str | None, run: Callable[[Config], object]) -> None:
@@ -223,28 +247,3 @@ def _url_from_environment() -> str:
         msg = f"no database given: set {URL_VARIABLE}={URL_FORM}"
         raise RwriterError(msg)
     return url
-
-
-def _drift(connection: Connection, schema: str | None) -> list[str]:
-    if schema is not None:
-        quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
-        connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
-    opts = {"include_name": is_ours, "compare_server_default": True}
-    found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), tables.metadata)
-    # changes to one column come as a list, everything else alone
-    diffs = [diff for item in found for diff in (item if isinstance(item, list) else [item])]
-    return [escape(_describe(*diff)) for diff in diffs if not diff[0].startswith(_TOLERATED)]
-
-
-def _describe(kind: str, *parts: Any) -> str:
-    if kind.startswith("modify_"):
-        _, table, column, _, found, wanted = parts
-        return f"{table}.{column}: {kind.removeprefix('modify_')} is {_plain(found)}, not {_plain(wanted)}"
-    missing = parts[-1]
-    table = getattr(missing, "table", None)
-    where = parts[-2] if table is None and len(parts) > 1 else table
-    return f"missing {kind.removeprefix('add_')} {missing.name}" + (f" of {where}" if where is not None else "")
-
-
-def _plain(value: Any) -> str:
-    return str(getattr(value, "arg", value))
