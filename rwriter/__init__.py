@@ -25,7 +25,7 @@ from rwriter.errors import (
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
 from rwriter.spool import Spool
-from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
+from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary, UsageRow
 from rwriter.store._listing import RequestFilter
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
@@ -56,6 +56,7 @@ __all__ = (
     "Spool",
     "SpoolFull",
     "SpoolUnusable",
+    "UsageRow",
     "WriterClosed",
     "WriterFailed",
     "WriterForked",

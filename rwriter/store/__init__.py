@@ -8,6 +8,7 @@ from rwriter.store._listing import RequestFilter
 from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary, detail_of
 from rwriter.store._revision import current_revision, encoding_refusal, revision_in_service
 from rwriter.store._store import RequestStore
+from rwriter.store._usage import UsageRow
 
 __all__ = (
     "DeadLetter",
@@ -19,6 +20,7 @@ __all__ = (
     "RequestPage",
     "RequestStore",
     "RequestSummary",
+    "UsageRow",
     "current_revision",
     "cursor_after",
     "detail_of",

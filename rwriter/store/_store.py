@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, NewRequest
-from rwriter.store import _dead_letters, _detail, _identity, _listing, _realtime, _removal, _revision
+from rwriter.store import _dead_letters, _detail, _identity, _listing, _realtime, _removal, _revision, _usage
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
 from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary
+from rwriter.store._usage import UsageRow
 
 
 class RequestStore:
@@ -86,6 +87,24 @@ class RequestStore:
     ) -> tuple[list[RequestSummary], str | None]:
         """Return ``data`` and ``next_cursor`` of ``list_requests``, without counting how many rows match."""
         return await on_living_connection(lambda: _listing.page(self._connections, filter_, consistent=consistent))
+
+    async def usage(
+        self,
+        *,
+        created_by: str | None = None,
+        since: datetime,
+        until: datetime,
+        by: Sequence[str] = ("day", "model"),
+    ) -> list[UsageRow]:
+        """Return requests, tokens and times of what began from ``since`` on and before ``until``, a row for each group.
+
+        ``by`` names any of ``day``, ``hour``, ``model``, ``created_by``, ``status`` and ``service_tier``; rows are in
+        that order. Days and hours are those of UTC. Without a name there is one row, of everything. Bodies are not
+        read. Raises ``ValueError`` for a naive time or an unknown name.
+        """
+        return await on_living_connection(
+            lambda: _usage.usage(self._connections, created_by=created_by, since=since, until=until, by=by)
+        )
 
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Returns True if it was.

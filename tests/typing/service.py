@@ -28,6 +28,7 @@ from rwriter import (
     RequestSummary,
     RequestsWriter,
     RwriterError,
+    UsageRow,
     WriterStats,
     new_request_id,
 )
@@ -86,6 +87,10 @@ async def read(store: RequestStore, request_id: uuid.UUID) -> str | None:
         assert_type(row, RequestSummary)
         assert_type(row.id, uuid.UUID)
         assert_type(row.duration_ms, float | None)
+    now = datetime.now(UTC)
+    for group in await store.usage(since=now - timedelta(days=7), until=now, by=("model", "status")):
+        assert_type(group, UsageRow)
+        assert_type(group.duration_p95_ms, float | None)
     detail = await store.get_request(request_id)
     assert_type(detail, RequestDetail | None)
     return detail.response_body if detail is not None else None
