@@ -25,7 +25,16 @@ from rwriter.errors import (
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
 from rwriter.spool import Spool
-from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary, UsageRow
+from rwriter.store import (
+    Erasure,
+    PersistResult,
+    Purge,
+    RequestDetail,
+    RequestPage,
+    RequestStore,
+    RequestSummary,
+    UsageRow,
+)
 from rwriter.store._listing import RequestFilter
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
@@ -35,10 +44,12 @@ __all__ = (
     "DatabaseRefused",
     "DbEngines",
     "EngineProvider",
+    "Erasure",
     "Health",
     "InvalidCursor",
     "NewRequest",
     "PersistResult",
+    "Purge",
     "RecordDropped",
     "RecordNotStored",
     "RecordRejected",

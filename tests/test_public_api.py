@@ -19,9 +19,9 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
-        ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
-        RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated UsageRow WriterClosed WriterNotOpen
-        WriterStats new_request_id
+        ChannelFull CompletedRequest DbEngines EngineProvider Erasure NewRequest PersistResult Purge RequestDetail
+        RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated UsageRow WriterClosed
+        WriterNotOpen WriterStats new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",

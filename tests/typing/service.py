@@ -19,8 +19,10 @@ from rwriter import (
     CompletedRequest,
     DbEngines,
     EngineProvider,
+    Erasure,
     NewRequest,
     PersistResult,
+    Purge,
     RequestDetail,
     RequestFilter,
     RequestPage,
@@ -102,6 +104,8 @@ async def write(store: RequestStore, record: CompletedRequest, new: NewRequest) 
     assert_type(result, PersistResult)
     assert_type(await store.delete_request(record.request_id, created_by="tenant"), bool)
     assert_type(await store.fail_stale(timedelta(minutes=10)), int)
+    assert_type(await store.purge(datetime.now(UTC), bodies_only=True, budget=timedelta(minutes=5)), Purge)
+    assert_type(await store.erase("tenant"), Erasure)
     return result.inserted + result.updated + result.skipped
 
 
