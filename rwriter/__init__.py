@@ -36,6 +36,7 @@ from rwriter.store import (
     UsageRow,
 )
 from rwriter.store._listing import RequestFilter
+from rwriter.upkeep import Upkeep
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
 __all__ = (
@@ -67,6 +68,7 @@ __all__ = (
     "Spool",
     "SpoolFull",
     "SpoolUnusable",
+    "Upkeep",
     "UsageRow",
     "WriterClosed",
     "WriterFailed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -148,6 +149,17 @@ class RequestStore:
         stay. Dead letters are deleted, as a letter is bodies.
         """
         return await _removal.purge(self._rows, before, bodies_only=bodies_only, limit=limit, budget=budget, rest=rest)
+
+    async def oldest_finished(self) -> datetime | None:
+        """Return when the oldest request began that ``purge`` may delete, or ``None`` where there is none."""
+        return await on_living_connection(lambda: _removal.oldest_finished(self._connections))
+
+    def turn(self, job: str) -> AbstractAsyncContextManager[bool]:
+        """Hold the lock of ``job`` on this database while the block runs; gives False if another process has it.
+
+        It takes a connection of the read pool for as long, or of the write pool where reads go to a replica.
+        """
+        return self._connections.turn(job)
 
     async def fail_stale(self, older_than: timedelta) -> int:
         """Fail realtime rows in ``processing`` for longer than ``older_than``: their process died. Returns how many.

@@ -16,7 +16,7 @@ from rwriter.schema import TOMBSTONE_OWNER, dead_letters, request_templates, req
 from rwriter.store._removal import _purge, _rows
 from tests.support.driving import eventually
 from tests.support.records import record
-from tests.support.rows import insert_request, one, quoted, rows, run_sql, template_of
+from tests.support.rows import in_state, insert_request, one, quoted, rows, run_sql, template_of
 
 OLD = datetime(2025, 1, 1, tzinfo=UTC)
 CUT = datetime(2025, 6, 1, tzinfo=UTC)
@@ -124,6 +124,16 @@ async def test_a_budget_ends_it_between_two_chunks(
 async def test_bounds_that_make_no_sense_are_refused_by_name(store: RequestStore, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         await store.purge(CUT, **wrong)
+
+
+@pytest.mark.both_schemas("RequestStore.oldest_finished")
+async def test_the_oldest_that_may_go_is_told(store: RequestStore, engine: AsyncEngine) -> None:
+    assert await store.oldest_finished() is None
+    await insert_request(engine, created_at=OLD, **in_state("processing", service_tier="priority"))
+    await insert_request(engine, created_at=OLD, **in_state("completed"))  # tier flex
+    assert await store.oldest_finished() is None
+    await store.persist_completed([old(9), old(5), old(7)])
+    assert await store.oldest_finished() == OLD + timedelta(seconds=5)
 
 
 async def index_entries_read(engine: AsyncEngine) -> int:

@@ -8,15 +8,15 @@ import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, case, exists, false, or_, select, update
+from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, exists, false, literal_column, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rwriter._validation import at_least, aware, positive
 from rwriter.schema import FINISHED_STATES, dead_letters, request_templates, requests
-from rwriter.store._connections import on_living_connection
+from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._predicates import AWARE, among_ids, constant, in_states, of_this_library
 from rwriter.store._removal import _rows
 from rwriter.store._removal._rows import Rows, in_order, next_letters, next_rows, to_remove
@@ -24,13 +24,16 @@ from rwriter.store._results import Purge
 
 _BEFORE: Final = bindparam("before", type_=AWARE)
 
-_OLD: Final = (
-    requests.c.created_by.is_not(None),
-    requests.c.created_at < _BEFORE,
-    in_states(FINISHED_STATES),
-    of_this_library(),
-)
+_FINISHED: Final = (requests.c.created_by.is_not(None), in_states(FINISHED_STATES), of_this_library())
+_OLD: Final = (*_FINISHED, requests.c.created_at < _BEFORE)
 _OLD_LETTERS: Final = dead_letters.c.created_at < _BEFORE
+
+_OLDEST: Final = (
+    select(requests.c.created_at)
+    .where(*_FINISHED)
+    .order_by(requests.c.created_at, requests.c.id)
+    .limit(literal_column("1", Integer))
+)
 
 # no completion comes that late
 _TO_REMOVE: Final = to_remove(false()).where(*_OLD)
@@ -104,6 +107,13 @@ class _Walk:
             await asyncio.sleep(min((time.monotonic() - began) * self._rest, self._deadline - time.monotonic()))
         self.cut_short = True
         return total
+
+
+async def oldest_finished(connections: Connections) -> datetime | None:
+    """Return when the oldest request that ``purge`` may delete began. See ``RequestStore.oldest_finished``."""
+    async with connections.query(consistent=True) as connection:
+        moment: datetime | None = (await connection.execute(_OLDEST)).scalar_one_or_none()
+    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 async def purge(
