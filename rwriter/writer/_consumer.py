@@ -10,6 +10,7 @@ from typing import Final
 from rwriter._database_errors import describe
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
+from rwriter.upkeep import Upkeep, keep_up
 from rwriter.writer._channel import Channel
 from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
@@ -43,6 +44,7 @@ class Consumer:
         self._outage: Final = Outage(options)
         self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._upkeep: asyncio.Task[None] | None = None
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
@@ -83,9 +85,12 @@ class Consumer:
             if self._options.fail_stale_after is not None:
                 reaping = self._fail_stale(self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
+            if self._options.upkeep is not None and not self._channel.closed:
+                self._upkeep = group.create_task(self._keep_up(self._options.upkeep), name=f"{name}-upkeep")
+                beside.append(self._upkeep)
             self._tasks = flushes | set(beside)
             await _all_ended(flushes)
-            # these two have no end of their own
+            # these have no end of their own
             for task in beside:
                 task.cancel()
 
@@ -95,8 +100,10 @@ class Consumer:
             await self._overflow.copy(self._channel.entries())
 
     def closing(self) -> None:
-        """Let flushes that wait for the database see that the channel is closed, and try once more at once."""
+        """End the upkeep. Let flushes that wait for the database see that the channel is closed, and try once more."""
         self._outage.hurry()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
 
     def cancel_again(self) -> None:
         """Cancel every task that a first cancellation has not ended.
@@ -169,6 +176,10 @@ class Consumer:
                 await self._delivery.deliver(entries)
             else:
                 await self._delivery.spool_or_drop(entries, "the database is away")
+
+    async def _keep_up(self, upkeep: Upkeep) -> None:
+        name = self._options.name
+        await keep_up(upkeep, self._store, name=name, is_up=lambda: self._outage.state is Database.UP)
 
     async def _fail_stale(self, after: float) -> None:
         while True:

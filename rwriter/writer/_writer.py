@@ -51,6 +51,7 @@ class RequestsWriter:
     ``durability``        ``memory``   ``journal``: ``send`` returns when the record is in the spool
     ``replay_interval``   5 s          how often the spool is searched for rows other processes left
     ``fail_stale_after``  ``None``     seconds after which ``fail_stale`` fails a row stuck in ``processing``; off
+    ``upkeep``            ``None``     an ``Upkeep``: retention, by one process of the fleet at a time
     ``check_schema``      ``True``     compare the database with head on start
     ``name``              ``rwriter``  in logs, spans and metrics
     ===================== ============ ==================================================================

@@ -19,8 +19,10 @@ from rwriter import (
     CompletedRequest,
     DbEngines,
     EngineProvider,
+    Erasure,
     NewRequest,
     PersistResult,
+    Purge,
     RequestDetail,
     RequestFilter,
     RequestPage,
@@ -28,6 +30,7 @@ from rwriter import (
     RequestSummary,
     RequestsWriter,
     RwriterError,
+    UsageRow,
     WriterStats,
     new_request_id,
 )
@@ -86,6 +89,10 @@ async def read(store: RequestStore, request_id: uuid.UUID) -> str | None:
         assert_type(row, RequestSummary)
         assert_type(row.id, uuid.UUID)
         assert_type(row.duration_ms, float | None)
+    now = datetime.now(UTC)
+    for group in await store.usage(since=now - timedelta(days=7), until=now, by=("model", "status")):
+        assert_type(group, UsageRow)
+        assert_type(group.duration_p95_ms, float | None)
     detail = await store.get_request(request_id)
     assert_type(detail, RequestDetail | None)
     return detail.response_body if detail is not None else None
@@ -97,6 +104,8 @@ async def write(store: RequestStore, record: CompletedRequest, new: NewRequest) 
     assert_type(result, PersistResult)
     assert_type(await store.delete_request(record.request_id, created_by="tenant"), bool)
     assert_type(await store.fail_stale(timedelta(minutes=10)), int)
+    assert_type(await store.purge(datetime.now(UTC), bodies_only=True, budget=timedelta(minutes=5)), Purge)
+    assert_type(await store.erase("tenant"), Erasure)
     return result.inserted + result.updated + result.skipped
 
 
