@@ -16,6 +16,9 @@ from rwriter.errors import (
     RequestExists,
     RwriterError,
     SchemaOutdated,
+    SinkMisconfigured,
+    SinkRefusedRecord,
+    SinkUnavailable,
     SpoolFull,
     SpoolUnusable,
     WriterClosed,
@@ -24,6 +27,7 @@ from rwriter.errors import (
     WriterNotOpen,
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStore, RequestSummary
 from rwriter.store._listing import RequestFilter
@@ -42,6 +46,7 @@ __all__ = (
     "RecordDropped",
     "RecordNotStored",
     "RecordRejected",
+    "RecordSink",
     "RecordSkipped",
     "RecordSpooled",
     "RequestDetail",
@@ -53,6 +58,9 @@ __all__ = (
     "RequestsWriter",
     "RwriterError",
     "SchemaOutdated",
+    "SinkMisconfigured",
+    "SinkRefusedRecord",
+    "SinkUnavailable",
     "Spool",
     "SpoolFull",
     "SpoolUnusable",

@@ -20,14 +20,15 @@ import rwriter.errors
 PUBLIC = {
     "rwriter": """
         ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
-        RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
-        new_request_id
+        RecordSink RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated SinkMisconfigured
+        SinkRefusedRecord SinkUnavailable WriterClosed WriterNotOpen WriterStats new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "alembic_config check current upgrade",
-    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
+    "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
+    "rwriter.sink": "RecordSink",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }

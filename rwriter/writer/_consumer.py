@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from rwriter._database_errors import describe
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
@@ -29,7 +30,7 @@ class Consumer:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: RecordSink,
         channel: Channel,
         options: Options,
         *,
@@ -80,8 +81,8 @@ class Consumer:
             beside: list[asyncio.Task[None]] = []
             if self._replayer is not None:
                 beside.append(group.create_task(self._replayer.run(), name=f"{name}-replay"))
-            if self._options.fail_stale_after is not None:
-                reaping = self._fail_stale(self._options.fail_stale_after)
+            if self._options.fail_stale_after is not None and isinstance(self._store, RequestStore):
+                reaping = self._fail_stale(self._store, self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
             self._tasks = flushes | set(beside)
             await _all_ended(flushes)
@@ -167,11 +168,11 @@ class Consumer:
             else:
                 await self._delivery.spool_or_drop(entries, "the database is away")
 
-    async def _fail_stale(self, after: float) -> None:
+    async def _fail_stale(self, store: RequestStore, after: float) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._options.flush_timeout):
-                    number = await self._store.fail_stale(timedelta(seconds=after))
+                    number = await store.fail_stale(timedelta(seconds=after))
             except Exception as exc:  # noqa: BLE001 -- housekeeping: the next round will do
                 log.warning("%s: could not look for stale requests: %s", self._options.name, describe(exc))
             else:
