@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rwriter._keys import use_key_pepper
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
@@ -33,6 +35,9 @@ from rwriter.store import PersistResult, RequestDetail, RequestPage, RequestStor
 from rwriter.store._listing import RequestFilter
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
+if TYPE_CHECKING:
+    from rwriter.stream import JetStreamStore
+
 __all__ = (
     "ChannelFull",
     "CompletedRequest",
@@ -41,6 +46,7 @@ __all__ = (
     "EngineProvider",
     "Health",
     "InvalidCursor",
+    "JetStreamStore",
     "NewRequest",
     "PersistResult",
     "RecordDropped",
@@ -72,3 +78,12 @@ __all__ = (
     "new_request_id",
     "use_key_pepper",
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name != "JetStreamStore":
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    import rwriter.stream  # noqa: PLC0415 -- its extra is for those who have a stream
+
+    return getattr(rwriter.stream, name)

