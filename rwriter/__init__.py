@@ -36,7 +36,7 @@ from rwriter.store._listing import RequestFilter
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
 if TYPE_CHECKING:
-    from rwriter.stream import JetStreamStore
+    from rwriter.stream import JetStreamStore, consume
 
 __all__ = (
     "ChannelFull",
@@ -75,13 +75,14 @@ __all__ = (
     "WriterForked",
     "WriterNotOpen",
     "WriterStats",
+    "consume",
     "new_request_id",
     "use_key_pepper",
 )
 
 
 def __getattr__(name: str) -> Any:
-    if name != "JetStreamStore":
+    if name not in {"JetStreamStore", "consume"}:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     import rwriter.stream  # noqa: PLC0415 -- its extra is for those who have a stream

@@ -37,7 +37,7 @@ class RecordSink(Protocol):
 
         Returning says that a crash of any process loses none of them. Of an id given twice the first record counts and
         the others are skipped. Records that were taken by an earlier call are skipped, or taken again if that leaves no
-        second row in the end: the first finished state of an id wins.
+        second row in the end. Of two calls' records with one id one is kept: the first, where the sink stores at once.
         """
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:

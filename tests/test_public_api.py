@@ -21,7 +21,7 @@ PUBLIC = {
     "rwriter": """
         ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
         JetStreamStore RecordSink RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated SinkMisconfigured
-        SinkRefusedRecord SinkUnavailable WriterClosed WriterNotOpen WriterStats new_request_id
+        SinkRefusedRecord SinkUnavailable WriterClosed WriterNotOpen WriterStats consume new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
@@ -29,7 +29,7 @@ PUBLIC = {
     "rwriter.migrate": "alembic_config check current upgrade",
     "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
     "rwriter.sink": "RecordSink",
-    "rwriter.stream": "JetStreamStore",
+    "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }

@@ -7,6 +7,8 @@ outage of hours without a disk of its own, and any number of consumers shares th
 from __future__ import annotations
 
 try:
+    from rwriter.stream._consumer import StreamConsumer, consume
+    from rwriter.stream._options import ConsumerStats
     from rwriter.stream._store import JetStreamStore
 except ModuleNotFoundError as exc:
     missing = str(exc.name).partition(".")[0]
@@ -15,4 +17,4 @@ except ModuleNotFoundError as exc:
     msg = f"rwriter.stream needs {missing}: pip install 'rwriter[nats]'"
     raise ModuleNotFoundError(msg, name=exc.name) from exc
 
-__all__ = ("JetStreamStore",)
+__all__ = ("ConsumerStats", "JetStreamStore", "StreamConsumer", "consume")

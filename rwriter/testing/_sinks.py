@@ -78,12 +78,15 @@ async def takes_the_first_of_one_id(sink: RecordSink, read_back: ReadBack) -> No
     await _holds(read_back, [first, other])
 
 
-async def keeps_the_first_of_two_calls(sink: RecordSink, read_back: ReadBack) -> None:
-    """Check that a later record with an id that was taken changes nothing."""
+async def keeps_one_of_two_calls(sink: RecordSink, read_back: ReadBack) -> None:
+    """Check that of two calls' records with one id one is kept, as it was given, and never a mixture."""
     (first,) = _records(1)
-    await _within(sink.persist_completed([first]))
-    await _within(sink.persist_completed([_record(request_id=first.request_id, response_body='{"n":"late"}')]))
-    await _holds(read_back, [first])
+    second = _record(request_id=first.request_id, request_body='{"n":2}', response_body='{"n":2}', status_code=503)
+    for record in (first, second):
+        await _within(sink.persist_completed([record]))
+    stored = (await _within(read_back())).stored
+    _expect(len(stored) == 1, f"the id was given by two calls, and {len(stored)} records are stored")
+    _expect(stored[0] in {first, second}, "what is stored is neither of the two records")
 
 
 async def takes_overlapping_calls(sink: RecordSink, read_back: ReadBack) -> None:
@@ -144,7 +147,7 @@ SINK_CHECKS: Final[tuple[SinkCheck, ...]] = (
     takes_a_batch_whole,
     takes_a_repeated_batch_once,
     takes_the_first_of_one_id,
-    keeps_the_first_of_two_calls,
+    keeps_one_of_two_calls,
     takes_overlapping_calls,
     survives_a_cancelled_call,
     buries_a_record_once,
