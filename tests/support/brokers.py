@@ -84,6 +84,26 @@ def broker_in(folder: Path, *settings: str) -> Iterator[Broker]:
         broker.kill()
 
 
+@contextlib.contextmanager
+def brokers_in(folder: Path, number: int) -> Iterator[list[Broker]]:
+    """Yield one running server, or a cluster of ``number``; they are killed in the end."""
+    ports = [_free_port() for _ in range(number)]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    brokers = []
+    for node, port in enumerate(ports):
+        cluster = f"cluster {{name: c, listen: 127.0.0.1:{port}, routes: [{routes}]}}" if number > 1 else ""
+        own = folder / str(node)
+        own.mkdir()
+        brokers.append(Broker(own, f"server_name: n{node}", cluster))
+    try:
+        for broker in brokers:
+            broker.start()
+        yield brokers
+    finally:
+        for broker in brokers:
+            broker.kill()
+
+
 async def asked(broker: Broker, question: Callable[[JetStreamContext], Awaitable[T]]) -> T:
     """Return the server's answer to ``question``, over a connection of its own."""
     client = await nats.connect(broker.url, allow_reconnect=False)
