@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from rwriter._keys import use_key_pepper
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
@@ -16,6 +18,9 @@ from rwriter.errors import (
     RequestExists,
     RwriterError,
     SchemaOutdated,
+    SinkMisconfigured,
+    SinkRefusedRecord,
+    SinkUnavailable,
     SpoolFull,
     SpoolUnusable,
     WriterClosed,
@@ -24,6 +29,7 @@ from rwriter.errors import (
     WriterNotOpen,
 )
 from rwriter.records import CompletedRequest, NewRequest, new_request_id
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import (
     Erasure,
@@ -39,6 +45,9 @@ from rwriter.store._listing import RequestFilter
 from rwriter.upkeep import Upkeep
 from rwriter.writer import Health, RequestsWriter, WriterStats
 
+if TYPE_CHECKING:
+    from rwriter.stream import JetStreamStore, consume
+
 __all__ = (
     "ChannelFull",
     "CompletedRequest",
@@ -48,12 +57,14 @@ __all__ = (
     "Erasure",
     "Health",
     "InvalidCursor",
+    "JetStreamStore",
     "NewRequest",
     "PersistResult",
     "Purge",
     "RecordDropped",
     "RecordNotStored",
     "RecordRejected",
+    "RecordSink",
     "RecordSkipped",
     "RecordSpooled",
     "RequestDetail",
@@ -65,6 +76,9 @@ __all__ = (
     "RequestsWriter",
     "RwriterError",
     "SchemaOutdated",
+    "SinkMisconfigured",
+    "SinkRefusedRecord",
+    "SinkUnavailable",
     "Spool",
     "SpoolFull",
     "SpoolUnusable",
@@ -75,6 +89,16 @@ __all__ = (
     "WriterForked",
     "WriterNotOpen",
     "WriterStats",
+    "consume",
     "new_request_id",
     "use_key_pepper",
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in {"JetStreamStore", "consume"}:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    import rwriter.stream  # noqa: PLC0415 -- its extra is for those who have a stream
+
+    return getattr(rwriter.stream, name)

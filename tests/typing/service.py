@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +23,7 @@ from rwriter import (
     NewRequest,
     PersistResult,
     Purge,
+    RecordSink,
     RequestDetail,
     RequestFilter,
     RequestPage,
@@ -160,6 +161,32 @@ def stores(engine: AsyncEngine) -> list[RequestStore]:
         TestDbEngines(engine, schema="audit"),
     ]
     return [RequestStore(provider, schema="audit") for provider in providers]
+
+
+class OwnSink:
+    """A sink of the service's own, which knows nothing of the library's classes."""
+
+    async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
+        taken = frozenset(record.request_id for record in records)
+        return PersistResult(len(taken), 0, 0, taken)
+
+    async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
+        print(record, sqlstate, error)  # noqa: T201
+
+    async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        return set(ids)
+
+    async def check_schema(self) -> None:
+        """Nothing to check."""
+
+    async def identity(self) -> str:
+        return "own"
+
+
+def sinks(engine: AsyncEngine) -> list[RequestsWriter]:
+    found: list[RecordSink] = [RequestStore(engine), OwnSink()]
+    assert_type(RequestsWriter(OwnSink()).sink, RecordSink)
+    return [RequestsWriter(sink, name="audit") for sink in found]
 
 
 async def migrate(engine: AsyncEngine) -> None:
