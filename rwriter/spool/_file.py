@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rwriter.errors import SpoolFull, SpoolUnusable
-from rwriter.spool import _folder
+from rwriter.spool import _folder, _log
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
 from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
@@ -229,7 +229,7 @@ class SpoolFile:
             self._claimant.renew()
             if self._inode != _folder.inode_of(self._path):
                 # the rows are still there for who has the file open; those of others are saved by whoever comes first
-                kept, lost = salvage(old, self._open_anew)
+                kept, lost = salvage(old, lambda: self._connect(self._path))
                 self._db = kept.db
                 log.error("%d records of the spool %s were moved to the new one, %d lost", kept.rows, self._path, lost)
         self._inode = _folder.inode_of(self._path)
@@ -238,6 +238,8 @@ class SpoolFile:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            if self._claimant.is_alone():
+                _log.mend(self._path)
             return self._connect(self._path)
         except sqlite3.OperationalError as exc:
             # not the file's fault: no permission, no space, locked for too long
@@ -246,9 +248,6 @@ class SpoolFile:
         except sqlite3.DatabaseError as exc:
             return self._replace_damaged(exc)
 
-    def _open_anew(self) -> sqlite3.Connection:
-        return self._connect(self._path)
-
     def _replace_damaged(self, exc: sqlite3.Error) -> sqlite3.Connection:
         """Keep the damaged file under another name, and return a new one with every row that can be read."""
         aside = self._path.with_name(f"{FILE_NAME}.corrupt-{time.time_ns()}")
@@ -256,7 +255,7 @@ class SpoolFile:
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
         old = _connected(aside)
-        kept, lost = salvage(old, self._open_anew)
+        kept, lost = salvage(old, lambda: self._connect(self._path))
         log.error(
             "the spool %s cannot be read (%s): kept as %s; %d records of it are in a new one, %d at least are not",
             self._path, exc, aside.name, kept.rows, lost,
