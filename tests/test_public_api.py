@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import subprocess
@@ -112,6 +114,36 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 def test_importing_rwriter_imports_no_tool_and_no_framework() -> None:
     program = f"import sys, rwriter, rwriter.schema, rwriter.orm; print([m for m in {HEAVY} if m in sys.modules])"
     assert in_a_fresh_interpreter(program).strip() == "[]"
+
+
+def test_importing_rwriter_or_its_pytest_plugin_alone_costs_a_project_nothing() -> None:
+    program = """
+import sys
+import pytest
+before = set(sys.modules)
+import rwriter.pytest_plugin
+print(sorted(set(sys.modules) - before))
+"""
+    assert in_a_fresh_interpreter(program).strip() == "['rwriter', 'rwriter.pytest_plugin']"
+
+
+def test_type_checkers_see_the_names_that_are_imported_late() -> None:
+    tree = ast.parse(Path(rwriter.__file__).read_text(encoding="utf-8"))
+    (typed, *_) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(seen) == set(rwriter.__all__)
+    for name, module in seen.items():
+        assert getattr(rwriter, name) is getattr(importlib.import_module(str(module)), name)
+
+
+def test_what_is_not_there_is_an_attribute_error_and_dir_lists_what_is() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'RequestWriter'"):
+        rwriter.RequestWriter  # type: ignore[attr-defined] # noqa: B018 -- asked for its error
+    assert {*rwriter.__all__, "__version__", "errors"} <= set(dir(rwriter))
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert rwriter.__version__ == importlib.metadata.version("rwriter")
 
 
 def test_the_middleware_needs_no_framework_and_the_routes_say_which_one_they_need() -> None:
