@@ -19,12 +19,13 @@ from tests.docs.pages import Block, blocks, name_of, pages
 from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
+# a block "project: FILE" is a file of a project that runs as a whole: tests/docs/test_quickstart.py
 ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap", "example: rolled back")
 """Blocks that tests of their own run: in a gateway, in a clean environment, under pytest."""
 
 
 def left_out(block: Block) -> bool:
-    return block.note.startswith("not run: ") or block.note in ELSEWHERE
+    return block.note.startswith(("not run: ", "project: ")) or block.note in ELSEWHERE
 
 
 def compiled(block: Block) -> CodeType:
