@@ -47,7 +47,8 @@ class Connection:
             if self._ended:
                 raise SinkUnavailable("the connection to NATS was closed")
             if self._client is None or self._client.is_closed:
-                self._client = await self._connect()
+                with classified():
+                    self._client = await self._connect()
             return self._client
 
     async def call(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:

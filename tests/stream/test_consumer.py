@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,6 +278,27 @@ async def test_a_stream_that_comes_later_is_waited_for(
             await store.persist_completed([record()])
         await eventually(lambda: consumer.stats.persisted == 1)
         assert consumer.health.state == "ok"
+
+
+async def test_a_server_that_comes_later_or_goes_is_waited_for(
+    tmp_path: Path, stream: str, rwriter_engines: TestDbEngines
+) -> None:
+    broker = Broker(tmp_path)
+    try:
+        async with (
+            consuming(broker, stream, rwriter_engines) as consumer,
+            JetStreamStore(broker.url, stream=stream) as store,
+        ):
+            for number in (1, 2):
+                await eventually(lambda: consumer.health.state == "holding")
+                await asyncio.to_thread(broker.start)
+                await store.create_stream(max_bytes=1_000_000)
+                await store.persist_completed([record()])
+                await eventually(lambda number=number: consumer.stats.persisted == number)  # type: ignore[misc]
+                assert consumer.health.state == "ok"
+                await asyncio.to_thread(broker.kill)
+    finally:
+        broker.kill()
 
 
 async def test_a_database_that_is_not_migrated_is_told_on_start(

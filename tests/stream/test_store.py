@@ -146,6 +146,19 @@ async def test_a_server_that_is_absent_on_start_is_an_outage(tmp_path: Path, str
         broker.kill()
 
 
+async def test_a_server_that_is_absent_is_away_whatever_is_asked_of_it(tmp_path: Path, stream: str) -> None:
+    async with JetStreamStore(Broker(tmp_path).url, stream=stream) as store:
+        for ask in (
+            store.persist_completed([record()]),
+            store.bury(record(), sqlstate=None, error=""),
+            store.finished_ids(()),
+            store.check_schema(),
+            store.identity(),
+        ):
+            with pytest.raises(SinkUnavailable, match="NATS is away, NoServersError"):
+                await ask
+
+
 async def test_a_lost_connection_fails_what_is_under_way_at_once(broker: Broker, stream: str) -> None:
     """Its own time-out is an hour."""
     async with TcpProxy("127.0.0.1", broker.port) as proxy:
