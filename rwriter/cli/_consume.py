@@ -44,13 +44,23 @@ def consume(  # noqa: PLR0913 -- one for each option
     import rwriter.stream  # noqa: PLC0415 -- the other commands must not need what it imports
 
     async def work() -> rwriter.stream.ConsumerStats:
-        shutdown = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
         async with options.engines_for(database_url, schema, pool_size=concurrency + 1) as engines:
-            return await rwriter.stream.consume(
-                servers, engines, shutdown, stream=stream, durable=durable, concurrency=concurrency
-            )
+            try:
+                consumer = rwriter.stream.StreamConsumer(
+                    servers, engines, stream=stream, durable=durable, concurrency=concurrency
+                )
+            except ValueError as exc:
+                raise click.UsageError(str(exc)) from None
+            await consumer.run(_shutdown())
+        return consumer.stats
 
     account = msgspec.to_builtins(asyncio.run(work()))
     click.echo(to_json(account) if json else "  ".join(f"{name} {number}" for name, number in account.items()))
+
+
+def _shutdown() -> asyncio.Event:
+    """Return an event that SIGTERM and Ctrl-C set."""
+    shutdown = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, shutdown.set)
+    return shutdown

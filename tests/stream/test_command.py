@@ -47,12 +47,3 @@ async def test_the_command_stores_until_it_is_told_to_end_and_prints_the_account
     account = json.loads(printed)
     assert (account["received"], account["persisted"], account["messages"]) == (20, 20, 1)
     assert await stored(rwriter_engines) == ids(records)
-
-
-async def test_a_command_without_a_stream_makes_no_sense_and_shows_no_password() -> None:
-    command = [sys.executable, "-m", "rwriter.cli", "consume", "--from", "nats://user:secret@127.0.0.1"]
-    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE)
-    _, printed = await process.communicate()
-    assert process.returncode == 2
-    assert b"--stream" in printed
-    assert b"secret" not in printed

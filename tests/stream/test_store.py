@@ -24,6 +24,7 @@ from rwriter import (
 from rwriter.stream import _messages as messages
 from rwriter.stream._subjects import Subjects
 from rwriter.testing import TcpProxy
+from rwriter.threaded import ThreadedWriter
 from tests.stream.conftest import MAX_PAYLOAD
 from tests.support.brokers import Broker, asked, broker_in, raw_messages, records_in
 from tests.support.driving import eventually, settle_loop
@@ -251,6 +252,28 @@ async def test_a_closed_store_takes_nothing_and_says_so(store: JetStreamStore) -
 def test_a_name_that_cannot_be_used_is_refused(arguments: tuple[str, str | None], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         JetStreamStore("nats://localhost", stream=arguments[0], subject=arguments[1])
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["", "nats://", "nats://secret:4222,", "postgresql://user:secret@host", "nats://user:secret@host:port", []],
+)
+def test_an_address_that_cannot_be_used_is_refused_and_not_quoted(servers: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="servers must be URLs") as refused:
+        JetStreamStore(servers, stream="s")
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_thread_of_its_own_publishes_as_well(broker: Broker, stream: str, store: JetStreamStore) -> None:
+    del store  # which made the stream
+    one = record()
+
+    def service() -> None:
+        with ThreadedWriter(lambda: JetStreamStore(broker.url, stream=stream)) as writer:
+            writer.send(one, wait="committed")
+
+    await asyncio.to_thread(service)
+    assert await records_in(broker, stream) == [one]
 
 
 def test_a_message_that_cannot_be_read_says_so_and_quotes_nothing() -> None:
