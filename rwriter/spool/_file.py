@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 from rwriter.errors import SpoolFull, SpoolUnusable
 from rwriter.spool import _folder, _log
+from rwriter.spool._forget import forget
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
 from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
@@ -48,7 +49,7 @@ class SpoolFile:
         self._synchronous = synchronous
         # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
         self._deferred: list[tuple[str, list[tuple[int]]]] = []
-        with _telling_why(directory):
+        with _folder.telling_why(directory):
             _folder.prepare(directory, self._path, create=create)
             self._claimant = Claimant(directory)
             try:
@@ -197,6 +198,10 @@ class SpoolFile:
                 number += self._db.execute(free, (before,)).rowcount
             return number
 
+    def forget(self, is_theirs: Callable[[bytes], bool]) -> int:
+        """Delete every row whose payload ``is_theirs``, claimed or not, and what is left of it in the file."""
+        return self._sound(lambda: forget(self._db, self.directory, is_theirs))
+
     def restore(self) -> int:
         """Put rows that were set aside back among those to be replayed. Returns how many."""
         with self._transaction():
@@ -223,7 +228,7 @@ class SpoolFile:
         if self._inode == _folder.inode_of(self._path) and self._claimant.is_in_place():
             return
         log.error("the spool %s was removed or replaced while it was open: it is made anew", self._path)
-        with _telling_why(self.directory):
+        with _folder.telling_why(self.directory):
             old = self._db
             _folder.prepare(self.directory, self._path, create=True)
             self._claimant.renew()
@@ -375,15 +380,6 @@ class SpoolFile:
                 log.warning("adopting spooled records of a process that died (%s)", self.directory)
                 self._db.execute("UPDATE records SET claimant = NULL WHERE CAST(claimant AS BLOB) = ?", (found,))
                 bury(self.directory, claimant)
-
-
-@contextlib.contextmanager
-def _telling_why(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as exc:
-        msg = f"cannot use the spool in {directory}: {exc}"
-        raise SpoolUnusable(msg) from exc
 
 
 def _connected(path: Path) -> sqlite3.Connection:
