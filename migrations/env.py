@@ -22,8 +22,8 @@ from sqlalchemy.exc import DBAPIError
 
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, is_ours, run_with_connection
-from rwriter.schema import VERSION_TABLE, metadata
+from rwriter.migrate import SCHEMA_VARIABLE, declared, is_ours, run_with_connection
+from rwriter.schema import VERSION_TABLE
 from rwriter.store import encoding_refusal
 
 # any constant will do, as long as every release uses the same
@@ -70,7 +70,6 @@ def quoted(schema: str) -> str:
 def configure(schema: str | None, **options: Any) -> None:
     """Configure Alembic the same way for every mode."""
     context.configure(
-        target_metadata=metadata,
         version_table=VERSION_TABLE,
         version_table_schema=schema,
         include_name=is_ours,
@@ -93,7 +92,10 @@ def writes() -> bool:
 def run(connection: Connection, schema: str | None) -> None:
     """Run what the command asked for."""
     # `check` and the like must not leave a version table behind; Alembic itself knows that of `current` alone
-    configure(schema, connection=connection, dont_mutate=not writes())
+    changes = writes()
+    # asked in the transaction of a command that reads: one that writes compares no tables, and begins its own
+    tables = None if changes else declared(connection)
+    configure(schema, connection=connection, target_metadata=tables, dont_mutate=not changes)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -9,22 +9,25 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter import partitions
 from rwriter import schema as tables
 from rwriter._escape import escape
+from rwriter._validation import one_of
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
@@ -34,6 +37,8 @@ URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
+Period: TypeAlias = Literal["week", "day"]
+"""The length of a partition."""
 
 # migrating a large table may take hours; the lock timeouts of env.py bound the waiting
 _STATEMENT_TIMEOUT = 24 * 3600.0
@@ -42,6 +47,8 @@ _turn = threading.Lock()
 
 # differences that autogenerate reports and no statement of rwriter minds
 _TOLERATED = ("remove_", "modify_comment", "add_table_comment")
+
+_PARTITION = re.compile(rf"({'|'.join(tables.PARTITIONED_TABLES)})_[0-9]{{8}}")
 
 
 class SchemaDrift(RwriterError):
@@ -61,16 +68,22 @@ def alembic_config(schema: str | None = None) -> Config:
     return config
 
 
-async def upgrade(target: Target = None, revision: str = "head", *, schema: str | None = None) -> None:
+async def upgrade(
+    target: Target = None, revision: str = "head", *, schema: str | None = None, partitioned: Period | None = None
+) -> None:
     """Bring the database to ``revision``. Safe to call from many processes at once: they take turns.
 
     ``target`` is an engine, a provider, a URL, or ``None`` for ``RWRITER_DATABASE_URL``; ``schema`` defaults to the
     engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
-    nothing is done.
+    nothing is done. ``partitioned`` makes new tables with a partition for each week or day; tables that are there stay
+    as they are: only the first upgrade needs it.
 
-    Raises ``RwriterError`` where that history is behind, and for a revision this release does not know.
+    Raises ``RwriterError`` where that history is behind, for a revision this release does not know, and where the
+    tables are not partitioned as asked.
     """
     async with _engine(target, schema) as (engine, _):
+        if partitioned is not None:
+            await _refuse_other_variant(engine, partitioned)
         theirs = await revision_in_service(engine)
     if theirs is not None and theirs < tables.HEAD_REVISION:
         msg = (
@@ -80,7 +93,21 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
         raise RwriterError(msg)
     if theirs is not None:
         return
-    await _over(target, schema, lambda config: command.upgrade(config, revision))
+
+    def run(config: Config) -> None:
+        config.attributes["partitioned"] = partitioned
+        command.upgrade(config, revision)
+
+    await _over(target, schema, run)
+
+
+async def _refuse_other_variant(engine: AsyncEngine, period: Period) -> None:
+    one_of("partitioned", period, tuple(partitions.PERIODS))
+    found = await partitions.variant(engine)
+    if found not in {None, period}:
+        there = "plain" if found == "plain" else f"partitioned by {found}"
+        msg = f"the tables are there and are {there}: only new ones can be partitioned by {period}"
+        raise RwriterError(msg)
 
 
 async def downgrade(target: Target = None, revision: str = "base", *, schema: str | None = None) -> None:
@@ -88,9 +115,10 @@ async def downgrade(target: Target = None, revision: str = "base", *, schema: st
     await _over(target, schema, lambda config: command.downgrade(config, revision))
 
 
-def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
+def upgrade_sql(revision: str = "head", *, schema: str | None = None, partitioned: Period | None = None) -> str:
     """Return the SQL that ``upgrade`` would run on an empty database, or from ``A`` for ``revision="A:B"``."""
     config = alembic_config(schema)
+    config.attributes["partitioned"] = partitioned
     config.output_buffer = io.StringIO()
     with _clear_errors():
         command.upgrade(config, revision, sql=True)
@@ -112,6 +140,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
         start = await _start_check(engine)
         async with engine.connect() as connection:
             drift = await connection.run_sync(_drift, name)
+            drift += await partitions.faults(connection, name)
     if start is not None and not drift:
         raise start
     if drift:
@@ -155,12 +184,22 @@ def include_name(name: str | None, type_: str, _parents: Any = None) -> bool:
     For ``context.configure(include_name=...)`` in a service's own ``env.py``: autogenerate and ``alembic check`` then
     propose nothing about them. Join it to a function of your own with ``and``.
     """
-    return type_ != "table" or not (name == tables.VERSION_TABLE or name in tables.metadata.tables)
+    return type_ != "table" or not (name == tables.VERSION_TABLE or is_ours(name, type_, None) or _is_partition(name))
 
 
 def is_ours(name: str | None, type_: str, _parents: Any) -> bool:
     """Return True for rwriter's own tables in a shared schema: Alembic's ``include_name``."""
     return type_ != "table" or name in tables.metadata.tables
+
+
+def declared(connection: Connection) -> MetaData:
+    """Return the tables that the database should have: those of the partitioned variant where it has that."""
+    is_partitioned = connection.scalar(text("SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('requests')"))
+    return tables.partitioned_metadata if is_partitioned else tables.metadata
+
+
+def _is_partition(name: str | None) -> bool:
+    return name is not None and _PARTITION.fullmatch(name) is not None
 
 
 async def _over(target: Target, schema: str | None, run: Callable[[Config], object]) -> None:
@@ -230,7 +269,7 @@ def _drift(connection: Connection, schema: str | None) -> list[str]:
         quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
         connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
     opts = {"include_name": is_ours, "compare_server_default": True}
-    found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), tables.metadata)
+    found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), declared(connection))
     # changes to one column come as a list, everything else alone
     diffs = [diff for item in found for diff in (item if isinstance(item, list) else [item])]
     return [escape(_describe(*diff)) for diff in diffs if not diff[0].startswith(_TOLERATED)]

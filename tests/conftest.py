@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,7 @@ CHAOS: Final = Path(__file__).parent / "chaos"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--every-schema`` and ``--driver``."""
+    """Add ``--every-schema``, ``--driver`` and ``--partitioned``."""
     parser.addoption(
         "--every-schema",
         action="store_true",
@@ -32,6 +32,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="asyncpg",
         help="the driver of the engines that tests get from fixtures",
     )
+    parser.addoption(
+        "--partitioned",
+        choices=("week", "day"),
+        help="partition the tables of every migrated database, not only of the tests marked both_variants",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests marked ``both_variants`` on partitioned tables, too."""
+    if "partitioned" not in metafunc.fixturenames or metafunc.config.getoption("partitioned") is not None:
+        return
+    if metafunc.definition.get_closest_marker("both_variants") is not None:
+        metafunc.parametrize("partitioned", [None, "week"], ids=["plain", "partitioned"], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,9 +57,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif "rwriter_postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.db)
     if not config.getoption("every_schema"):
-        left_out = [item for item in items if _is_beyond_the_sample(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not _is_beyond_the_sample(item)]
+        _leave_out(config, items, _is_beyond_the_sample)
+    if config.getoption("partitioned") is not None:
+        _leave_out(config, items, lambda item: item.get_closest_marker("plain_only") is not None)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], is_left_out: Callable[[pytest.Item], bool]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 def _is_beyond_the_sample(item: pytest.Item) -> bool:
@@ -67,6 +85,14 @@ def _pepper_of_this_test() -> Iterator[None]:
     _keys.asked_environment = True
     yield
     _keys.pepper, _keys.asked_environment = None, True
+
+
+@pytest.fixture(scope="session")
+def _rwriter_databases(rwriter_postgres: str, pytestconfig: pytest.Config) -> Iterator[Databases]:
+    """The plugin's fixture of that name, with the variant of this run."""
+    databases = Databases(rwriter_postgres, pytestconfig.getoption("partitioned"))
+    yield databases
+    databases.close()
 
 
 @pytest.fixture
