@@ -7,6 +7,7 @@ from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import (
     ChannelFull,
     DatabaseRefused,
+    IdRefused,
     InvalidCursor,
     RecordDropped,
     RecordNotStored,
@@ -36,6 +37,7 @@ __all__ = (
     "DbEngines",
     "EngineProvider",
     "Health",
+    "IdRefused",
     "InvalidCursor",
     "NewRequest",
     "PersistResult",

@@ -137,6 +137,13 @@ async def variant(engines: EngineProvider | AsyncEngine, *, schema: str | None =
     return (period_of(catalog) or "week") if catalog.is_partitioned else "plain"
 
 
+async def listing(engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> list[Partition]:
+    """Return the partitions, oldest first. Raises ``RwriterError`` where the tables are not partitioned."""
+    engine, name = engine_of(engines, schema)
+    async with engine.connect() as connection:
+        return partitions_in(await partitioned(connection, name))
+
+
 async def read(connection: AsyncConnection, schema: str | None) -> Catalog:
     """Return what the catalogue says. ``schema`` is where the tables are, ``None`` the search_path's."""
     found = (await connection.execute(_ATTACHED, _names(connection, schema))).mappings().all()
@@ -245,7 +252,11 @@ def _child(row: Any) -> Child:
     )
 
 
-def _names(connection: AsyncConnection, schema: str | None) -> dict[str, str]:
+def quoted(connection: AsyncConnection, schema: str | None, name: str) -> str:
+    """Return a table's name as SQL."""
     quote = connection.dialect.identifier_preparer.quote_identifier
-    prefix = "" if schema is None else f"{quote(schema)}."
-    return {name: prefix + quote(name) for name in PARTITIONED_TABLES}
+    return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
+
+
+def _names(connection: AsyncConnection, schema: str | None) -> dict[str, str]:
+    return {name: quoted(connection, schema, name) for name in PARTITIONED_TABLES}

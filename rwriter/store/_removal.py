@@ -28,7 +28,6 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rwriter._validation import at_least, aware
-from rwriter.engines import schema_of
 from rwriter.records import repair
 from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, erasures, request_templates, requests
 from rwriter.store._connections import Connections, on_living_connection
@@ -197,10 +196,7 @@ async def _to_the_end(chunk: Callable[[dict[str, Any]], Awaitable[int]], paramet
 
 async def _earlier_writers_end(connections: Connections) -> None:
     """Wait for the transactions that were writing when the mark was set, for a bounded time."""
-    engine = connections.write
-    quote, schema = engine.dialect.identifier_preparer.quote_identifier, schema_of(engine)
-    prefix = "" if schema is None else quote(schema) + "."
-    parameters = {"requests": prefix + "requests", "letters": prefix + "dead_letters"}
+    parameters = {"requests": connections.quoted("requests"), "letters": connections.quoted("dead_letters")}
     waited_for: set[str] | None = None
     for _ in range(_WRITER_POLLS):
         async with connections.query(consistent=True) as connection:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from rwriter._database_errors import Kind, advice, describe, failure_of
 from rwriter.errors import DatabaseRefused, RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.partitions import IdBounds
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
@@ -66,12 +67,15 @@ os.register_at_fork(after_in_child=_refuse_in_child)
 class Lifecycle:
     """Moves one writer from new to closed, and owns its consumer task."""
 
-    def __init__(self, store: RequestStore, channel: Channel, consumer: Consumer, options: Options) -> None:
+    def __init__(
+        self, store: RequestStore, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
+    ) -> None:
         self.state = State.NEW
         self._store: Final = store
         self._channel: Final = channel
         self._consumer: Final = consumer
         self._options: Final = options
+        self._bounds: Final = bounds
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
@@ -201,6 +205,7 @@ class Lifecycle:
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._store.check_schema()
+                await self._bounds.learn()
         except RwriterError:
             raise
         except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it
