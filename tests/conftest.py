@@ -17,6 +17,7 @@ from tests.support.schemas import AWKWARD_SCHEMA
 pytest_plugins = ["pytester", "tests.support.fixtures"]
 
 CHAOS: Final = Path(__file__).parent / "chaos"
+PARTITIONS: Final = Path(__file__).parent / "partitions"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,10 +41,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests marked ``both_variants`` on partitioned tables, too."""
+    """Run a sample of the tests on partitioned tables, too: those of each statement, and those marked so."""
     if "partitioned" not in metafunc.fixturenames or metafunc.config.getoption("partitioned") is not None:
         return
-    if metafunc.definition.get_closest_marker("both_variants") is not None:
+    is_sampled = any(map(metafunc.definition.get_closest_marker, ("both_variants", "both_schemas")))
+    if is_sampled and not metafunc.definition.path.is_relative_to(PARTITIONS):
         metafunc.parametrize("partitioned", [None, "week"], ids=["plain", "partitioned"], indirect=True)
 
 
@@ -69,8 +71,10 @@ def _leave_out(config: pytest.Config, items: list[pytest.Item], is_left_out: Cal
 
 def _is_beyond_the_sample(item: pytest.Item) -> bool:
     call = getattr(item, "callspec", None)
-    in_second_schema = call is not None and call.params.get("schema") == AWKWARD_SCHEMA
-    return in_second_schema and item.get_closest_marker("both_schemas") is None
+    if call is None or call.params.get("schema") != AWKWARD_SCHEMA:
+        return False
+    # one departure from the usual at a time
+    return item.get_closest_marker("both_schemas") is None or call.params.get("partitioned") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -131,6 +131,7 @@ async def test_begun_rows_are_finished_and_the_daemons_columns_stay(store: Reque
     assert [state for (state,) in states] == ["processing", "completed"]
 
 
+@pytest.mark.both_variants
 async def test_the_daemons_rows_are_skipped_and_untouched_in_every_column(
     store: RequestStore, engine: AsyncEngine, daemon: Daemon
 ) -> None:

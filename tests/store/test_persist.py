@@ -269,6 +269,7 @@ async def test_the_first_terminal_state_wins_for_ever(store: RequestStore, engin
     await assert_skipped(store, engine, ids)
 
 
+@pytest.mark.both_variants
 async def test_a_redelivery_of_a_whole_batch_changes_nothing(store: RequestStore, engine: AsyncEngine) -> None:
     begun = new_request()
     await store.create_realtime(begun)
