@@ -71,7 +71,7 @@ async def _opened(database: Database, batch: int) -> AsyncIterator[dict[str, Way
 
 
 async def _raw(driver: Driver, dialect: Dialect, *, in_transaction: bool) -> Way:
-    compiled = statement().compile(dialect=dialect)
+    compiled = statement(facts=False).compile(dialect=dialect)
     names = compiled.positiontup or ()
     prepared = await driver.prepare(str(compiled))
     # preparing alone leaves the server in the middle of a request, its locks on the tables held

@@ -7,6 +7,7 @@ that the kernel releases when its holder dies, however it dies. A row whose chec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sqlite3
@@ -18,7 +19,8 @@ from typing import Final, TypeVar
 from rwriter.errors import SpoolFull, SpoolUnusable
 from rwriter.spool import _folder
 from rwriter.spool._liveness import Claimant, bury, is_alive
-from rwriter.spool._rows import FREE, SCHEMA, SELECT, Listed, Row, Stored, checksum_of, read_row
+from rwriter.spool._owner import Owner, forget_stamp
+from rwriter.spool._rows import FIELDS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
 from rwriter.spool._salvage import salvage
 
 T = TypeVar("T")
@@ -44,7 +46,6 @@ class SpoolFile:
         self._path: Final = directory / FILE_NAME
         self._max_bytes = max_bytes
         self._synchronous = synchronous
-        self._identity: str | None = None
         # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
         self._deferred: list[tuple[str, list[tuple[int]]]] = []
         with _telling_why(directory):
@@ -56,26 +57,23 @@ class SpoolFile:
                 self._claimant.release()
                 raise
         self._inode = _folder.inode_of(self._path)
+        self._owner: Final = Owner(directory, self._claimant.name)
 
     # -- whose it is
 
     def belongs_to(self, identity: str) -> None:
-        """Stamp the file with its database, or raise ``SpoolUnusable`` if it bears another's stamp."""
+        """Stamp the file with this process's database. Raises ``ForeignSpool`` if it bears another's stamp.
+
+        Then only rows for this process's own database are claimed, and those put from now on are known for such.
+        """
         with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO facts (name, value) VALUES ('database', ?)", (identity,))
-            (found,) = self._db.execute("SELECT value FROM facts WHERE name = 'database'").fetchone()
-        if found != identity:
-            msg = (
-                f"the spool in {self.directory} belongs to another database ({found}, not {identity}): give each "
-                "database a folder of its own. If it is the same database, moved or restored: Spool(..., adopt=True)"
-            )
-            raise SpoolUnusable(msg)
-        self._identity = identity
+            stamp = self._owner.learn(self._db, identity)
+        self._owner.check(stamp)
 
     def adopt(self) -> None:
         """Forget the stamp: the next database is the file's."""
         with self._transaction():
-            self._db.execute("DELETE FROM facts WHERE name = 'database'")
+            forget_stamp(self._db)
 
     # -- rows in
 
@@ -83,17 +81,16 @@ class SpoolFile:
         """Store rows, with ``keep`` claimed by this process, and return their numbers. Raises ``SpoolFull``."""
         claimant = self._claimant.name if keep else None
         insert = (
-            "INSERT INTO records (request_id, custom_id, payload, spooled_at, checksum, claimant) "
-            "VALUES (?, ?, ?, ?, ?, ?) RETURNING seq"
+            "INSERT INTO records (request_id, custom_id, payload, spooled_at, database, origin, checksum, claimant) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq"
         )
-
         size = sum(len(row.payload) for row in rows)
 
         def work() -> list[int]:
             self._shrink_log(size)
             with self._transaction():
                 self._check_room(size)
-                values = [(*row, checksum_of(row), claimant) for row in rows]
+                values = [(*row, checksum_of(row), claimant) for row in map(self._owner.sign, rows)]
                 return [self._db.execute(insert, value).fetchone()[0] for value in values]
 
         return self._sound(work)
@@ -114,14 +111,15 @@ class SpoolFile:
             claimed: list[Stored] = []
             damaged: list[int] = []
             size = 0
-            for seq, row in map(read_row, self._db.execute(FREE, (after, limit))):
-                if row is None:
-                    damaged.append(seq)
-                    continue
-                size += len(row.payload)
-                if claimed and size > max_bytes:
-                    break
-                claimed.append(Stored(seq, row))
+            with contextlib.closing(self._owner.free_rows(self._db, after)) as rows:
+                for seq, row in itertools.islice(rows, limit):
+                    if row is None:
+                        damaged.append(seq)
+                        continue
+                    size += len(row.payload)
+                    if claimed and size > max_bytes:
+                        break
+                    claimed.append(Stored(seq, row))
             self._each(
                 "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, each.seq) for each in claimed]
             )
@@ -150,10 +148,7 @@ class SpoolFile:
         self._sound(work)
 
     def _set_aside(self, seqs: Sequence[int], reason: str) -> None:
-        copy = (
-            "INSERT OR REPLACE INTO set_aside (seq, request_id, custom_id, payload, spooled_at, checksum, reason) "
-            "SELECT seq, request_id, custom_id, payload, spooled_at, checksum, ? FROM records WHERE seq = ?"
-        )
+        copy = f"INSERT OR REPLACE INTO set_aside ({FIELDS}, reason) SELECT {FIELDS}, ? FROM records WHERE seq = ?"
         self._each(copy, [(reason, seq) for seq in seqs])
         self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
@@ -205,10 +200,7 @@ class SpoolFile:
     def restore(self) -> int:
         """Put rows that were set aside back among those to be replayed. Returns how many."""
         with self._transaction():
-            moved = self._db.execute(
-                "INSERT INTO records (seq, request_id, custom_id, payload, spooled_at, checksum) "
-                "SELECT seq, request_id, custom_id, payload, spooled_at, checksum FROM set_aside"
-            ).rowcount
+            moved = self._db.execute(f"INSERT INTO records ({FIELDS}) SELECT {FIELDS} FROM set_aside").rowcount
             self._db.execute("DELETE FROM set_aside")
             return moved
 
@@ -241,8 +233,8 @@ class SpoolFile:
                 self._db = kept.db
                 log.error("%d records of the spool %s were moved to the new one, %d lost", kept.rows, self._path, lost)
         self._inode = _folder.inode_of(self._path)
-        if self._identity is not None:
-            self.belongs_to(self._identity)
+        if self._owner.identity is not None:
+            self.belongs_to(self._owner.identity)
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -263,7 +255,7 @@ class SpoolFile:
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
-        old = sqlite3.connect(aside, timeout=BUSY_TIMEOUT, isolation_level=None)
+        old = _connected(aside)
         kept, lost = salvage(old, self._open_anew)
         log.error(
             "the spool %s cannot be read (%s): kept as %s; %d records of it are in a new one, %d at least are not",
@@ -274,12 +266,12 @@ class SpoolFile:
     def _connect(self, path: Path) -> sqlite3.Connection:
         # made here so that the mode is right from the first byte on; SQLite gives its -wal and -shm the same one
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
-        db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        db = _connected(path)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
-            db.executescript(SCHEMA)
+            prepare(db)
             _check(db)
         except BaseException:
             db.close()
@@ -376,11 +368,13 @@ class SpoolFile:
         return used
 
     def _release_rows_of_dead_processes(self) -> None:
-        claimants = self._db.execute("SELECT DISTINCT claimant FROM records WHERE claimant IS NOT NULL").fetchall()
-        for (claimant,) in claimants:
+        # as bytes: a damaged name may be no text
+        claimants = "SELECT DISTINCT CAST(claimant AS BLOB) FROM records WHERE claimant IS NOT NULL"
+        for (found,) in self._db.execute(claimants).fetchall():
+            claimant = found.decode("utf-8", "replace")
             if not is_alive(self.directory, claimant):
                 log.warning("adopting spooled records of a process that died (%s)", self.directory)
-                self._db.execute("UPDATE records SET claimant = NULL WHERE claimant = ?", (claimant,))
+                self._db.execute("UPDATE records SET claimant = NULL WHERE CAST(claimant AS BLOB) = ?", (found,))
                 bury(self.directory, claimant)
 
 
@@ -391,6 +385,13 @@ def _telling_why(directory: Path) -> Iterator[None]:
     except (OSError, sqlite3.Error) as exc:
         msg = f"cannot use the spool in {directory}: {exc}"
         raise SpoolUnusable(msg) from exc
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+    # a text with a flipped bit is read like any other: its row's checksum tells
+    db.text_factory = lambda text: text.decode("utf-8", "replace")
+    return db
 
 
 def _check(db: sqlite3.Connection) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -14,7 +16,9 @@ CREATE TABLE IF NOT EXISTS records (
     payload BLOB NOT NULL,
     spooled_at REAL NOT NULL,
     checksum BLOB NOT NULL,
-    claimant TEXT
+    claimant TEXT,
+    database TEXT,
+    origin TEXT
 );
 CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
 CREATE INDEX IF NOT EXISTS records_custom_id ON records (custom_id) WHERE custom_id IS NOT NULL;
@@ -25,22 +29,33 @@ CREATE TABLE IF NOT EXISTS set_aside (
     payload BLOB,
     spooled_at REAL,
     checksum BLOB,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    database TEXT,
+    origin TEXT
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS databases (identity TEXT PRIMARY KEY) WITHOUT ROWID;
 """
+# after the columns: a file of an earlier release gets them first
+_INDEX: Final = "CREATE INDEX IF NOT EXISTS records_origin ON records (origin) WHERE origin IS NOT NULL"
+_OWNER: Final = ("database", "origin")
 
-SELECT: Final = "SELECT seq, request_id, custom_id, payload, spooled_at, checksum"
-FREE: Final = f"{SELECT} FROM records WHERE claimant IS NULL AND seq > ? ORDER BY seq LIMIT ?"
+FIELDS: Final = "seq, request_id, custom_id, payload, spooled_at, checksum, database, origin"
+SELECT: Final = f"SELECT {FIELDS}"
 
 
 class Row(NamedTuple):
-    """One spooled record: ``request_id`` is 16 bytes, ``payload`` MessagePack, ``spooled_at`` Unix seconds."""
+    """One spooled record: ``request_id`` is 16 bytes, ``payload`` MessagePack, ``spooled_at`` Unix seconds.
+
+    ``database`` is the identity of the one it is for; while that is not known, ``origin`` names the process that does.
+    """
 
     request_id: bytes
     custom_id: str | None
     payload: bytes
     spooled_at: float
+    database: str | None = None
+    origin: str | None = None
 
 
 class Stored(NamedTuple):
@@ -61,26 +76,54 @@ class Listed(NamedTuple):
     reason: str | None
 
 
+def prepare(db: sqlite3.Connection) -> None:
+    """Make the tables that are not there, and the columns that a file of an earlier release has not."""
+    db.executescript(SCHEMA)
+    for table in ("records", "set_aside"):
+        for column in set(_OWNER) - _columns_of(db, table):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
+    db.execute(_INDEX)
+
+
+def fields_of(db: sqlite3.Connection, table: str) -> str:
+    """Return what to select of ``table`` for ``FIELDS``, in a file of whatever release and state."""
+    missing: set[str] = set()
+    with contextlib.suppress(sqlite3.DatabaseError):
+        missing |= set(_OWNER) - _columns_of(db, table)
+    return ", ".join("NULL" if name in missing else name for name in FIELDS.split(", "))
+
+
+def _columns_of(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+
+
 def checksum_of(row: Row) -> bytes:
-    """Return a checksum of 16 bytes over all that is replayed of a row."""
+    """Return a checksum of 16 bytes over all that is replayed of a row, and over where to."""
     digest = hashlib.blake2b(digest_size=16)
-    custom_id = b"" if row.custom_id is None else b"\x01" + row.custom_id.encode("utf-8", "surrogatepass")
-    for part in (row.request_id, custom_id, repr(row.spooled_at).encode(), row.payload):
+    # rows of earlier releases have no owner, and keep their checksums
+    owner = [_given(part) for part in (row.database, row.origin)] if row.database or row.origin else []
+    for part in (row.request_id, _given(row.custom_id), repr(row.spooled_at).encode(), row.payload, *owner):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
 
 
+def _given(text: str | None) -> bytes:
+    return b"" if text is None else b"\x01" + text.encode("utf-8", "surrogatepass")
+
+
 def read_row(found: Sequence[object]) -> tuple[int, Row | None]:
     """Return the number and the row in an answer to ``SELECT``, or ``None`` for one that is not what was put."""
-    seq, request_id, custom_id, payload, spooled_at, checksum = found
+    seq, request_id, custom_id, payload, spooled_at, checksum, database, origin = found
     if (
         isinstance(request_id, bytes)
-        and (custom_id is None or isinstance(custom_id, str))
+        and isinstance(custom_id, str | None)
         and isinstance(payload, bytes)
         and isinstance(spooled_at, float)
+        and isinstance(database, str | None)
+        and isinstance(origin, str | None)
     ):
-        row = Row(request_id, custom_id, payload, spooled_at)
+        row = Row(request_id, custom_id, payload, spooled_at, database, origin)
         if checksum_of(row) == checksum:
             return int(str(seq)), row
     return int(str(seq)), None

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from rwriter.spool._rows import SELECT, read_row
+from rwriter.spool._rows import FIELDS, fields_of, read_row
 
 _GAP: Final = 1_000_000
 """Numbers left between the last row of the old file and the first of the new: others may write to the old one still."""
@@ -34,15 +34,19 @@ def salvage(old: sqlite3.Connection, make: Callable[[], sqlite3.Connection]) -> 
             lost += 1
         else:
             rows.append(found)
-    aside = _set_aside_of(old)
+    aside = _all_of(old, f"SELECT {fields_of(old, 'set_aside')}, reason FROM set_aside")
+    owners = {table: _all_of(old, f"SELECT * FROM {table}") for table in ("facts", "databases")}
     with contextlib.suppress(sqlite3.Error):
         old.close()
     new = make()
     last = max((int(str(row[0])) for row in rows), default=0)
     with new:
         new.execute("BEGIN IMMEDIATE")
-        new.executemany("INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        new.executemany("INSERT OR IGNORE INTO set_aside VALUES (?, ?, ?, ?, ?, ?, ?)", aside)
+        marks = ", ".join("?" * (FIELDS.count(",") + 2))
+        new.executemany(f"INSERT OR IGNORE INTO records ({FIELDS}, claimant) VALUES ({marks})", rows)
+        new.executemany(f"INSERT OR IGNORE INTO set_aside ({FIELDS}, reason) VALUES ({marks})", aside)
+        new.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", owners["facts"])
+        new.executemany("INSERT OR IGNORE INTO databases VALUES (?)", owners["databases"])
         new.execute(
             "INSERT INTO sqlite_sequence (name, seq) SELECT 'records', ? "
             "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'records')",
@@ -55,18 +59,19 @@ def salvage(old: sqlite3.Connection, make: Callable[[], sqlite3.Connection]) -> 
 def _rows_of(db: sqlite3.Connection) -> Iterator[Sequence[object] | None]:
     """Yield the rows that can be read, and ``None`` for each that was met and cannot be."""
     seen: set[int] = set()
+    select = f"SELECT {fields_of(db, 'records')}, claimant FROM records NOT INDEXED"
     # from both ends, as far as it goes: a page that cannot be read ends a scan, and says nothing about those behind it
     for order in ("ASC", "DESC"):
         with contextlib.suppress(sqlite3.DatabaseError):
-            for row in db.execute(f"{SELECT}, claimant FROM records NOT INDEXED ORDER BY seq {order}"):
+            for row in db.execute(f"{select} ORDER BY seq {order}"):
                 if row[0] in seen:
                     break
                 seen.add(row[0])
                 yield row
-    yield from _rows_between(db, seen)
+    yield from _rows_between(db, select, seen)
 
 
-def _rows_between(db: sqlite3.Connection, seen: set[int]) -> Iterator[Sequence[object] | None]:
+def _rows_between(db: sqlite3.Connection, select: str, seen: set[int]) -> Iterator[Sequence[object] | None]:
     """Look up each number that no scan came to."""
     last = max(seen, default=0)
     with contextlib.suppress(sqlite3.DatabaseError):
@@ -78,7 +83,7 @@ def _rows_between(db: sqlite3.Connection, seen: set[int]) -> Iterator[Sequence[o
             missing = 0
             continue
         try:
-            row = db.execute(f"{SELECT}, claimant FROM records NOT INDEXED WHERE seq = ?", (seq,)).fetchone()
+            row = db.execute(f"{select} WHERE seq = ?", (seq,)).fetchone()
         except sqlite3.DatabaseError:
             yield None
             continue
@@ -89,8 +94,8 @@ def _rows_between(db: sqlite3.Connection, seen: set[int]) -> Iterator[Sequence[o
             return
 
 
-def _set_aside_of(db: sqlite3.Connection) -> list[Sequence[object]]:
+def _all_of(db: sqlite3.Connection, select: str) -> list[Sequence[object]]:
     found: list[Sequence[object]] = []
     with contextlib.suppress(sqlite3.DatabaseError):
-        found.extend(db.execute("SELECT * FROM set_aside"))
+        found.extend(db.execute(select))
     return found

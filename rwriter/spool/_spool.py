@@ -19,6 +19,7 @@ from rwriter._validation import at_least, one_of
 from rwriter.errors import RwriterError, SpoolUnusable
 from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.spool._file import SpoolFile
+from rwriter.spool._owner import ForeignSpool
 from rwriter.spool._rows import Row, Stored
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class Spool:
         self._synchronous: Final = _SYNCHRONOUS[fsync]
         self._adopt: Final = adopt
         self.is_stamped = False
-        """True once the database that the records are for is known to be the spool's own."""
+        """True once the database that the records are for is known, be it the spool's own or not."""
         self._thread: ThreadPoolExecutor | None = None
         self._file: SpoolFile | None = None
         self._pid = 0
@@ -124,8 +125,15 @@ class Spool:
         thread.shutdown(wait=False)
 
     async def belongs_to(self, identity: str) -> None:
-        """Stamp the spool with its database, or raise ``SpoolUnusable`` if it bears another's stamp."""
-        await self._on_thread(lambda file: file.belongs_to(identity))
+        """Stamp the spool with its database. Raises ``SpoolUnusable`` if it bears another's stamp.
+
+        Then only records for this database are claimed, those put meanwhile among them.
+        """
+        try:
+            await self._on_thread(lambda file: file.belongs_to(identity))
+        except ForeignSpool:
+            self.is_stamped = True
+            raise
         self.is_stamped = True
 
     async def put(self, records: Sequence[CompletedRequest]) -> None:

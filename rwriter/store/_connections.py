@@ -45,13 +45,13 @@ class Connections:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for statements that happen together or not at all."""
-        async with _writing(self.write) as connection, connection.begin():
+        async with connected(self.write, writing=True) as connection, connection.begin():
             yield connection
 
     def autocommit(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
         """Open a connection for one statement that writes and commits by itself."""
         engine = self._autocommit.get(self.write)
-        return self.transaction() if engine is None else _writing(engine)
+        return self.transaction() if engine is None else connected(engine, writing=True)
 
     @contextlib.asynccontextmanager
     async def query(self, *, consistent: bool) -> AsyncIterator[AsyncConnection]:
@@ -94,25 +94,19 @@ async def on_living_connection(operation: Callable[[], Awaitable[T]], *, repeata
 
 
 @contextlib.asynccontextmanager
-async def _writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with connected(engine) as connection:
-        try:
-            yield connection
-        except DBAPIError as exc:
-            if sqlstate_of(exc) == _READ_ONLY:
-                # a primary that became a standby: the connection is sound and useless, and the pool cannot know
-                await connection.invalidate()
-            raise
-
-
-@contextlib.asynccontextmanager
-async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def connected(engine: AsyncEngine, *, writing: bool = False) -> AsyncIterator[AsyncConnection]:
     """Open a connection. An error on the way to it is marked: no statement was sent."""
     began: float | None = None
     try:
         async with engine.connect() as connection:
             began = time.monotonic()
-            yield connection
+            try:
+                yield connection
+            except DBAPIError as exc:
+                if writing and sqlstate_of(exc) == _READ_ONLY:
+                    # a primary that became a standby: the connection is sound and useless, and the pool cannot know
+                    await connection.invalidate()
+                raise
     except BaseException as exc:
         # a cancellation, too: it is the cause of the time-out that it becomes
         if began is None:

@@ -140,15 +140,18 @@ class Consumer:
                 finally:
                     # behind the others, if refused: they may tell whether a record of this batch is to blame
                     self._channel.give_back(entries, last=outcome is Outcome.REFUSING)
-            await self._give_up()
+            if self._outage.absent_for >= self._options.give_up_after:
+                await self._give_up()
 
     async def _give_up(self) -> None:
-        """Drop what has waited for ``give_up_after`` in an outage that lasts as long."""
+        """Drop what has waited for ``give_up_after``, in an outage that lasts as long."""
         limit = self._options.give_up_after
-        if self._outage.absent_for >= limit:
-            overdue = self._channel.take_older(limit)
-            reason = f"the database has been away for {limit:g} s, {self._outage.error}"
+        overdue = self._channel.take_older(limit)
+        reason = f"the database has been away for {limit:g} s, {self._outage.error}"
+        try:
             await self._delivery.spool_or_drop(overdue, reason)
+        finally:
+            self._channel.give_back(overdue)
 
     def _is_done(self) -> bool:
         return self._channel.closed and not self._channel.pending

@@ -66,7 +66,6 @@ class Replayer:
         self._busy: Final = busy
         self._counter: Final = _ReplayCounter()
         self._unreadable = False
-        self._foreign = False
         # the last row that was passed by because its batch was refused, and when each of them was refused first
         self._passed = 0
         self._refused_at: Final[dict[int, int]] = {}
@@ -108,8 +107,6 @@ class Replayer:
         self._overflow.kept.clear()
         if self._outage.is_probed:
             return False
-        if self._foreign:
-            return None
         if not self._spool.is_stamped:
             return await self._stamp()
         # Claimed before the attempt begins: a spool that cannot be read would otherwise hold the one probe again and
@@ -126,8 +123,8 @@ class Replayer:
             await self._delivery.spool_or_drop(entries, "a live batch probes the database")
             return False
 
-    async def _stamp(self) -> bool | None:
-        """Ask the database who it is, and replay nothing if the spool is another's."""
+    async def _stamp(self) -> bool:
+        """Ask the database who it is. Of a spool that is another's, only this writer's own records are replayed."""
         with self._outage.attempt(replaying=True) as allowed:
             if not allowed:
                 return False
@@ -141,10 +138,8 @@ class Replayer:
         try:
             await self._spool.belongs_to(identity)
         except RwriterError as exc:
-            self._foreign = True
-            log.error("%s: nothing is replayed, %s", self._options.name, exc)
-            return None
-        return True
+            log.error("%s: nothing is replayed but records of its own, %s", self._options.name, exc)
+        return self._spool.is_stamped
 
     async def _probe_without_rows(self) -> bool | None:
         self._outage.nothing_to_replay()

@@ -12,16 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from rwriter import RequestsWriter, Spool, SpoolFull, SpoolUnusable
+from rwriter import Spool, SpoolFull, SpoolUnusable
 from rwriter.spool._file import FILE_NAME
-from rwriter.testing import TestDbEngines
-from tests.support.driving import eventually
-from tests.support.fates import stored
-from tests.support.faults import through_a_proxy
 from tests.support.records import record
+from tests.support.spools import ALL, found_in, opened
 
 MIB = 1024 * 1024
-ALL = (1_000, 1 << 30)
 
 
 @pytest.fixture
@@ -35,20 +31,6 @@ async def spool(folder: Path) -> AsyncIterator[Spool]:
     await made.open()
     yield made
     await made.aclose()
-
-
-async def found_in(folder: Path) -> list[object]:
-    """Return every record that a fresh process would replay."""
-    spool = Spool(folder)
-    await spool.open()
-    try:
-        found: list[object] = []
-        while rows := await spool.claim(*ALL):
-            found += [row.record for row in rows]
-            await spool.remove([row.seq for row in rows])
-        return found
-    finally:
-        await spool.aclose()
 
 
 # -- damage
@@ -91,6 +73,21 @@ async def test_a_row_of_another_is_not_taken_for_this_one(folder: Path, spool: S
     assert await spool.claim(*ALL) == []
     assert [item.reason for item in await spool.listing()] == ["damaged: its checksum does not match"] * 2
     assert await spool.find("stolen", "tenant-a") is None
+
+
+@pytest.mark.parametrize("column", ["custom_id", "claimant", "database", "origin"])
+async def test_a_text_that_is_no_text_any_more_stops_nothing(folder: Path, column: str) -> None:
+    one, another = record(custom_id="chat-1"), record()
+    async with opened(folder) as spool:
+        await spool.put([one, another])
+    with sqlite3.connect(folder / FILE_NAME) as file:
+        file.execute(f"UPDATE records SET {column} = CAST(x'63ff' AS TEXT) WHERE seq = 1")
+    file.close()
+    async with opened(folder) as spool:
+        await spool.belongs_to("one")
+        # a claimant that is none is dead
+        expected = [one, another] if column == "claimant" else [another]
+        assert [row.record for row in await spool.claim(*ALL)] == expected
 
 
 async def test_a_file_that_turns_out_to_be_damaged_while_it_is_open_is_replaced(
@@ -168,50 +165,6 @@ async def test_numbers_of_the_old_file_never_remove_rows_of_the_new_one(folder: 
     await spool.remove([number])
     await theirs.aclose()
     assert other in await found_in(folder)
-
-
-# -- whose it is
-
-
-async def test_a_spool_belongs_to_one_database(folder: Path, spool: Spool) -> None:
-    await spool.belongs_to("one")
-    await spool.belongs_to("one")
-    with pytest.raises(SpoolUnusable, match="another database"):
-        await spool.belongs_to("another")
-    adopting = Spool(folder, adopt=True)
-    await adopting.open()
-    await adopting.belongs_to("another")
-    await adopting.aclose()
-
-
-async def test_a_writer_refuses_the_spool_of_another_database(rwriter_engines: TestDbEngines, folder: Path) -> None:
-    spool = Spool(folder)
-    await spool.open()
-    await spool.belongs_to("another")
-    await spool.put([record()])
-    await spool.aclose()
-    writer = RequestsWriter(rwriter_engines, spool=Spool(folder))
-    with pytest.raises(SpoolUnusable, match="another database"):
-        await writer.__aenter__()
-    assert writer.health.state == "failed"
-    assert await stored(rwriter_engines) == set()
-
-
-async def test_a_writer_that_found_the_database_away_replays_nothing_of_another(
-    rwriter_engines: TestDbEngines, rwriter_database: str, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    spool = Spool(folder)
-    await spool.open()
-    await spool.belongs_to("another")
-    await spool.put([record()])
-    await spool.aclose()
-    async with through_a_proxy(rwriter_database) as (proxy, engine):
-        proxy.cut()
-        options = {"max_retries": 0, "retry_base_delay": 0.01, "retry_max_delay": 0.05, "replay_interval": 0.05}
-        async with RequestsWriter(engine, spool=Spool(folder), **options):  # type: ignore[arg-type]
-            proxy.heal()
-            await eventually(lambda: "nothing is replayed" in caplog.text)
-    assert await stored(rwriter_engines) == set()
 
 
 # -- who may touch it
