@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from bench import report
 from bench.database import SCHEMA, server
 
 COMMANDS: Final = {
-    "throughput": "records a second beside nine peers, with one thing varied at a time",
+    "throughput": "records a second beside seven peers, with one thing varied at a time",
     "against": "this checkout's writer in turns with another's: rate, processor time and WAL a record",
     "request-path": "what a handler and its event loop pay for a record",
     "read-path": "how long lookups and pages take among two million rows",
@@ -25,10 +24,10 @@ COMMANDS: Final = {
     "memory": "what a full buffer takes in memory",
     "durability": "a journal under each fsync policy, beside memory",
     "replay": "live traffic beside the replay of a large spool",
-    "plots": "draw a run of `throughput` and write its tables into docs/performance.md",
+    "page": "write the tables of a run of `throughput` into docs/performance.md",
 }
 """Each is a module of the same name with ``measure`` and ``lines``, and where it wants them ``add_options`` and
-``ROUNDS``. It is imported when it is chosen: some need an extra."""
+``ROUNDS``. It is imported when it is chosen."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 2 if arguments and arguments[0] not in {"-h", "--help"} else 0
     name, *rest = arguments
     command = importlib.import_module(f"bench.{name.replace('-', '_')}")
-    if name == "plots":
+    if name == "page":
         command.run(rest)
         return 0
     return _measure(command, _options(name, command, rest))
@@ -62,8 +61,6 @@ def _options(name: str, command: Any, arguments: Sequence[str]) -> argparse.Name
 
 
 def _measure(command: Any, options: argparse.Namespace) -> int:
-    # inherited by every process of the measurement: without a pepper each would warn
-    os.environ.setdefault("RWRITER_KEY_PEPPER", "bench")
     started = time.monotonic()
     with server(options.database_url, options.bin_dir) as url:
         result = asyncio.run(command.measure(url, options))

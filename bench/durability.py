@@ -10,17 +10,17 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bench.database import Database
-from bench.report import percentiles, ratios, rotated, spread, summary
+from bench.report import compared, in_rounds, percentiles, spread
 from bench.traffic import Bodies, Traffic, records
 from rwriter import CompletedRequest, RequestsWriter, Spool
 
 HANDLERS: Final = 50
 COUNT: Final = 4_000
 ROUNDS: Final = 5
-KINDS: Final[dict[str, str | None]] = {
+KINDS: Final[dict[str, Literal["off", "normal", "full"] | None]] = {
     "memory": None,
     "journal, fsync=off": "off",
     "journal, fsync=normal": "normal",
@@ -33,24 +33,13 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     """Take every kind's turn in each round; returns rates as parts of memory's, and how long a ``send`` took."""
     database, count = Database(url), COUNT // 8 if options.quick else COUNT
     bodies = Traffic().bodies(count)
-    waits: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    rounds: list[dict[str, float]] = []
     async with database.tables():
-        for number in range(options.rounds + 1):
-            if number == 1:  # the round before it warmed connections, files and the interpreter
-                rounds.clear()
-                waits = {kind: [] for kind in KINDS}
-            order = rotated(KINDS, number)
-            rounds.append({kind: await _round(database, kind, bodies, waits[kind]) for kind in order})
-    rates = {kind: [count / one[kind] for one in rounds] for kind in KINDS}
-    kinds = {
-        kind: {
-            "rate": summary(rates[kind]),
-            "ratio": ratios(rates[kind], rates["memory"]),
-            "send_us": percentiles([wait * 1e6 for wait in waits[kind]], 1),
-        }
-        for kind in KINDS
-    }
+        turns = await in_rounds(KINDS, options.rounds, lambda kind: _turn(database, kind, bodies))
+    kinds = compared(
+        {kind: [{"rate": count / seconds} for seconds, _ in each] for kind, each in turns.items()}, "memory"
+    )
+    for kind, each in turns.items():
+        kinds[kind]["send_us"] = percentiles([wait * 1e6 for _, waits in each for wait in waits], 1)
     return {"records": count, "handlers": HANDLERS, "kinds": kinds}
 
 
@@ -62,28 +51,19 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{kind:22} {spread(found['ratio']):22} {found['rate']['median']:8,.0f}/s  {sends}"
 
 
-async def _round(database: Database, kind: str, bodies: Sequence[Bodies], waits: list[float]) -> float:
+async def _turn(database: Database, kind: str, bodies: Sequence[Bodies]) -> tuple[float, list[float]]:
+    """Return the seconds until all records are stored, and those that each ``send`` took."""
     await database.empty()
-    fresh = records(bodies)
+    left, waits, fsync = iter(records(bodies)), list[float](), KINDS[kind]
     with tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
-        async with (
-            database.engines(3) as engines,
-            RequestsWriter(engines, **_options(kind, folder)) as writer,
-        ):
+        journal: Any = {} if fsync is None else {"durability": "journal", "spool": Spool(folder, fsync=fsync)}
+        async with database.engines(3) as engines, RequestsWriter(engines, **journal) as writer:
             began = time.perf_counter()
-            left = iter(fresh)
             await asyncio.gather(*(_handler(writer, left, waits) for _ in range(HANDLERS)))
             await writer.flush()
             seconds = time.perf_counter() - began
-    await database.verify(len(fresh))
-    return seconds
-
-
-def _options(kind: str, folder: str) -> dict[str, Any]:
-    fsync = KINDS[kind]
-    if fsync is None:
-        return {}
-    return {"durability": "journal", "spool": Spool(folder, fsync=fsync)}  # type: ignore[arg-type]
+    await database.verify(len(bodies))
+    return seconds, waits
 
 
 async def _handler(writer: RequestsWriter, left: Iterator[CompletedRequest], waits: list[float]) -> None:

@@ -22,6 +22,7 @@ import sqlalchemy
 
 from bench.database import Database
 from bench.processes import resident
+from bench.report import verdict
 from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, record
 from rwriter import ChannelFull, RequestsWriter
 
@@ -53,7 +54,11 @@ async def measure(url: str, _: argparse.Namespace) -> dict[str, Any]:
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield what each kind took."""
-    yield from map(_line, result["kinds"])
+    for one in result["kinds"]:
+        queued, grown, charged = one["queued"], one["grown_bytes"], one["pending_bytes"]
+        yield f"{one['kind']}: {queued:,} records queued, stopped by {one['held_by']}; memory grew by {grown:,} bytes"
+        yield f"  {verdict(grown, one['bound_bytes'])} (the budget, and {OVERHEAD:,} for each record)"
+        yield f"  a record: {grown / queued:,.0f} resident, {charged / queued:,.0f} of them charged to the budget"
 
 
 def _in_a_process(url: str, kind: str) -> dict[str, Any]:
@@ -80,7 +85,6 @@ async def _measured(url: str, kind: str) -> dict[str, Any]:
         "held_by": "bytes" if full else "records",
         "grown_bytes": grown,
         "pending_bytes": stats.pending_bytes,
-        "budget_bytes": CHANNEL_BYTES,
         "bound_bytes": CHANNEL_BYTES + OVERHEAD * stats.pending,
     }
 
@@ -116,14 +120,3 @@ def trim() -> None:
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _line(figures: dict[str, Any]) -> str:
-    queued, grown, charged = figures["queued"], figures["grown_bytes"], figures["pending_bytes"]
-    verdict = "within" if grown <= figures["bound_bytes"] else "OVER"
-    return (
-        f"{figures['kind']}: {queued:,} records queued, stopped by {figures['held_by']}; resident memory grew by "
-        f"{grown:,} bytes,\n  {verdict} the budget of {figures['budget_bytes']:,} and {OVERHEAD:,} for each record\n"
-        f"  a record: {grown / queued:,.0f} resident = {charged / queued:,.0f} charged to the budget "
-        f"+ {(grown - charged) / queued:,.0f} (stats.pending_bytes: {charged:,})"
-    )

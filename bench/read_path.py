@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.database import Database
 from bench.report import percentiles, verdict
-from bench.tables import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, fill_unevenly
-from rwriter import RequestFilter, RequestPage, RequestStore
+from bench.tables import COMMON_MODEL, LARGE_OWNER, RARE_MODEL, SMALL_OWNER, fill
+from rwriter import RequestFilter, RequestStore
 from rwriter.schema import requests
 from rwriter.store._connections import Connections
 from rwriter.store._listing import count
@@ -34,6 +34,26 @@ BUDGET: Final = 5.0
 """Seconds for one kind of call: a slow one is measured fewer times."""
 
 Call = Callable[[], Awaitable[Any]]
+Kind = tuple[str, float | None, Call]
+"""A call with its name, and the goal for its p99 in milliseconds if it has one."""
+
+PAGES: Final[dict[str, dict[str, Any]]] = {
+    "of one owner, large": {"created_by": LARGE_OWNER},
+    "of one owner, small": {"created_by": SMALL_OWNER},
+    "of all owners": {},
+    "of all owners, active first": {"active_first": True},
+    "of one owner, active first": {"created_by": LARGE_OWNER, "active_first": True},
+    "of one owner and a common model": {"created_by": LARGE_OWNER, "models": [COMMON_MODEL]},
+    "of all owners and a common model": {"models": [COMMON_MODEL]},
+    "of one owner, failed": {"created_by": LARGE_OWNER, "status": "failed"},
+    "of all owners, processing": {"status": "processing"},
+}
+TOTALS: Final = {name: PAGES[name] for name in ("of one owner, small", "of one owner, large", "of all owners")}
+UNINDEXED: Final[dict[str, dict[str, Any]]] = {
+    "of one owner and a rare model": {"created_by": LARGE_OWNER, "models": [RARE_MODEL]},
+    "of all owners and a rare model": {"models": [RARE_MODEL]},
+    "of all owners, canceled": {"status": "canceled"},
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +69,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
     database = Database(url)
     async with database.tables(), database.engines(1) as engines:
         started = time.perf_counter()
-        await fill_unevenly(database, rows)
+        await fill(database, rows)
         seconds = round(time.perf_counter() - started, 1)
         print(f"{rows:,} rows with their templates, made in {seconds:g} s\nmilliseconds: p50, p99, max (calls)")
         store, found = RequestStore(engines), {}
@@ -69,94 +89,43 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 async def _timed(call: Call, calls: int) -> dict[str, Any]:
     await call()  # warm: statements prepared
     found: list[float] = []
-    estimates = 0
     deadline = time.perf_counter() + BUDGET
     while len(found) < calls and (len(found) < 2 or time.perf_counter() < deadline):  # noqa: PLR2004 -- a percentile takes two
         started = time.perf_counter()
-        answer = await call()
+        await call()
         found.append((time.perf_counter() - started) * 1_000)
-        estimates += _is_estimate(answer)
-    figures = {**percentiles(found), "calls": len(found)}
-    return figures | ({"estimates": estimates} if estimates else {})
-
-
-def _is_estimate(answer: Any) -> bool:
-    match answer:
-        case RequestPage(total_is_estimate=is_estimate) | (int(), bool() as is_estimate):
-            return is_estimate
-    return False
+    return {**percentiles(found), "calls": len(found)}
 
 
 def _line(name: str, figures: Mapping[str, Any]) -> str:
     goal = figures["goal_p99_ms"]
     told = "" if goal is None else f"  {verdict(figures['p99'], goal)}"
-    if "estimates" in figures:
-        told += f"  the total of {figures['estimates']} is an estimate"
     return f"  {name:<58} {figures['p50']:8.2f} {figures['p99']:8.2f} {figures['max']:8.2f} ({figures['calls']}){told}"
 
 
-async def _kinds(
-    store: RequestStore, engine: AsyncEngine, database: Database, rows: int
-) -> list[tuple[str, float | None, Call]]:
-    """Return every call, with the goal for its p99 in milliseconds where it has one."""
+async def _kinds(store: RequestStore, engine: AsyncEngine, database: Database, rows: int) -> list[Kind]:
     ids, known = await _sample(database, rows)
-    found: list[tuple[str, float | None, Call]] = [
+    connections = Connections(engine, None)
+    found: list[Kind] = [
         ("get_request", GET_GOAL_MS, lambda: store.get_request(next(ids))),
         ("find_request by the client's id", GET_GOAL_MS, lambda: store.find_request(*next(known))),
     ]
-    pages: dict[str, dict[str, Any]] = {
-        "of one owner, large": {"created_by": LARGE_OWNER},
-        "of one owner, small": {"created_by": SMALL_OWNER},
-        "of all owners": {},
-        "of all owners, active first": {"active_first": True},
-        "of one owner, active first": {"created_by": LARGE_OWNER, "active_first": True},
-        "of one owner and a common model": {"created_by": LARGE_OWNER, "models": [COMMON_MODEL]},
-        "of all owners and a common model": {"models": [COMMON_MODEL]},
-        "of one owner, failed": {"created_by": LARGE_OWNER, "status": "failed"},
-        "of all owners, processing": {"status": "processing"},
-    }
-    for name, asked in pages.items():
-        found.append((f"page {name}", PAGE_GOAL_MS, _page(store, **asked)))
+    for name, asked in PAGES.items():
+        found.append((f"page {name}", PAGE_GOAL_MS, partial(store.list_page, _page(**asked))))
         if "small" not in name and "processing" not in name:
-            deep = await _deep(store, **asked)
-            found.append((f"deep page {name}", PAGE_GOAL_MS, _page(store, cursor=deep, **asked)))
-    deep = await _deep(store, created_by=LARGE_OWNER)
-    found.append(("list_requests of one owner, large, total_count with it", None, _listed(store, LARGE_OWNER)))
-    found.append(("list_requests of one owner, small, total_count with it", None, _listed(store, SMALL_OWNER)))
-    found.append(("list_requests, deep page of one owner, large", None, _listed(store, LARGE_OWNER, cursor=deep)))
-    found.append(("list_requests of all owners", None, lambda: store.list_requests(RequestFilter(limit=PAGE))))
-    found += _totals(engine)
+            deep = _page(cursor=await _deep(store, **asked), **asked)
+            found.append((f"deep page {name}", PAGE_GOAL_MS, partial(store.list_page, deep)))
+    for name, asked in TOTALS.items():
+        found.append((f"list_requests {name}, total_count with it", None, partial(store.list_requests, _page(**asked))))
+        alone = partial(count, connections, RequestFilter(**asked), consistent=False)
+        found.append((f"total_count {name}, alone", None, alone))
     # what no index answers: rows are read in the order of the page until it is full
-    found.append(
-        ("page of one owner and a rare model", None, _page(store, created_by=LARGE_OWNER, models=[RARE_MODEL]))
-    )
-    found.append(("page of all owners and a rare model", None, _page(store, models=[RARE_MODEL])))
-    found.append(("page of all owners, canceled", None, _page(store, status="canceled")))
+    found += [(f"page {name}", None, partial(store.list_page, _page(**asked))) for name, asked in UNINDEXED.items()]
     return found
 
 
-def _totals(engine: AsyncEngine) -> list[tuple[str, float | None, Call]]:
-    """Return the calls that ``list_requests`` makes beside ``list_page``, alone."""
-    asked = {
-        "of one owner, small": RequestFilter(created_by=SMALL_OWNER),
-        "of one owner, large": RequestFilter(created_by=LARGE_OWNER),
-        "of all owners": RequestFilter(),
-    }
-    connections = Connections(engine, None)
-    return [
-        (f"total_count {name}", None, partial(count, connections, each, consistent=False))
-        for name, each in asked.items()
-    ]
-
-
-def _page(store: RequestStore, **asked: Any) -> Call:
-    page = RequestFilter(limit=PAGE, **asked)
-    return lambda: store.list_page(page)
-
-
-def _listed(store: RequestStore, owner: str, **asked: Any) -> Call:
-    page = RequestFilter(limit=PAGE, created_by=owner, **asked)
-    return lambda: store.list_requests(page)
+def _page(**asked: Any) -> RequestFilter:
+    return RequestFilter(limit=PAGE, **asked)
 
 
 async def _deep(store: RequestStore, **asked: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Put figures into order for every command: the order of a round, medians, ratios within rounds, and the JSON."""
+"""Take turns in rounds, and put their figures into order: medians, ratios within rounds, percentiles, the JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,7 +15,22 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 _VERSIONS: Final = ("rwriter", "sqlalchemy", "asyncpg", "msgspec", "psycopg")
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+
+async def in_rounds(kinds: Iterable[K], rounds: int, turn: Callable[[K], Awaitable[T]]) -> dict[K, list[T]]:
+    """Take the turn of every kind in each round, in another order each time; returns the rounds by kind.
+
+    A round before them is not counted: it warms connections, statements, files and the interpreter.
+    """
+    found: dict[K, list[T]] = {kind: [] for kind in kinds}
+    for number in range(rounds + 1):
+        for kind in rotated(found, number):
+            figure = await turn(kind)
+            if number:
+                found[kind].append(figure)
+    return found
 
 
 def rotated(items: Iterable[T], number: int) -> list[T]:
@@ -39,6 +54,20 @@ def ratios(values: Sequence[float], over: Sequence[float]) -> dict[str, Any]:
     return summary(one / other for one, other in zip(values, over, strict=True))
 
 
+def compared(
+    turns: Mapping[K, Sequence[Mapping[str, float]]], over: K, *, measure: str = "rate"
+) -> dict[K, dict[str, Any]]:
+    """Return the summary of each measure by kind, and as ``ratio`` that of ``measure`` over ``over``'s in its round."""
+    yardstick = [turn[measure] for turn in turns[over]]
+    return {
+        kind: {
+            **{name: summary(turn[name] for turn in each) for name in each[0]},
+            "ratio": ratios([turn[measure] for turn in each], yardstick),
+        }
+        for kind, each in turns.items()
+    }
+
+
 def spread(found: Mapping[str, Any], digits: int = 2) -> str:
     """Return ``median [least .. most]`` of a summary."""
     return f"{found['median']:.{digits}f} [{found['min']:.{digits}f} .. {found['max']:.{digits}f}]"
@@ -53,7 +82,7 @@ def percentiles(values: Sequence[float], digits: int = 3) -> dict[str, float]:
 def verdict(found: float, goal: float, *, at_least: bool = False) -> str:
     """Return the goal and whether it is met."""
     met = found >= goal if at_least else found <= goal
-    return f"goal {goal:g}: {'met' if met else 'MISSED'}"
+    return f"goal {goal:,.12g}: {'met' if met else 'MISSED'}"
 
 
 def write(path: Path, result: Mapping[str, Any]) -> None:

@@ -16,18 +16,18 @@ import itertools
 import multiprocessing
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 
+from bench.asgi.app import say
 from bench.database import Database
 from bench.memory import locked, trim
 from bench.processes import peak_since, resident
 from bench.traffic import record
-from rwriter import CompletedRequest, RequestStore, RequestsWriter
+from rwriter import CompletedRequest, RequestStore, RequestsWriter, use_key_pepper
 from rwriter.asgi import CaptureMiddleware, responses_app
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -120,8 +120,12 @@ def _small_values(size: int, last: bytes = b"{}", **more: Any) -> bytes:
     return encode({"model": "m", **more})[:-1] + b',"input":[' + b'{"a":1},' * (size // 8) + last + b"]}"
 
 
-def _items(size: int) -> tuple[str, str]:
-    return '{"input":[' + '"a",' * (size // 4) + '"a"]}', encode(_response(1, "a")).decode()
+def _items(size: int) -> str:
+    return '{"input":[' + '"a",' * (size // 4) + '"a"]}'
+
+
+def _read(query: str, request: str, response: Any) -> Call:
+    return Call(body=b"", answer=(), stored=(request, encode(response).decode()), query=query)
 
 
 INPUTS: Final[Mapping[str, Callable[[int], Call]]] = {
@@ -135,12 +139,10 @@ INPUTS: Final[Mapping[str, Callable[[int], Call]]] = {
     "NaN at the end of 8 MB": lambda part: Call(RESPONSES, _small_values(8 * MB // part, b"NaN")),
     "40 bodies of 8 MB withheld": lambda part: Call(RESPONSES, b"a" * (8 * MB // part), times=40, withheld=True),
     "20,000 senders cancelled": lambda part: Call(senders=20_000 // part),
-    "an item of a request of 8 MB": lambda part: Call(
-        body=b"", answer=(), stored=_items(8 * MB // part), query="/input_items?limit=1"
+    "an item of a request of 8 MB": lambda part: _read(
+        "/input_items?limit=1", _items(8 * MB // part), _response(1, "a")
     ),
-    "20,000 items as a stream": lambda part: Call(
-        body=b"", answer=(), stored=("{}", encode(_response(20_000 // part, "a" * 100)).decode()), query="?stream=true"
-    ),
+    "20,000 items as a stream": lambda part: _read("?stream=true", "{}", _response(20_000 // part, "a" * 100)),
 }
 """By name; the argument divides the size."""
 
@@ -177,6 +179,7 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _in_a_process(url: str, name: str, kind: str, part: int) -> dict[str, Any]:
+    use_key_pepper("bench")  # each process would warn without one
     return asyncio.run(_played(Database(url), INPUTS[name](part), captured=kind == "captured"))
 
 
@@ -185,35 +188,23 @@ async def _played(database: Database, call: Call, *, captured: bool) -> dict[str
     async with (
         database.engines(3) as engines,
         RequestsWriter(engines, drain_timeout=DEADLINE, **capacity) as writer,
+        asyncio.timeout(DEADLINE),
+        contextlib.AsyncExitStack() as stack,
     ):
-        await writer.send(record("{}", "{}"), wait="committed")  # warms the connection and its statements
-        async with (
-            asyncio.timeout(DEADLINE),
-            _work(call, writer, RequestStore(engines), database, captured=captured) as work,
-        ):
-            before = writer.stats.persisted
-            figures = await _measured(work)
-        return {"size": call.size, **figures, "records": writer.stats.persisted - before}
-
-
-@contextlib.asynccontextmanager
-async def _work(
-    call: Call, writer: RequestsWriter, store: RequestStore, database: Database, *, captured: bool
-) -> AsyncIterator[Callable[[], Awaitable[object]]]:
-    """Prepare what is not measured, and yield what is."""
-    async with contextlib.AsyncExitStack() as stack:
+        row = record(*(call.stored or ("{}", "{}")))
+        await writer.send(row, wait="committed")  # warms the connection and its statements, too
+        given, store, before = writer if captured else None, RequestStore(engines), writer.stats.persisted
         if call.senders:
             if captured:
                 await stack.enter_async_context(locked(database))
-            yield functools.partial(_cancel, await _waiting(call.senders, writer if captured else None))
+            work = functools.partial(_cancel, await _waiting(call.senders, given))
         elif call.stored is not None:
-            row = record(*call.stored)
-            await writer.send(row, wait="committed")
             app: Any = responses_app(store, writer=writer, attribute=_owner) if captured else _as_stored(store, row)
-            path = f"{RESPONSES}/resp_{row.request_id}"
-            yield functools.partial(_ask, app, call, path, method="GET")
+            work = functools.partial(_ask, app, call, f"{RESPONSES}/resp_{row.request_id}", method="GET")
         else:
-            yield functools.partial(_ask_all, call, writer if captured else None)
+            work = functools.partial(_ask_all, call, given)
+        figures = await _measured(work)
+        return {"size": call.size, **figures, "records": writer.stats.persisted - before}
 
 
 async def _measured(work: Callable[[], Awaitable[object]]) -> dict[str, float]:
@@ -246,14 +237,14 @@ def _owner(_key: str, _scope: Scope) -> str:
 
 
 async def _ask_all(call: Call, writer: RequestsWriter | None) -> None:
-    app: Any = functools.partial(_serve, call)
-    middleware = None
-    if writer is not None:
-        app = middleware = CaptureMiddleware(app, writer, attribute=_owner, drain_timeout=DEADLINE)
-    await asyncio.gather(*(_ask(app, call, call.path) for _ in range(call.times)))
-    if writer is not None and middleware is not None:
-        await middleware.aclose()
-        await writer.flush(DEADLINE)
+    bare = functools.partial(_serve, call)
+    if writer is None:
+        await asyncio.gather(*(_ask(bare, call, call.path) for _ in range(call.times)))
+        return
+    captured = CaptureMiddleware(bare, writer, attribute=_owner, drain_timeout=DEADLINE)
+    await asyncio.gather(*(_ask(captured, call, call.path) for _ in range(call.times)))
+    await captured.aclose()
+    await writer.flush(DEADLINE)
 
 
 async def _serve(call: Call, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -261,8 +252,7 @@ async def _serve(call: Call, _scope: Scope, receive: Receive, send: Send) -> Non
     more = not call.withheld
     while more:
         more = (await receive()).get("more_body", False)
-    kind = b"text/event-stream" if len(call.answer) > 1 else b"application/json"
-    await _say(send, call.answer, HTTPStatus.UNAUTHORIZED if call.withheld else HTTPStatus.OK, kind)
+    await say(send, call.answer, 401 if call.withheld else 200)
 
 
 def _as_stored(store: RequestStore, row: CompletedRequest) -> ASGIApp:
@@ -270,20 +260,14 @@ def _as_stored(store: RequestStore, row: CompletedRequest) -> ASGIApp:
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         found: Any = await store.get_request(row.request_id)
-        await _say(send, (found.body.encode(), found.response_body.encode()), HTTPStatus.OK, b"application/json")
+        await say(send, (found.body.encode(), found.response_body.encode()))
 
     return app
 
 
-async def _say(send: Send, answer: Sequence[bytes], status: int, kind: bytes) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
-    for piece in answer:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
 async def _ask(app: Any, call: Call, path: str, *, method: str = "POST") -> None:
     """Send a request to ``app`` piece by piece, and close the connection when the answer is there."""
+    statuses: list[int] = []
     answered, sent = asyncio.Event(), iter(range(0, max(1, len(call.body)), PIECE))
 
     async def receive() -> Message:
@@ -296,13 +280,9 @@ async def _ask(app: Any, call: Call, path: str, *, method: str = "POST") -> None
         return {"type": "http.request", "body": piece, "more_body": call.withheld or start + PIECE < len(call.body)}
 
     async def send(message: Message) -> None:
-        if (
-            message["type"] == "http.response.start"
-            and (message["status"] < HTTPStatus.MULTIPLE_CHOICES) is call.withheld
-        ):
-            msg = f"{path} was answered {message['status']}"
-            raise AssertionError(msg)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+        elif not message.get("more_body"):
             answered.set()
 
     path, _, query = f"{path}{call.query}".partition("?")
@@ -310,6 +290,9 @@ async def _ask(app: Any, call: Call, path: str, *, method: str = "POST") -> None
     headers = [*key, (b"content-type", b"application/json"), *call.headers]
     named = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "path": path}
     await app(named | {"headers": headers, "query_string": query.encode(), "root_path": "", "state": {}}, receive, send)
+    if statuses[0] not in ((401,) if call.withheld else (200, 202)):
+        msg = f"{path} was answered {statuses[0]}"
+        raise RuntimeError(msg)
 
 
 # -- senders

@@ -13,20 +13,10 @@ from bench.database import Database
 from rwriter import CompletedRequest, NewRequest, RequestStore
 
 _DAEMON_INDEXES: Final = (
-    "requests (state)",
-    "requests (model)",
-    "requests (batch_id)",
-    "requests (daemon_id)",
-    "requests (created_at)",
-    "requests (not_before)",
-    "requests (completed_at)",
-    "requests (service_tier)",
-    "requests (state, model)",
-    "requests (batch_id, state)",
+    *(f"requests ({name})" for name in ("state", "model", "batch_id", "daemon_id", "not_before", "service_tier")),
+    *(f"requests ({name})" for name in ("created_at", "completed_at", "state, model", "batch_id, state")),
     "requests (state, created_at)",
-    "requests (created_at) WHERE state = 'pending'",
-    "requests (not_before) WHERE state = 'pending'",
-    "requests (model, created_at) WHERE state = 'pending'",
+    *(f"requests ({name}) WHERE state = 'pending'" for name in ("created_at", "not_before", "model, created_at")),
     "requests (daemon_id) WHERE state IN ('claimed', 'processing')",
     "requests (claimed_at) WHERE state = 'claimed'",
     "requests (started_at) WHERE state = 'processing'",
@@ -52,9 +42,7 @@ async def begin(database: Database, records: Sequence[CompletedRequest]) -> None
         return
     async with database.engine(8) as engine:
         store, left = RequestStore(engine), iter(records)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(8):
-                group.create_task(_begin(store, left))
+        await asyncio.gather(*(_begin(store, left) for _ in range(8)))
     async with database.control() as connection:
         # a table that lives has statistics; without them a join by id may come out as a scan of the table
         await connection.exec_driver_sql("ANALYZE requests, request_templates")
@@ -78,45 +66,6 @@ async def _begin(store: RequestStore, left: Iterator[CompletedRequest]) -> None:
 
 # -- rows already there
 
-_SINCE: Final = "timestamptz '{until}' - interval '30 days' * (1 - n / {rows}.0)"
-_V7: Final = (
-    "(lpad(to_hex((extract(epoch FROM {since}) * 1000)::bigint), 12, '0') || '7' || substr({random}, 1, 3) || '8'"
-    " || substr({random}, 4, 15))::uuid"
-)
-
-_FILL_TEMPLATES: Final = """
-INSERT INTO request_templates (id, endpoint, method, path, model, api_key, body, body_byte_size, created_at)
-SELECT {template}, '', 'POST', '/v1/responses', 'fill', '', '{{"input": "fill"}}', 17, {since}
-FROM generate_series(1, {rows}) AS n
-"""
-_FILL_REQUESTS: Final = """
-INSERT INTO requests (id, template_id, model, state, daemon_id, claimed_at, started_at, completed_at, response_status,
-    response_body, response_size, service_tier, created_by, created_at)
-SELECT {id}, {template}, 'fill', 'completed', '00000000-0000-0000-0000-000000000000', {since}, {since}, {since}, 200,
-    '{{"output": "fill"}}', 18, 'priority', 'fill-' || n % 1000, {since}
-FROM generate_series(1, {rows}) AS n
-"""
-
-
-async def fill(database: Database, rows: int, ids: str) -> None:
-    """Insert ``rows`` finished requests of the last thirty days, small ones, then ``VACUUM ANALYZE``.
-
-    ``ids``: those of requests; ``v4`` are all over the index, so that those to come are too. Templates' are ``v7``.
-    """
-    async with database.control() as connection:
-        until = (await connection.exec_driver_sql("SELECT now()::text")).scalar_one()
-        since = _SINCE.format(rows=rows, until=until)
-        template = _V7.format(since=since, random="md5('t' || n)")
-        request = "gen_random_uuid()" if ids == "v4" else _V7.format(since=since, random="md5('r' || n)")
-        async with _without_indexes(connection, database.schema):
-            for statement in (_FILL_TEMPLATES, _FILL_REQUESTS):
-                filled = statement.format(id=request, template=template, since=since, rows=rows)
-                await connection.exec_driver_sql(filled)
-        await connection.exec_driver_sql("VACUUM ANALYZE requests, request_templates")
-
-
-# -- rows for readers
-
 LARGE_OWNER: Final = "tenant-0"
 """A sixth of all rows; the others have fewer and fewer, down to a few thousand."""
 SMALL_OWNER: Final = "tenant-199"
@@ -124,12 +73,14 @@ COMMON_MODEL: Final = "model-0"
 RARE_MODEL: Final = "model-rare"
 """A hundred rows, all of them ``LARGE_OWNER``'s and in its older half."""
 
-# setseed() makes the same table of every run; ids follow the time, as those of the library do
-_FILL_UNEVENLY: Final = """
+_V7: Final = """(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(hash, 1, 3) || '8'
+    || substr(hash, 4, 15))::uuid"""
+
+# setseed() makes the same table of every run but for v4 ids; v7 follow the time, as those of the library do
+_FILL: Final = """
 CREATE TEMPORARY TABLE filling AS
 SELECT n, at,
-    (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(hash, 1, 3) || '8'
-     || substr(hash, 4, 15))::uuid AS id,
+    {id} AS id,
     (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(hash, 18, 3) || '9'
      || substr(hash, 4, 15))::uuid AS template_id,
     CASE WHEN n % 100 < 5 THEN 10 WHEN n % 100 < 10 THEN 60 ELSE 5 END AS words,
@@ -167,16 +118,18 @@ DROP TABLE filling
 """
 
 
-async def fill_unevenly(database: Database, rows: int) -> None:
+async def fill(database: Database, rows: int, ids: str = "v7") -> None:
     """Insert ``rows`` requests of thirty days with their templates, then ``VACUUM ANALYZE``.
 
-    Tenants and models have very different sizes; most bodies are small, and some have a few kB.
+    Tenants and models have very different sizes; most bodies are small, and some have a few kB. ``ids``: those of the
+    requests; ``v4`` are all over the index, so that those to come are too. Templates' are ``v7``.
     """
     values = {"rows": rows, "rare": max(1, rows // 200), "rare_model": RARE_MODEL, "large": LARGE_OWNER}
+    values["id"] = "gen_random_uuid()" if ids == "v4" else _V7
     async with database.control() as connection:
         await connection.exec_driver_sql("SELECT setseed(0.5)")
         async with _without_indexes(connection, database.schema):
-            for statement in _FILL_UNEVENLY.format(**values).split(";"):
+            for statement in _FILL.format(**values).split(";"):
                 await connection.exec_driver_sql(statement)
         await connection.exec_driver_sql("VACUUM ANALYZE requests, request_templates")
     await database.checkpoint()
@@ -188,26 +141,18 @@ async def _without_indexes(connection: AsyncConnection, schema: str) -> AsyncIte
 
     Made afterwards they take a fraction of the time, and the foreign key is checked once and not for every row.
     """
-    constraints = await _definitions(
-        connection,
-        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS drop,"
-        " format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))"
-        " AS make"
-        f" FROM pg_constraint WHERE connamespace = '{schema}'::regnamespace AND contype IN ('p', 'f')"
-        " AND conrelid::regclass::text IN ('requests', 'request_templates') ORDER BY contype",
-    )
-    indexes = await _definitions(
-        connection,
-        "SELECT format('DROP INDEX %I', indexname) AS drop, indexdef AS make FROM pg_indexes"
-        f" WHERE schemaname = '{schema}' AND tablename = 'requests' AND indexname <> 'requests_pkey'",
-    )
-    for drop, _ in (*constraints, *indexes):
-        await connection.exec_driver_sql(drop)
+    constraints = f"""
+        SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+            format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+        FROM pg_constraint WHERE connamespace = '{schema}'::regnamespace AND contype IN ('p', 'f')
+            AND conrelid::regclass::text IN ('requests', 'request_templates') ORDER BY contype"""
+    indexes = f"""
+        SELECT format('DROP INDEX %I', indexname), indexdef FROM pg_indexes
+        WHERE schemaname = '{schema}' AND tablename = 'requests' AND indexname <> 'requests_pkey'"""
+    keys = (await connection.exec_driver_sql(constraints)).all()
+    others = (await connection.exec_driver_sql(indexes)).all()
+    for row in (*keys, *others):
+        await connection.exec_driver_sql(row[0])
     yield
-    for _, make in (*indexes, *reversed(constraints)):
-        await connection.exec_driver_sql(make)
-
-
-async def _definitions(connection: AsyncConnection, query: str) -> list[tuple[str, str]]:
-    result = await connection.exec_driver_sql(query)
-    return [(row["drop"], row["make"]) for row in result.mappings()]
+    for row in (*others, *reversed(keys)):
+        await connection.exec_driver_sql(row[1])

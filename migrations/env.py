@@ -22,7 +22,16 @@ from sqlalchemy.exc import DBAPIError
 
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, declared, is_ours, run_with_connection
+from rwriter.migrate import (
+    SCHEMA_VARIABLE,
+    additions_spared,
+    declared,
+    is_adopted,
+    is_our_object,
+    is_ours,
+    quiet_reflection,
+    run_with_connection,
+)
 from rwriter.schema import VERSION_TABLE
 from rwriter.store import encoding_refusal
 
@@ -73,6 +82,7 @@ def configure(schema: str | None, **options: Any) -> None:
         version_table=VERSION_TABLE,
         version_table_schema=schema,
         include_name=is_ours,
+        include_object=is_our_object,
         compare_type=True,
         compare_server_default=True,
         transaction_per_migration=True,
@@ -92,12 +102,19 @@ def writes() -> bool:
 def run(connection: Connection, schema: str | None) -> None:
     """Run what the command asked for."""
     # `check` and the like must not leave a version table behind; Alembic itself knows that of `current` alone
-    changes = writes()
-    # asked in the transaction of a command that reads: one that writes compares no tables, and begins its own
-    tables = None if changes else declared(connection)
-    configure(schema, connection=connection, target_metadata=tables, dont_mutate=not changes)
-    with context.begin_transaction():
+    with nullcontext() if connection.in_transaction() else connection.begin():
+        spared, tables = additions_spared if is_adopted(connection) else None, declared(connection)
+    options = {"target_metadata": tables, "process_revision_directives": spared}
+    configure(schema, connection=connection, dont_mutate=not writes(), **options)
+    with context.begin_transaction(), quiet_reflection():
         context.run_migrations()
+
+
+def before_the_revisions(connection: Connection) -> None:
+    """Do the work of an adoption."""
+    work: Callable[[Connection], None] | None = config.attributes.get("first")
+    if work is not None:
+        work(connection)
 
 
 def setting(connection: Connection, name: str) -> str | None:
@@ -166,6 +183,7 @@ def migrate_inside(connection: Connection, schema: str | None) -> None:
     take_turn(connection, "pg_try_advisory_xact_lock")
     if schema is not None:
         connection.exec_driver_sql(create_schema(schema))
+    before_the_revisions(connection)
     try:
         run(connection, schema)
     except AssertionError as exc:
@@ -205,6 +223,7 @@ def migrate_alone(connection: Connection, schema: str | None) -> None:
                 connection.exec_driver_sql(create_schema(schema))
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             try:
+                before_the_revisions(connection)
                 run(connection, schema)
             except DBAPIError as exc:
                 if sqlstate_of(exc) not in LOCK_NOT_HAD or attempt == LOCK_ATTEMPTS:

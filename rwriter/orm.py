@@ -6,9 +6,11 @@ Write through ``RequestsWriter`` or ``RequestStore``: an ORM flush does not know
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import Mapped, registry, relationship
 
 from rwriter import schema
@@ -16,8 +18,21 @@ from rwriter import schema
 mapper_registry = registry(metadata=schema.metadata)
 
 
-class RequestTemplate:
+def _showing(*names: str) -> Callable[[object], str]:
+    """Return a ``__repr__`` of these columns, so far as they are loaded: no body and no key."""
+
+    def shown(self: object) -> str:
+        # not getattr: an attribute that is not loaded would be asked for
+        loaded = vars(self)
+        return f"{type(self).__name__}({', '.join(f'{name}={loaded[name]!r}' for name in names if name in loaded)})"
+
+    return shown
+
+
+class RequestTemplate(AsyncAttrs):
     """A row of ``request_templates``: the request as the client sent it."""
+
+    __repr__ = _showing("id", "method", "path", "model")
 
     id: Mapped[uuid.UUID]
     file_id: Mapped[uuid.UUID | None]
@@ -35,15 +50,20 @@ class RequestTemplate:
     metadata: Mapped[dict[str, Any] | None]
 
 
-class Request:
-    """A row of ``requests``: its state and response. ``template`` is lazy: load it with ``selectinload``."""
+class Request(AsyncAttrs):
+    """A row of ``requests``: its state and response.
+
+    ``template`` is lazy: load it with ``selectinload``, or await ``request.awaitable_attrs.template``.
+    """
+
+    __repr__ = _showing("id", "state", "created_by", "model", "created_at", "response_status")
 
     id: Mapped[uuid.UUID]
     batch_id: Mapped[uuid.UUID | None]
     template_id: Mapped[uuid.UUID | None]
     model: Mapped[str]
     custom_id: Mapped[str | None]
-    state: Mapped[str]
+    state: Mapped[schema.State]
     retry_attempt: Mapped[int]
     not_before: Mapped[datetime | None]
     daemon_id: Mapped[uuid.UUID | None]

@@ -11,11 +11,11 @@ from typing import Any, Final, Self
 import msgspec
 import uuid_utils
 from msgspec.structs import force_setattr
-from opentelemetry import metrics
 from uuid_utils.compat import uuid7
 
 from rwriter._guarded import Guarded
 from rwriter._keys import KeyDigest, digest, plain
+from rwriter._texts import quoted, repair, utf8_size
 from rwriter._validation import aware, between
 
 NAME_LIMIT = 512
@@ -29,9 +29,6 @@ CLIENT_CLOSED_REQUEST: Final = 499
 BODY_LIMIT: Final = 256 << 20
 """Bytes of UTF-8 a body may have. PostgreSQL takes 1 GB a value, and the error of a failed row quotes its body."""
 
-QUOTE_LIMIT: Final = 64 << 10
-"""Bytes of UTF-8 that the error of a failed row quotes of its body."""
-
 METADATA_LIMIT: Final = 16 << 10
 """Bytes of JSON ``metadata`` may have."""
 
@@ -42,10 +39,6 @@ _MAX_TOKENS: Final = 2**31 - 1
 _NO_TOKENS: Final = (None, None, None, None)
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _MIN_STATUS, _MAX_STATUS = 100, 999
-
-_repaired = metrics.get_meter("rwriter").create_counter(
-    "rwriter.repaired", unit="{text}", description="Texts that held a NUL or a lone surrogate, replaced by U+FFFD."
-)
 
 
 def new_request_id() -> uuid.UUID:
@@ -147,6 +140,26 @@ class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
         return size
 
 
+class RenamedRequest(CompletedRequest, frozen=True, kw_only=True, gc=False):
+    """A record whose answer changed its id on the way: the client saw ``first_id`` before ``custom_id``.
+
+    The middleware makes it, and everything that looks a record up by ``custom_id`` finds it by both.
+    """
+
+    first_id: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        text = _text("first_id", self.first_id)
+        _check_length("first_id", text)
+        force_setattr(self, "first_id", text)
+
+    @property
+    def text_bytes(self) -> int:
+        """Memory this record's texts hold, in bytes."""
+        return super().text_bytes + str.__sizeof__(self.first_id)
+
+
 class NewRequest(Guarded, frozen=True, kw_only=True, gc=False):
     """A request that has just begun, for ``RequestStore.create_realtime``. Texts are treated as in CompletedRequest."""
 
@@ -189,18 +202,6 @@ class NewRequest(Guarded, frozen=True, kw_only=True, gc=False):
 _Record = CompletedRequest | NewRequest
 
 
-def quoted(body: str) -> str:
-    """Return the first 64 KiB of ``body`` in UTF-8, whole characters."""
-    if len(body) * 4 <= QUOTE_LIMIT:
-        return body
-    return body[:QUOTE_LIMIT].encode()[:QUOTE_LIMIT].decode("utf-8", "ignore")
-
-
-def utf8_size(text: str) -> int:
-    """Return the length of a repaired text in UTF-8 bytes."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
 def encode_record(record: CompletedRequest) -> bytes:
     """Return ``record`` as MessagePack, for the spool and the dead letters."""
     return _encoder.encode(record)
@@ -213,7 +214,18 @@ def decode_record(payload: bytes) -> CompletedRequest:
     """
     fields = _decoder.decode(payload)
     values = {name: getattr(fields, name) for name in _Fields.__struct_fields__}
-    return CompletedRequest(**values | {"api_key": KeyDigest(fields.api_key)})
+    values["api_key"] = KeyDigest(fields.api_key)
+    return CompletedRequest(**values) if fields.first_id is None else RenamedRequest(**values, first_id=fields.first_id)
+
+
+def first_id_of(record: CompletedRequest) -> str | None:
+    """Return the id that the client saw before ``custom_id``, if there was one."""
+    return record.first_id if isinstance(record, RenamedRequest) else None
+
+
+def client_ids(record: CompletedRequest) -> tuple[str, ...]:
+    """Return the ids under which the client knows the answer."""
+    return tuple(one for one in (record.custom_id, first_id_of(record)) if one is not None)
 
 
 def to_builtins(record: CompletedRequest) -> dict[str, Any]:
@@ -222,26 +234,13 @@ def to_builtins(record: CompletedRequest) -> dict[str, Any]:
     return values
 
 
+class _Packed(_Fields, frozen=True, kw_only=True, gc=False):
+    # a record of either kind
+    first_id: str | None = None
+
+
 _encoder: Final = msgspec.msgpack.Encoder(enc_hook=plain)
-_decoder: Final = msgspec.msgpack.Decoder(_Fields)
-
-
-def repair(text: str) -> str:
-    """Return ``text`` with each NUL and lone surrogate replaced by U+FFFD: PostgreSQL's TEXT cannot hold them."""
-    if text.isascii():
-        if "\0" not in text:
-            return text
-    else:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            # UTF-16 joins a high and a low surrogate that belong together, so that only lone ones are lost
-            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        else:
-            if "\0" not in text:
-                return text
-    _repaired.add(1)
-    return text.replace("\0", "\ufffd")
+_decoder: Final = msgspec.msgpack.Decoder(_Packed)
 
 
 def _text(field: str, value: str) -> str:

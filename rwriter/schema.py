@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -35,9 +35,12 @@ HEAD_REVISION: Final = "rwriter_0002"
 
 VERSION_TABLE: Final = "rwriter_alembic_version"
 
-ACTIVE_STATES: Final = ("processing", "claimed", "pending")
-FINISHED_STATES: Final = ("completed", "failed", "canceled")
-STATES: Final = (*ACTIVE_STATES, *FINISHED_STATES)
+State: TypeAlias = Literal["processing", "claimed", "pending", "completed", "failed", "canceled"]
+"""The state of a request, as in the column ``state``."""
+
+ACTIVE_STATES: Final[tuple[State, ...]] = ("processing", "claimed", "pending")
+FINISHED_STATES: Final[tuple[State, ...]] = ("completed", "failed", "canceled")
+STATES: Final[tuple[State, ...]] = (*ACTIVE_STATES, *FINISHED_STATES)
 
 REALTIME_TIER: Final = "priority"
 """The service tier of rows written by this library; the other tiers are the daemon's."""
@@ -178,6 +181,13 @@ Index(
     postgresql_where=requests.c.custom_id.is_not(None),
 )
 
+# the reader looks a response up under an id that its client saw before that one: in few rows there is any
+Index(
+    "ix_request_templates_custom_id",
+    request_templates.c.custom_id,
+    postgresql_where=request_templates.c.custom_id.is_not(None) & request_templates.c.file_id.is_(None),
+)
+
 dead_letters = Table(
     "dead_letters",
     metadata,
@@ -201,6 +211,9 @@ erasures = Table(
     # what this owner began up to then is written no more
     Column("erased_at", DateTime(timezone=True), nullable=False),
 )
+
+TABLES: Final = frozenset(metadata.tables)
+"""The names of rwriter's own tables. A service may add tables of its own to ``metadata``."""
 
 
 def first_id(moment: datetime) -> uuid.UUID:

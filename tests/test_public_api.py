@@ -1,4 +1,4 @@
-"""What may be imported, what importing it costs, and that everything says what it is."""
+"""Public names can be imported at a known cost, and each says what it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLIC = {
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
-    "rwriter.migrate": "alembic_config check current upgrade",
+    "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
     "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.cli": "main",
@@ -59,7 +59,7 @@ def public_modules() -> list[str]:
 
 
 def in_a_fresh_interpreter(program: str) -> str:
-    """What ``program`` prints."""
+    """Return what ``program`` prints."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -69,7 +69,7 @@ both_kinds = pytest.mark.parametrize("make", [secret, new])
 
 
 def mended(text: str) -> str:
-    """What becomes of ``text``, written down a second time, character by character."""
+    """Repair ``text`` by other means than the library's, character by character."""
     pairs = re.compile("([\ud800-\udbff])([\udc00-\udfff])")
     joined = pairs.sub(lambda m: chr(0x10000 + ((ord(m[1]) - 0xD800) << 10) + ord(m[2]) - 0xDC00), text)
     return re.sub("[\0\ud800-\udfff]", "\ufffd", joined)
@@ -206,7 +206,7 @@ def test_a_body_over_256_mib_of_utf_8_is_refused(kind: type[Record], field: str)
 
 
 class Name(enum.StrEnum):
-    """What services keep model names in."""
+    """A type that services keep model names in."""
 
     MODEL = "gpt-test"
 

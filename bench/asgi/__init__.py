@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from bench.asgi.client import Turn
 from bench.database import Database
-from bench.processes import Worker, worker
-from bench.report import ratios, rotated, summary
+from bench.processes import worker
+from bench.report import compared, in_rounds, summary
 
 KINDS: Final = ("off", "memory", "journal", "down")
 SHAPES: Final = ("plain", "stream")
@@ -34,88 +32,72 @@ SECONDS: Final = 1.5
 """The length of a turn: every kind, shape and load has one in each round."""
 DEADLINE: Final = 60.0
 
-Rounds = dict[tuple[str, str, str], list[Turn]]
-"""By kind, shape and load."""
-
-
-# -- the measurement
+Way = tuple[str, str]
+WAYS: Final[list[Way]] = list(itertools.product(SHAPES, LOADS))
 
 
 async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Take the turns of every kind, shape and load in each round, and count the rows after it."""
+    """Take the turns of every kind, shape and load in each round, and count the rows after each kind's."""
     seconds = SECONDS / 4 if options.quick else SECONDS
-    database, found = Database(url), Rounds()
+    database, recorded = Database(url), dict.fromkeys(KINDS, 0)
+
+    async def turn(kind: str) -> dict[Way, dict[str, float]]:
+        await database.empty()
+        turns = {way: client.ask((ports[kind], way[0], *LOADS[way[1]], seconds)) for way in WAYS}
+        answers = sum(one["answers"] for one in turns.values())
+        recorded[kind] += answers
+        _settled(ports[kind], kind, recorded[kind])
+        await database.verify(answers if kind in {"memory", "journal"} else 0)
+        return turns
+
     with contextlib.ExitStack() as processes:
         async with database.tables():
             servers = {kind: processes.enter_context(worker("-m", "bench.asgi.app", kind, url)) for kind in KINDS}
             ports = {kind: server.answer() for kind, server in servers.items()}
             client = processes.enter_context(worker("-m", "bench.asgi.client"))
-            for number in range(options.rounds + 1):
-                await database.empty()
-                stored = 0
-                for kind in rotated(KINDS, number):
-                    turns = {way: _turn(client, ports[kind], *way, seconds) for way in _ways()}
-                    stored += _settled(ports[kind], kind, sum(one.answers for one in turns.values()))
-                    if number > 0:  # the first warms connections, statements, files and interpreters
-                        for way, one in turns.items():
-                            found.setdefault((kind, *way), []).append(one)
-                await database.verify(stored)
+            found = await in_rounds(KINDS, options.rounds, turn)
             processes.close()  # before the tables go
-    return {"seconds": seconds, "turns": [_figures(found, *key) for key in found]}
+    return {"seconds": seconds, "ways": [_way(way, found) for way in WAYS]}
 
 
-def _turn(client: Worker, port: int, shape: str, load: str, seconds: float) -> Turn:
-    return msgspec.convert(client.ask((port, shape, *LOADS[load], seconds)), Turn)
-
-
-def _ways() -> list[tuple[str, str]]:
-    return [(shape, load) for shape in SHAPES for load in LOADS]
-
-
-def _settled(port: int, kind: str, answers: int) -> int:
-    """Wait until the server has nothing left to write; returns how many of ``answers`` should be rows."""
+def _settled(port: int, kind: str, expected: int) -> None:
+    """Wait until the server has nothing left to write, and require that it has written ``expected`` records."""
     give_up = time.monotonic() + DEADLINE
     while (state := _state(port))["pending"]:
         if time.monotonic() > give_up:
             msg = f"{kind}: {state['pending']} records are still pending"
             raise TimeoutError(msg)
         time.sleep(0.02)
-    if kind != "off" and state["recorded"] != answers:
-        msg = f"{kind}: {answers} answers, {state['recorded']} of them in the writer or dropped: {state}"
+    if kind != "off" and state["recorded"] != expected:
+        msg = f"{kind}: {expected} answers, {state['recorded']} of them written: {state}"
         raise AssertionError(msg)
-    return answers if kind in {"memory", "journal"} else 0
 
 
 def _state(port: int) -> dict[str, int]:
-    """Return the server's account since it was last asked."""
+    """Return the server's account."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/state", timeout=DEADLINE) as answer:
         state: dict[str, int] = json.loads(answer.read())
         return state
 
 
-# -- the report
-
-
-def _figures(found: Rounds, kind: str, shape: str, load: str) -> dict[str, Any]:
-    turns, off = found[kind, shape, load], found["off", shape, load]
-    values = {name: [getattr(one, name) for one in turns] for name in ("rate", "p50", "p99", "busy")}
-    added = {
-        f"{name}_added": summary(one - getattr(other, name) for one, other in zip(values[name], off, strict=True))
-        for name in ("p50", "p99")
-    }
-    medians = {name: summary(each) for name, each in values.items()}
-    ratio = ratios(values["rate"], [one.rate for one in off])
-    return {"kind": kind, "shape": shape, "load": load, "ratio": ratio, **medians, **added}
+def _way(way: Way, found: Mapping[str, Sequence[Mapping[Way, Any]]]) -> dict[str, Any]:
+    """Return the figures of every kind in one shape and load, and what each adds to ``off`` in the same round."""
+    turns = {kind: [each[way] for each in rounds] for kind, rounds in found.items()}
+    kinds = compared(turns, "off")
+    for kind, rounds in turns.items():
+        for name in ("p50", "p99"):
+            pairs = zip(rounds, turns["off"], strict=True)
+            kinds[kind][f"{name}_added"] = summary(one[name] - off[name] for one, off in pairs)
+    return {"shape": way[0], "load": way[1], "kinds": kinds}
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the medians of every kind, shape and load."""
     yield f"{result['seconds']:g} s a turn, medians; differences and ratios to `off` in the same round"
-    for shape, load in _ways():
-        yield f"{shape}, {load}"
-        same = {one["kind"]: one for one in result["turns"] if (one["shape"], one["load"]) == (shape, load)}
-        for kind in KINDS:
-            found = {name: each["median"] for name, each in same[kind].items() if isinstance(each, dict)}
+    for way in result["ways"]:
+        yield f"{way['shape']}, {way['load']}"
+        for kind, figures in way["kinds"].items():
+            found = {name: each["median"] for name, each in figures.items()}
             late = "   ".join(
                 f"{name} {found[name] * 1e6:7,.0f} us ({found[f'{name}_added'] * 1e6:+,.0f})" for name in ("p50", "p99")
             )

@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,9 +17,10 @@ from bench.database import Database
 from bench.traffic import MODEL, RESPONSE_BYTES
 from rwriter import RequestsWriter, Spool
 from rwriter.asgi import CaptureMiddleware
-from rwriter.asgi._types import Receive, Scope, Send
+from rwriter.asgi._types import ASGIApp, Receive, Scope, Send
 
 CHUNKS: Final = 50
+STREAMED: Final = (b"content-type", b"text/event-stream")
 
 
 def main(kind: str, url: str) -> None:
@@ -29,7 +31,7 @@ def main(kind: str, url: str) -> None:
     listening.listen(128)
     print(listening.getsockname()[1], flush=True)
     with tempfile.TemporaryDirectory(prefix="rwriter-bench-") as folder:
-        app = Gateway() if kind == "off" else Captured(kind, url, folder)
+        app: Any = Gateway(kind, url, folder)
         config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -42,84 +44,68 @@ def _refusing(url: str) -> str:
 
 
 class Gateway:
-    """The app: two answers, ready made, and on ``/state`` what it says of itself."""
+    """The app: two answers, ready made, and on ``/state`` the numbers of records pending and settled.
+
+    It is plain for the kind ``off``, and behind the middleware for the others.
+    """
+
+    def __init__(self, kind: str, url: str, folder: str) -> None:
+        self._captured = kind != "off"
+        self._database = Database(_refusing(url) if kind == "down" else url)
+        self._options: dict[str, Any] = {}
+        if kind in {"journal", "down"}:
+            self._options = {"spool": Spool(folder, max_bytes=1 << 33)}
+        if kind == "journal":
+            self._options["durability"] = "journal"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the ASGI interface."""
         if scope["type"] == "lifespan":
-            await self.live(receive, send)
+            await self._live(receive, send)
         elif scope["path"] == "/state":
-            await _whole(send, json.dumps(self.state()).encode())
+            await say(send, [json.dumps(self._state()).encode()])
         else:
-            await self.answer(scope, receive, send)
+            await self._app(scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- for the subclass
-        """Answer a model call."""
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        await (_streamed(send) if json.loads(body)["stream"] else _whole(send, PLAIN))
-
-    async def live(self, receive: Receive, send: Send) -> None:
-        """Begin and end with the server."""
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Keep a writer while the server lives."""
+        self._app: ASGIApp = _answer
+        async with self._database.engines(3) as engines, RequestsWriter(engines, **self._options) as self._writer:
+            if self._captured:
+                self._app = self._middleware = CaptureMiddleware(_answer, self._writer, attribute=lambda *_: "bench")
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            if self._captured:
+                await self._middleware.aclose()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def state(self) -> dict[str, int]:
-        """Return the numbers of records not settled yet, and of those settled since the last call."""
-        return {"pending": 0, "recorded": 0}
-
-
-class Captured(Gateway):
-    """The app behind the middleware."""
-
-    def __init__(self, kind: str, url: str, folder: str) -> None:
-        self._database = Database(_refusing(url) if kind == "down" else url)
-        self._options: dict[str, Any] = {} if kind == "memory" else {"spool": Spool(folder, max_bytes=1 << 33)}
-        if kind == "journal":
-            self._options["durability"] = "journal"
-        self._seen = 0
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Through the middleware, to the app."""
-        await self._middleware(scope, receive, send)
-
-    async def live(self, receive: Receive, send: Send) -> None:
-        """Keep a writer while the server lives."""
-        async with (
-            self._database.engines(3) as engines,
-            RequestsWriter(engines, **self._options) as self._writer,
-        ):
-            self._middleware = CaptureMiddleware(super().answer, self._writer, attribute=lambda *_: "bench")
-            await super().live(receive, send)
-            await self._middleware.aclose()
-
-    def state(self) -> dict[str, int]:
-        """By the accounts of the middleware and the writer; what was dropped is missing, as it should not be."""
+    def _state(self) -> dict[str, int]:
+        """Count by the accounts of the middleware and the writer; what was dropped is missing, as it should not be."""
+        if not self._captured:
+            return {"pending": 0, "recorded": 0}
         capture, writer = self._middleware.stats, self._writer.stats
         pending = capture.running + capture.pending + writer.pending
-        settled = writer.persisted + writer.spooled
-        if not pending:
-            self._seen, settled = settled, settled - self._seen
-        return {"pending": pending, "recorded": settled}
+        return {"pending": pending, "recorded": writer.persisted + writer.spooled}
 
 
-async def _whole(send: Send, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _answer(_scope: Scope, receive: Receive, send: Send) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    await say(send, STREAM if json.loads(body)["stream"] else [PLAIN])
 
 
-async def _streamed(send: Send) -> None:
-    headers = [(b"content-type", b"text/event-stream")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for event in STREAM:
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+async def say(send: Send, answer: Sequence[bytes], status: int = 200) -> None:
+    """Send ``answer``: JSON if it is one piece, and a stream of events if there are more."""
+    length = (b"content-length", str(len(answer[0])).encode())
+    headers = [(b"content-type", b"application/json"), length] if len(answer) == 1 else [STREAMED]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for piece in answer:
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _completion(text: str) -> bytes:

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 from uuid_utils.compat import uuid7
 
 from bench.database import Database
-from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES
+from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, record
 from rwriter import CompletedRequest
-from rwriter.records import utf8_size
+from rwriter._texts import utf8_size
 from rwriter.schema import NIL_DAEMON, REALTIME_TIER
 
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -50,7 +50,6 @@ class Setting:
 class Peer:
     """A way to store records, opened. ``work(records)`` prepares what is not timed and returns what is."""
 
-    connections: int
     work: Callable[[Sequence[CompletedRequest]], Work]
     # a slow peer stores fewer records in a round, so that a run does not last for ever; rates compare all the same
     share: float = 1.0
@@ -61,11 +60,7 @@ Open = Callable[[Database, Setting], AbstractAsyncContextManager[Peer]]
 
 def in_batches(stores: Sequence[Store], setting: Setting) -> Peer:
     """Return the peer whose ``stores`` each take the next batch when they are free."""
-
-    def work(records: Sequence[CompletedRequest]) -> Work:
-        return in_turns(stores, cut(records, setting.batch))
-
-    return Peer(setting.flushes, work)
+    return Peer(lambda records: in_turns(stores, cut(records, setting.batch)))
 
 
 def in_turns(stores: Sequence[Callable[[T], Awaitable[None]]], items: Sequence[T]) -> Work:
@@ -121,26 +116,6 @@ def rows(record: CompletedRequest) -> tuple[Row, Row]:
     return template, request
 
 
-TEMPLATE_COLUMNS: Final = ("id", "endpoint", "method", "path", "model", "api_key", "body", "body_byte_size")
-REQUEST_COLUMNS: Final = (
-    "id",
-    "template_id",
-    "model",
-    "state",
-    "daemon_id",
-    "claimed_at",
-    "started_at",
-    "completed_at",
-    "response_status",
-    "response_body",
-    "response_size",
-    "service_tier",
-    "created_by",
-    "created_at",
-)
-"""In the order of ``rows``."""
+TEMPLATE_COLUMNS, REQUEST_COLUMNS = (tuple(row) for row in rows(record("", "")))
 
 FINISHED_COLUMNS: Final = ("state", "completed_at", "response_status", "response_body", "response_size")
-FINISH_BEGUN: Final = f"""ON CONFLICT (id) DO UPDATE SET {", ".join(f"{c} = excluded.{c}" for c in FINISHED_COLUMNS)}
-WHERE requests.state = 'processing'"""
-"""Finish a row that was begun, and leave every other one as it is."""

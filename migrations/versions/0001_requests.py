@@ -210,6 +210,48 @@ END
 $do$
 """
 
+DOWNGRADE = (
+    "DROP TABLE dead_letters",
+    "DROP TABLE requests",
+    "DROP TABLE request_templates",
+    "DROP FUNCTION rwriter_touch_updated_at()",
+    # of the partitioned variant
+    "DROP FUNCTION IF EXISTS rwriter_first_id(timestamptz), rwriter_new_id()",
+)
+
+# Tables that `rwriter migrate --adopt` found are another program's: there only what it made goes, by its comment.
+SPARE_THEIRS = """
+DO $$
+DECLARE thing record;
+BEGIN
+    IF obj_description(to_regclass('rwriter_alembic_version'), 'pg_class')
+        IS DISTINCT FROM 'rwriter adopted requests and request_templates'
+    THEN
+        {downgrade};
+        RETURN;
+    END IF;
+    FOR thing IN
+        SELECT c.relkind, c.relname, a.attname
+        FROM pg_description d
+        JOIN pg_class c ON c.oid = d.objoid AND d.classoid = 'pg_class'::regclass
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.objsubid AND d.objsubid > 0
+        WHERE d.description = 'made by rwriter migrate --adopt'
+            AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+        ORDER BY c.relkind = 'r' AND a.attname IS NULL
+    LOOP
+        IF thing.attname IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE %I DROP COLUMN %I', thing.relname, thing.attname);
+        ELSIF thing.relkind = 'i' THEN
+            EXECUTE format('DROP INDEX %I', thing.relname);
+        ELSE
+            EXECUTE format('DROP TABLE %I', thing.relname);
+        END IF;
+    END LOOP;
+    COMMENT ON TABLE rwriter_alembic_version IS NULL;
+END
+$$
+"""
+
 
 def upgrade() -> None:
     """Create the three tables, their indexes, triggers and storage settings."""
@@ -245,8 +287,4 @@ def partitioned(table: str) -> str:
 
 def downgrade() -> None:
     """Drop everything ``upgrade`` created, rows included."""
-    for table in ("dead_letters", "requests", "request_templates"):
-        op.execute(f"DROP TABLE {table}")
-    op.execute("DROP FUNCTION rwriter_touch_updated_at()")
-    # of the partitioned variant
-    op.execute("DROP FUNCTION IF EXISTS rwriter_first_id(timestamptz), rwriter_new_id()")
+    op.execute(SPARE_THEIRS.format(downgrade=";".join(DOWNGRADE)))

@@ -13,9 +13,10 @@ import msgspec
 
 from rwriter._hooks import resolve
 from rwriter._keys import KeyDigest, digest
+from rwriter._texts import repair
 from rwriter._validation import at_least, positive
 from rwriter.asgi._types import Scope
-from rwriter.records import NAME_LIMIT, repair
+from rwriter.records import NAME_LIMIT
 
 try:
     from cachetools import TTLCache

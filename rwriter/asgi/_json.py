@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from rwriter.records import repair
+from rwriter._texts import repair
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -31,10 +31,15 @@ def migrate(
     schema: Schema = None,
     database_url: DatabaseUrl = None,
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for a database without any.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Add what is missing to tables that the daemon made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --adopt: name what would be added.")] = False,
 ) -> None:
     """Bring the tables to this release's revision. Safe to run from many processes at once."""
     if sql:
         typer.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
+        return
+    if adopt or dry_run:
+        _adopt(database_url, schema, adopt=adopt, dry_run=dry_run)
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(message)s"))
@@ -42,6 +47,14 @@ def migrate(
     logging.getLogger("alembic").setLevel(logging.INFO)
     asyncio.run(migrations.upgrade(database_url, revision, schema=schema))
     _print_current(database_url, schema)
+
+
+def _adopt(database_url: str | None, schema: str | None, *, adopt: bool, dry_run: bool) -> None:
+    if not adopt:
+        raise typer.BadParameter("--dry-run is of --adopt")
+    asyncio.run(migrations.adopt(database_url, schema=schema, dry_run=dry_run, announce=typer.echo))
+    if not dry_run:
+        _print_current(database_url, schema)
 
 
 @schema_app.command()

@@ -20,7 +20,7 @@ from rwriter.errors import SpoolFull, SpoolUnusable
 from rwriter.spool import _folder
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
-from rwriter.spool._rows import FIELDS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
+from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
 from rwriter.spool._salvage import salvage
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class SpoolFile:
 
     def find_custom(self, custom_id: str) -> list[bytes]:
         """Return the payloads of rows whose client knows them as ``custom_id``, whoever that is, the latest first."""
-        return self._payloads("custom_id = ? ORDER BY seq DESC", custom_id)
+        return self._payloads(f"{KNOWN_AS} ORDER BY seq DESC", custom_id)
 
     def _payloads(self, condition: str, value: object) -> list[bytes]:
         def work() -> list[bytes]:

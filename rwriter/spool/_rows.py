@@ -22,6 +22,10 @@ CREATE TABLE IF NOT EXISTS records (
 );
 CREATE INDEX IF NOT EXISTS records_request_id ON records (request_id);
 CREATE INDEX IF NOT EXISTS records_custom_id ON records (custom_id) WHERE custom_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS records_latter_id ON records (substr(custom_id, 1, instr(custom_id, char(31)) - 1))
+    WHERE instr(custom_id, char(31)) > 0;
+CREATE INDEX IF NOT EXISTS records_first_id ON records (substr(custom_id, instr(custom_id, char(31)) + 1))
+    WHERE instr(custom_id, char(31)) > 0;
 CREATE TABLE IF NOT EXISTS set_aside (
     seq INTEGER PRIMARY KEY,
     request_id BLOB,
@@ -42,6 +46,17 @@ _OWNER: Final = ("database", "origin")
 
 FIELDS: Final = "seq, request_id, custom_id, payload, spooled_at, checksum, database, origin"
 SELECT: Final = f"SELECT {FIELDS}"
+
+
+BETWEEN_IDS: Final = chr(31)
+"""Stands in ``custom_id`` between the two ids of an answer that changed its own, the latter before the first."""
+
+KNOWN_AS: Final = (
+    "custom_id = ?1 "
+    "OR (instr(custom_id, char(31)) > 0 AND substr(custom_id, 1, instr(custom_id, char(31)) - 1) = ?1) "
+    "OR (instr(custom_id, char(31)) > 0 AND substr(custom_id, instr(custom_id, char(31)) + 1) = ?1)"
+)
+"""Condition of the rows that a client knows by an id. Each of its terms has an index."""
 
 
 class Row(NamedTuple):

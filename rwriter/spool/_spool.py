@@ -17,10 +17,10 @@ import msgspec
 
 from rwriter._validation import at_least, one_of
 from rwriter.errors import RwriterError, SpoolUnusable
-from rwriter.records import CompletedRequest, decode_record, encode_record
+from rwriter.records import CompletedRequest, client_ids, decode_record, encode_record
 from rwriter.spool._file import SpoolFile
 from rwriter.spool._owner import ForeignSpool
-from rwriter.spool._rows import Row, Stored
+from rwriter.spool._rows import BETWEEN_IDS, Row, Stored
 
 T = TypeVar("T")
 
@@ -195,7 +195,7 @@ class Spool:
         """Return the latest record in the spool that ``created_by``'s client knows as ``custom_id``."""
         for payload in await self._on_thread(lambda file: file.find_custom(custom_id)):
             record = decode_record(payload)
-            if record.created_by == created_by:
+            if record.created_by == created_by and custom_id in client_ids(record):
                 return record
         return None
 
@@ -297,7 +297,8 @@ def _in_place(file: SpoolFile, work: Callable[[SpoolFile], T]) -> T:
 
 
 def _row(record: CompletedRequest) -> Row:
-    return Row(record.request_id.bytes, record.custom_id, encode_record(record), time.time())
+    custom_id = BETWEEN_IDS.join(client_ids(record)) or record.custom_id
+    return Row(record.request_id.bytes, custom_id, encode_record(record), time.time())
 
 
 def _decode(rows: Sequence[Stored]) -> tuple[list[SpooledRecord], list[tuple[Stored, str]]]:

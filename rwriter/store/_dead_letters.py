@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._database_errors import Kind, failure_of
 from rwriter._guarded import Guarded
+from rwriter._texts import repair
 from rwriter.engines import EngineProvider
-from rwriter.records import CompletedRequest, decode_record, encode_record, repair
+from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
 from rwriter.store._persist import Persist

@@ -1,4 +1,4 @@
-"""One request with its bodies, by its own id or by the id its client knows."""
+"""One request with its bodies, by its own id or by an id its client knows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import Select, Uuid, bindparam, func, literal_column, select, union_all
+from sqlalchemy import Select, Text, Uuid, bindparam, func, literal_column, select, union_all
 
-from rwriter.records import repair
+from rwriter._texts import repair
 from rwriter.schema import request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import OWNER, visible
@@ -28,19 +28,29 @@ _DETAIL: Final = (
 
 _BY_ID: Final = _DETAIL.where(requests.c.id == bindparam("request_id"))
 
-# one statement for both ids, each through its own index: its time does not tell which of them another owner has
-_LATEST: Final = (
-    select(requests.c.id, literal_column("1").label("rank"))
-    .where(requests.c.custom_id == bindparam("custom_id"), requests.c.created_by == OWNER, visible())
-    .order_by(requests.c.created_at.desc(), requests.c.id.desc())
-    .limit(1)
-    .subquery()
-)
+_CUSTOM_ID: Final = bindparam("custom_id", type_=Text())
+
+
+def _latest(rank: str, rows: Select[Any]) -> Select[Any]:
+    """Select the id of the owner's latest request among ``rows``, with its rank."""
+    owned = rows.where(requests.c.created_by == OWNER, visible())
+    latest = owned.order_by(requests.c.created_at.desc(), requests.c.id.desc()).limit(1).subquery()
+    return select(latest.c.id, literal_column(rank).label("rank"))
+
+
+# one statement for all ids, each through its own index: its time does not tell which of them another owner has
 _CHOSEN: Final = union_all(
     select(requests.c.id, literal_column("0").label("rank")).where(
         requests.c.id == bindparam("request_id", type_=Uuid()), requests.c.created_by == OWNER, visible()
     ),
-    select(_LATEST.c.id, _LATEST.c.rank),
+    _latest("1", select(requests.c.id).where(requests.c.custom_id == _CUSTOM_ID)),
+    # an id that the client saw before; the templates of a daemon's batches have ids of their lines there
+    _latest(
+        "2",
+        select(requests.c.id)
+        .join(request_templates, requests.c.template_id == request_templates.c.id)
+        .where(request_templates.c.custom_id == _CUSTOM_ID, request_templates.c.file_id.is_(None)),
+    ),
 ).subquery()
 _BY_EITHER_ID: Final = _DETAIL.where(
     requests.c.id == select(_CHOSEN.c.id).order_by(_CHOSEN.c.rank).limit(1).scalar_subquery()

@@ -37,9 +37,10 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
 from rwriter._database_errors import sqlstate_of
+from rwriter._texts import repair
 from rwriter._validation import at_least, aware, between, one_of
-from rwriter.records import Metadata, repair
-from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, first_id, request_templates, requests
+from rwriter.records import Metadata
+from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, State, first_id, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._cursor import Position, decode_cursor, encode_cursor
 from rwriter.store._predicates import AWARE, in_states, json_of, visible
@@ -76,7 +77,7 @@ class RequestFilter(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     created_by: str | None = None
-    status: str | None = None
+    status: State | None = None
     models: Sequence[str] | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
@@ -196,7 +197,7 @@ class _Shape(NamedTuple):
     """
 
     created_by: bool
-    status: str | None
+    status: State | None
     models: int | None
     """How many are named: 0, 1 or more; ``None`` where the filter does not ask."""
     created_after: bool

@@ -38,7 +38,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
-from rwriter.records import CompletedRequest, succeeded
+from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import (
@@ -76,19 +76,20 @@ _ARRAYS: Final[dict[str, TypeEngine[Any]]] = {
 }
 _TOKENS: Final = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
 # As many again, for a batch in which any record has one of them: an array costs a flush even if it is empty.
-_FACTS: Final[dict[str, TypeEngine[Any]]] = {
+_OWN_FACTS: Final[dict[str, TypeEngine[Any]]] = {
     **dict.fromkeys(_TOKENS, Integer()),
     "first_token_at": AWARE,
     # JSON as text: the driver's own encoder for jsonb is Python's
     "metadata": Text(),
 }
+_FACTS: Final = _OWN_FACTS | {"first_id": Text()}
 
 _FINISHED_IDS: Final = select(requests.c.id).where(
     among_ids(requests.c.id), in_states(("completed", "failed")), of_this_library()
 )
 
-_facts_of: Final = operator.attrgetter(*_FACTS)
-_NO_FACTS: Final = (None,) * len(_FACTS)
+_facts_of: Final = operator.attrgetter(*_OWN_FACTS)
+_NO_FACTS: Final = (None,) * len(_OWN_FACTS)
 
 
 class Persist:
@@ -168,9 +169,11 @@ def arrays_of(records: Sequence[CompletedRequest]) -> dict[str, list[Any]]:
         "finished_at": [r.completed_at for r in records],
     }
     facts = list(map(_facts_of, records))
-    if facts.count(_NO_FACTS) < len(facts):
-        arrays |= zip(_FACTS, map(_sparse, map(list, zip(*facts, strict=True))), strict=True)
+    first_ids = _sparse(list(map(first_id_of, records)))
+    if first_ids or facts.count(_NO_FACTS) < len(facts):
+        arrays |= zip(_OWN_FACTS, map(_sparse, map(list, zip(*facts, strict=True))), strict=True)
         arrays["metadata"] = [each and json_of(each) for each in arrays["metadata"]]
+        arrays["first_id"] = first_ids
     return arrays
 
 
@@ -195,7 +198,7 @@ def statement(*, facts: bool) -> Select[Sequence[uuid.UUID], int, Sequence[uuid.
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
         _unfinished(written.c.written).label("unfinished"),
     )
-    return answer.add_cte(_metadata(batch, upserted)) if facts else answer
+    return answer.add_cte(_facts(batch, upserted)) if facts else answer
 
 
 def _no_ids() -> ColumnElement[Sequence[uuid.UUID]]:
@@ -307,7 +310,6 @@ def _templates(batch: CTE, written: CTE) -> CTE:
     v = batch.c
     values = {
         "id": v.id,
-        "custom_id": v.custom_id,
         "endpoint": constant(""),
         "method": constant("POST"),
         "path": v.path,
@@ -315,7 +317,10 @@ def _templates(batch: CTE, written: CTE) -> CTE:
         "api_key": v.api_key,
         "body": v.request_body,
         "body_byte_size": func.octet_length(v.request_body),
-    } | ({"metadata": cast(v.metadata, JSONB())} if "metadata" in v else {})
+    }
+    if "metadata" in v:
+        # the id before that of the request is nearly always null, and then in no index
+        values |= {"metadata": cast(v.metadata, JSONB()), "custom_id": v.first_id}
     source = select(*values.values()).join_from(batch, written, written.c.template_id == v.id)
     return (
         pg_insert(request_templates)
@@ -326,25 +331,29 @@ def _templates(batch: CTE, written: CTE) -> CTE:
     )
 
 
-def _metadata(batch: CTE, written: CTE) -> CTE:
-    """Write the metadata of records whose row was begun before: their templates are there already.
+def _facts(batch: CTE, written: CTE) -> CTE:
+    """Write the metadata and the first ids of records whose row was begun before: their templates are there already.
 
-    A template inserted by the statement is not seen here: it has its metadata.
+    A template inserted by the statement is not seen here: it has them.
     """
-    v = batch.c
+    v, template = batch.c, request_templates.c
+    told = case((v.metadata.is_not(None) | v.first_id.is_not(None), constant("told")), else_=constant(""))
     begun = (
         # the maximum, as several rows may share a template that somebody made for them
-        select(written.c.template_id, func.max(v.metadata).label("metadata"))
+        select(written.c.template_id, func.max(v.metadata).label("metadata"), func.max(v.first_id).label("first_id"))
         .join_from(written, batch, written.c.id == v.id)
-        # every object begins so. Of an equality the planner expects one row: it looks each template up by its key,
-        # also where it made its plan when the table was empty
-        .where(func.left(v.metadata, literal_column("1")) == constant("{"))
+        # Of an equality the planner expects one row: it looks each template up by its key, also where it made its plan
+        # when the table was empty
+        .where(told == constant("told"))
         .group_by(written.c.template_id)
         .subquery("begun")
     )
     return (
         update(request_templates)
-        .values(metadata=cast(begun.c.metadata, JSONB()))
+        .values(
+            metadata=func.coalesce(cast(begun.c.metadata, JSONB()), template.metadata),
+            custom_id=func.coalesce(begun.c.first_id, template.custom_id),
+        )
         .where(
             request_templates.c.id == begun.c.template_id,
             # The template of a file serves other requests too. A CASE, as the planner thinks that a test for null alone

@@ -29,7 +29,8 @@ from sqlalchemy import (
     true,
 )
 
-from rwriter.records import CLIENT_CLOSED_REQUEST, Metadata, repair
+from rwriter._texts import repair
+from rwriter.records import CLIENT_CLOSED_REQUEST, Metadata
 from rwriter.schema import ACTIVE_STATES, REALTIME_TIER, TOMBSTONE_OWNER, erasures, requests
 
 AWARE: Final = DateTime(timezone=True)

@@ -10,8 +10,9 @@ from sqlalchemy import BigInteger, Executable, Interval, Text, bindparam, func, 
 from sqlalchemy.exc import IntegrityError
 
 from rwriter._database_errors import in_no_partition, sqlstate_of
+from rwriter._texts import utf8_size
 from rwriter.errors import NO_PARTITION, IdRefused, RequestExists
-from rwriter.records import NewRequest, utf8_size
+from rwriter.records import NewRequest
 from rwriter.schema import NEVER, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import CHUNK, GATEWAY_TIMEOUT, constant, realtime_in_flight

@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rwriter._texts import repair
 from rwriter._validation import at_least, aware
-from rwriter.records import repair
 from rwriter.schema import FINISHED_STATES, TOMBSTONE_OWNER, dead_letters, erasures, request_templates, requests
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._predicates import (

@@ -10,9 +10,11 @@ from typing import Any, Final, Self
 import msgspec
 from sqlalchemy import RowMapping, Text, func, literal_column
 
+from rwriter._answers import Answer
 from rwriter._guarded import Guarded
-from rwriter.records import CompletedRequest, NewRequest, quoted, succeeded
-from rwriter.schema import REALTIME_TIER, request_templates, requests
+from rwriter._texts import quoted
+from rwriter.records import CompletedRequest, NewRequest, succeeded
+from rwriter.schema import REALTIME_TIER, State, request_templates, requests
 
 SUMMARY_COLUMNS: Final = (
     requests.c.id,
@@ -43,7 +45,7 @@ TEMPLATE_COLUMNS: Final = (
 _TIMES: Final = ("created_at", "started_at", "completed_at", "failed_at", "first_token_at")
 
 
-class PersistResult(msgspec.Struct, frozen=True):
+class PersistResult(Answer, frozen=True):
     """The answer of ``persist_completed``: ``inserted + updated + skipped`` is the number of records it was given.
 
     ``written`` holds the ids of the rows that it inserted or updated: each of them is one record of the call.
@@ -55,7 +57,7 @@ class PersistResult(msgspec.Struct, frozen=True):
     written: frozenset[uuid.UUID] = frozenset()
 
 
-class Erasure(msgspec.Struct, frozen=True):
+class Erasure(Answer, frozen=True):
     """The answer of ``erase``: how many requests and dead letters are gone.
 
     What the owner began up to ``erased_at`` is not written again, from wherever it comes.
@@ -66,13 +68,13 @@ class Erasure(msgspec.Struct, frozen=True):
     erased_at: datetime
 
 
-class RequestSummary(Guarded, frozen=True, kw_only=True):
+class RequestSummary(Guarded, Answer, frozen=True, kw_only=True):
     """A row of the listing. ``duration_ms`` is milliseconds from start to end, for completed and failed rows."""
 
     id: uuid.UUID
     batch_id: uuid.UUID | None
     model: str
-    status: str
+    status: State
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
@@ -119,7 +121,7 @@ class RequestDetail(RequestSummary, frozen=True, kw_only=True):
         )
 
 
-class RequestPage(msgspec.Struct, frozen=True):
+class RequestPage(Answer, frozen=True):
     """One page of the listing. ``next_cursor`` is ``None`` on the last page."""
 
     data: list[RequestSummary]

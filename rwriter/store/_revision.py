@@ -76,20 +76,24 @@ async def current_revision(engine: AsyncEngine) -> str | None:
     It is this release's where a service's own version table names a revision that took the place of ours, by a merge or
     by depending on it, and the tables are whole.
     """
-    revisions = await _revisions(engine)
-    ours = _latest(revisions)
-    if ours is not None or not revisions:
-        return ours
-    async with connected(engine) as connection:
-        found = await _tables(connection, schema_of(engine))
-    return None if any(table.lacks for table in found) else HEAD_REVISION
+    own, theirs = await _revisions_in(engine, VERSION_TABLE), await _services_revisions(engine)
+    return _latest([*own, *theirs]) or await _replaced(engine, theirs)
 
 
 async def revision_in_service(engine: AsyncEngine) -> str | None:
     """Return rwriter's revision in a service's own version table, or ``None`` where rwriter's own table names one."""
-    if await _revisions_in(engine, VERSION_TABLE):
-        return None
-    return await current_revision(engine)
+    # rwriter's own is read once, and last: an upgrade that is under way must not be taken for a service's
+    theirs = await _services_revisions(engine)
+    return None if await _revisions_in(engine, VERSION_TABLE) else await _replaced(engine, theirs)
+
+
+async def _replaced(engine: AsyncEngine, theirs: list[str]) -> str | None:
+    ours = _latest(theirs)
+    if ours is not None or not theirs:
+        return ours
+    async with connected(engine) as connection:
+        found = await _tables(connection, schema_of(engine))
+    return None if any(table.lacks for table in found) else HEAD_REVISION
 
 
 async def check_schema(engine: AsyncEngine) -> None:
@@ -104,7 +108,7 @@ async def check_schema(engine: AsyncEngine) -> None:
     if refusal is not None:
         raise DatabaseRefused(refusal)
     _check_privileges(tables)
-    _check(tables, await _revisions(engine))
+    _check(tables, [*await _revisions_in(engine, VERSION_TABLE), *await _services_revisions(engine)])
 
 
 def encoding_refusal(encoding: str | None) -> str | None:
@@ -169,15 +173,14 @@ async def _tables(connection: AsyncConnection, schema: str | None) -> list[_Foun
     return [_Found(**row) for row in found.mappings()]
 
 
-async def _revisions(engine: AsyncEngine) -> list[str]:
-    own = await _revisions_in(engine, VERSION_TABLE)
+async def _services_revisions(engine: AsyncEngine) -> list[str]:
     try:
-        return own + await _revisions_in(engine, _SERVICES)
+        return await _revisions_in(engine, _SERVICES)
     except DBAPIError as exc:
         if sqlstate_of(exc) != _NOT_ALLOWED:
             raise
         # another service's, perhaps
-        return own
+        return []
 
 
 async def _revisions_in(engine: AsyncEngine, name: str) -> list[str]:

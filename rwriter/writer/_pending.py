@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from rwriter.records import CompletedRequest
+from rwriter.records import CompletedRequest, client_ids
 from rwriter.writer._account import Fate
 
 
@@ -52,8 +52,8 @@ class PendingIndex:
     def add(self, entry: PendingRecord) -> bool:
         """Index ``entry``. Return True if it may be queued now, False if one with its id must be settled first."""
         record = entry.record
-        if record.custom_id is not None:
-            self._by_custom_id[record.custom_id, record.created_by] = entry
+        for custom_id in client_ids(record):
+            self._by_custom_id[custom_id, record.created_by] = entry
         number = record.request_id.int
         if self._head_by_id.setdefault(number, entry) is entry:
             return True
@@ -63,8 +63,9 @@ class PendingIndex:
     def remove(self, entry: PendingRecord) -> PendingRecord | None:
         """Remove ``entry`` and return the next one with the same id, if any: it may be queued now."""
         record = entry.record
-        if record.custom_id is not None and self._by_custom_id.get((record.custom_id, record.created_by)) is entry:
-            del self._by_custom_id[record.custom_id, record.created_by]
+        for custom_id in client_ids(record):
+            if self._by_custom_id.get((custom_id, record.created_by)) is entry:
+                del self._by_custom_id[custom_id, record.created_by]
         number = record.request_id.int
         if self._head_by_id.get(number) is not entry:
             return None

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Literal, Protocol
 
-import msgspec
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, Status, StatusCode
 
+from rwriter._answers import Answer
 
-class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
+
+class WriterStats(Answer, frozen=True, kw_only=True):
     """The writer's account, exact at every instant.
 
     ``accepted == persisted + skipped + dead + spooled + dropped + pending``; one record has one fate.
@@ -50,7 +51,7 @@ class WriterStats(msgspec.Struct, frozen=True, kw_only=True):
     replayed: int = 0
 
 
-class Health(msgspec.Struct, frozen=True, kw_only=True):
+class Health(Answer, frozen=True, kw_only=True):
     """What a readiness probe asks of a writer.
 
     ===============  ========================================================================================

@@ -42,7 +42,7 @@ async def capture(writer: RequestsWriter) -> AsyncIterator[Capture]:
 
 
 class Rows:
-    """What is stored once everything captured so far has arrived."""
+    """Return the rows once everything captured so far has arrived."""
 
     def __init__(self, store: RequestStore, writer: RequestsWriter) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""What neighbours do to lines, files and rows."""
+"""Neighbours harm lines, files and rows."""
 
 from __future__ import annotations
 

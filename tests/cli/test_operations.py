@@ -1,4 +1,4 @@
-"""What an operator does by hand: reap, the spool's and the dead letters' commands."""
+"""An operator works by hand: reap, the spool's and the dead letters' commands."""
 
 from __future__ import annotations
 

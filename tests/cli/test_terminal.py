@@ -1,4 +1,4 @@
-"""What a client, a server or a database sent reaches the operator's terminal as text, in one line, and nothing else."""
+"""Texts of clients, servers and databases reach the operator's terminal as text, in one line, and as nothing else."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_rows_go_to_the_schema_asked_for(
 
 
 def refusal(capsys: pytest.CaptureFixture[str], **options: Any) -> str:
-    """What the demo says when it fails: one line, no traceback."""
+    """A demo that fails says so in one line, without a traceback."""
     assert demo.main(**options) == 1
     said = capsys.readouterr().err
     assert said.startswith("rwriter demo: ")

@@ -19,7 +19,14 @@ from tests.docs.pages import Block, blocks, name_of, pages
 from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
-ELSEWHERE = ("example: gateway", "quickstart: program", "example: engine swap", "example: rolled back")
+ELSEWHERE = (
+    "example: gateway",
+    "example: service",
+    "example: shared metadata",
+    "quickstart: program",
+    "example: engine swap",
+    "example: rolled back",
+)
 """Blocks that tests of their own run: in a gateway, in a clean environment, under pytest."""
 
 
@@ -28,7 +35,8 @@ def left_out(block: Block) -> bool:
 
 
 def compiled(block: Block) -> CodeType:
-    code: CodeType = compile(block.code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    # a reader's own file has no future import
+    code: CodeType = compile(block.code, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     return code
 
 

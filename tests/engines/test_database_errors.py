@@ -1,4 +1,4 @@
-"""What failures mean that no server has a part in, and how long to wait after one."""
+"""Failures that no server has a part in are classified, and so is the wait after one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def as_sqlalchemy_raises(error: Exception) -> DBAPIError:
 
 
 async def connect_error(url: str, **options: Any) -> Exception:
-    """What connecting to ``url`` raises."""
+    """Return the exception of connecting to ``url``."""
     parsed, arguments = connect_arguments(url)
     engine = create_async_engine(parsed, connect_args=arguments | options, poolclass=NullPool)
     with pytest.raises(Exception) as caught:  # noqa: PT011 -- which one is the question

@@ -36,7 +36,7 @@ async def proxy(database: str) -> AsyncIterator[TcpProxy]:
 
 
 async def failure(call: Awaitable[object]) -> Kind:
-    """How the failure of ``call`` is classified; without one, or past the deadline, the test fails."""
+    """Return the class of ``call``'s failure; without one, or past the deadline, the test fails."""
     async with asyncio.timeout(DEADLINE):
         try:
             await call

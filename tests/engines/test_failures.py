@@ -1,4 +1,4 @@
-"""What failures mean: provoked on a real server, by real statements, through the driver that the writer uses."""
+"""Failures are provoked on a real server, by real statements, through the driver that the writer uses."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def run(url: str, *statements: str, **arguments: Any) -> None:
 
 
 async def error_of(url: str, *statements: str, **arguments: Any) -> Exception:
-    """What ``statements`` raise; nothing of them is committed."""
+    """Return the exception of ``statements``; nothing of them is committed."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 -- which one is the question
         await run(url, *statements, **arguments)
     return caught.value

@@ -46,7 +46,7 @@ def rwriter_database(_rwriter_databases: Databases) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tenants() -> dict[str, str]:
-    """Whose every key is, for both gateways."""
+    """Return the owner of every key, for both gateways."""
     return {}
 
 

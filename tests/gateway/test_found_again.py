@@ -1,4 +1,4 @@
-"""What the official clients saw of a call is what they find of it afterwards, and what its row says."""
+"""The official clients find again the call that they saw, and its row says the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUESTION = "Wer hört mit? 🙂"
 
 
 async def _found(client: Any, given: str, seen: Seen) -> Seen:
-    """What ``client`` finds under an id, as ``seen`` says it: the rendered ids and JSON spacing may differ."""
+    """Return the call that ``client`` finds under an id, as ``seen`` says it: ids and JSON spacing may differ."""
     found = seen_in_response(seen.row, await done(client.responses.retrieve(given)))
     return found._replace(upstream=seen.upstream)
 

@@ -29,14 +29,14 @@ PROBES: Final = [
 
 
 async def _probes(http: httpx.AsyncClient, given: str) -> list[tuple[int, bytes]]:
-    """What each probe of an id is answered, the id itself taken out of the words."""
+    """Return the answer to each probe of an id, the id itself taken out of the words."""
     answers = [await http.request(method, path.format(quote(given, safe=""))) for method, path in PROBES]
     assert not [answer for answer in answers if "x-rwriter-id" in answer.headers]
     return [(answer.status_code, answer.content.replace(given.encode(), b"ID")) for answer in answers]
 
 
 async def _nowhere(http: httpx.AsyncClient) -> list[tuple[int, bytes]]:
-    """What an id that nobody has is answered."""
+    """Return the answers to an id that nobody has."""
     unknown = await _probes(http, f"resp_{uuid.uuid4()}")
     assert {status for status, _ in unknown} == {404}
     return unknown

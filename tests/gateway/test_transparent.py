@@ -1,4 +1,4 @@
-"""What the client receives is what it received without the middleware: the same bytes and the same headers."""
+"""The client receives the bytes and headers that it would without the middleware."""
 
 from __future__ import annotations
 

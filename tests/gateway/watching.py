@@ -1,4 +1,4 @@
-"""What the gateway's tests look at: the model server from inside, what a client saw, rows as they are stored."""
+"""Look at the model server from inside, at what a client saw, and at rows as they are stored."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Watched:
 
 
 class Seen(NamedTuple):
-    """What a client saw of a call. ``usage`` is tokens in, out and together; ``calls`` are tools with arguments."""
+    """A call as a client saw it. ``usage`` is tokens in, out and together; ``calls`` are tools with arguments."""
 
     row: uuid.UUID
     upstream: str | None
@@ -80,7 +80,7 @@ async def listed(stream: Any) -> list[Any]:
 
 
 def owner_of(key: str) -> str:
-    """Who owns a key."""
+    """Return the owner of a key."""
     return key.removeprefix("sk-")
 
 
@@ -92,7 +92,7 @@ def row_of(raw: Any) -> uuid.UUID:
 
 
 def seen_in_response(row: uuid.UUID, response: Any) -> Seen:
-    """What is to be seen in OpenAI's ``Response``."""
+    """Return the call that OpenAI's ``Response`` tells of."""
     calls = tuple((item.name, item.arguments) for item in response.output if item.type == "function_call")
     usage = response.usage
     tokens = (usage.input_tokens, usage.output_tokens, usage.total_tokens)

@@ -1,4 +1,4 @@
-"""What litellm passes to its loggers, as records: without litellm, from what it was seen to pass."""
+"""The arguments that litellm passes to its loggers become records: without litellm, from what it was seen to pass."""
 
 from __future__ import annotations
 

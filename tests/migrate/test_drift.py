@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+from sqlalchemy import Column, ForeignKey, Table
 
 from rwriter import RequestStore, SchemaOutdated, migrate
 from rwriter.schema import metadata
@@ -235,12 +236,70 @@ async def test_what_others_added_to_the_tables_is_no_drift(rwriter_database: str
             "missing fk requests_template_id_fkey",
             marks=pytest.mark.plain_only,
         ),
+        (
+            "ALTER TABLE requests ADD region text NOT NULL",
+            "requests.region: NOT NULL without a default, so that no record",
+        ),
+        ("ALTER TABLE dead_letters DROP CONSTRAINT dead_letters_pkey", "dead_letters: the primary key is not id"),
+        (
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_requests_active'::regclass",
+            "index ix_requests_active is invalid",
+        ),
     ],
 )
 async def test_what_rwriter_needs_and_does_not_find_is_named(rwriter_database: str, damage: str, named: str) -> None:
     await execute(rwriter_database, damage)
     with pytest.raises(migrate.SchemaDrift, match=named):
         await migrate.check(rwriter_database)
+
+
+async def test_a_required_column_that_a_trigger_fills_or_that_has_a_default_is_no_drift(rwriter_database: str) -> None:
+    await execute(
+        rwriter_database,
+        """
+        ALTER TABLE requests ADD region text NOT NULL, ADD number bigint GENERATED ALWAYS AS IDENTITY,
+            ADD size int GENERATED ALWAYS AS (length(model)) STORED;
+        ALTER TABLE request_templates ADD region text NOT NULL DEFAULT 'eu';
+        CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.region := $$eu$$; RETURN NEW; END';
+        CREATE TRIGGER fill BEFORE INSERT ON requests FOR EACH ROW EXECUTE FUNCTION fill()
+        """,
+    )
+    await migrate.check(rwriter_database)
+
+
+@pytest.mark.parametrize(
+    ("index", "enough"),
+    [
+        ("(custom_id)", True),
+        ("(custom_id, created_at)", True),
+        ("(custom_id) WHERE custom_id IS NOT NULL", True),
+        ("(created_at, custom_id)", False),
+        ("(custom_id DESC)", False),
+        ("(custom_id text_pattern_ops)", False),
+        ("(lower(custom_id))", False),
+        ("USING hash (custom_id)", False),
+        ("(custom_id) WHERE created_by IS NOT NULL", False),
+    ],
+)
+async def test_an_index_of_another_name_does_if_it_begins_with_the_same_keys_over_the_same_rows(
+    rwriter_database: str, index: str, *, enough: bool
+) -> None:
+    await execute(rwriter_database, f"DROP INDEX ix_requests_custom_id; CREATE INDEX theirs ON requests {index}")
+    if enough:
+        await migrate.check(rwriter_database)
+    else:
+        with pytest.raises(migrate.SchemaDrift, match="missing index ix_requests_custom_id"):
+            await migrate.check(rwriter_database)
+
+
+async def test_tables_that_a_service_adds_to_the_metadata_are_no_drift(rwriter_database: str) -> None:
+    orders = Table("orders", metadata, Column("request_id", ForeignKey("requests.id"), primary_key=True))
+    try:
+        await migrate.check(rwriter_database)
+        assert migrate.include_name("orders", "table")
+        assert not migrate.include_object(metadata.tables["requests"], "requests", "table")
+    finally:
+        metadata.remove(orders)
 
 
 async def test_check_of_a_database_below_head_names_the_command(empty_database: str) -> None:

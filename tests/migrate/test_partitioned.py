@@ -12,7 +12,7 @@ from rwriter.migrate import SchemaDrift
 from rwriter.schema import HEAD_REVISION, first_id
 from tests.migrate.test_drift import CONTRACT, LZ4_COLUMNS
 from tests.migrate.test_revisions import EVERYTHING, IN_ORDER
-from tests.support.migrations import alembic, column, execute, rows
+from tests.support.migrations import alembic, column, engine_on, execute, rows
 
 PARTITION_OF_NOW = """
     SELECT c.relname::text FROM pg_class c JOIN pg_inherits ON inhrelid = c.oid
@@ -37,7 +37,7 @@ async def test_the_partitions_begin_with_weeks_or_days_and_reach_four_weeks_ahea
     for table in TABLES:
         names = await column(empty_database, PARTITION_OF_NOW, table, str(first_id(start_of(now, period))))
         assert names == [f"{table}_{start_of(now, period):%Y%m%d}"]
-    async with migrate._engine(empty_database, None) as (engine, _):
+    async with engine_on(empty_database) as engine:
         assert await partitions.variant(engine) == period
     bounds = await column(
         empty_database,
@@ -94,8 +94,8 @@ async def test_every_revision_goes_down_and_up_again(empty_database: str) -> Non
 async def test_the_script_of_sql_makes_the_same_tables(empty_database: str) -> None:
     await execute(empty_database, migrate.upgrade_sql(schema="scripted", partitioned="week"))
     await migrate.check(empty_database, schema="scripted")
-    async with migrate._engine(empty_database, "scripted") as (engine, _):
-        assert await partitions.variant(engine) == "week"
+    async with engine_on(empty_database) as engine:
+        assert await partitions.variant(engine, schema="scripted") == "week"
 
 
 @pytest.mark.parametrize("table", TABLES)

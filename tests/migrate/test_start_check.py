@@ -1,4 +1,4 @@
-"""What a writer does on start with a database that is not at its release's revision."""
+"""A writer starts on a database that is not at its release's revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the table itself refuses, whoever writes to it."""
+"""The table itself refuses rows in an impossible state, whoever writes them."""
 
 from __future__ import annotations
 

@@ -1,19 +1,15 @@
-"""What is shipped: the wheel in a virtual environment where nothing of the checkout can be seen."""
+"""The wheel works in a virtual environment where nothing of the checkout can be seen."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-import sysconfig
-import venv
 import zipfile
 from pathlib import Path
 
-import pytest
-
 from rwriter.schema import HEAD_REVISION
 from tests.support.migrations import ROOT, TABLES, run, tables_in
+from tests.support.wheel import Environment
 
 # what the wheel's own entry point does, without the script that an installer would write
 COMMAND = """
@@ -22,53 +18,7 @@ from importlib.metadata import entry_points
 command.load()()
 """
 
-WHERE = """
-import json, rwriter
-from rwriter.migrate import alembic_config
-print(json.dumps([rwriter.__file__, alembic_config().get_main_option("script_location")]))
-"""
-
 HEAVY = ("alembic", "pytest", "starlette", "fastapi", "typer", "rich", "hypothesis")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
-    folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT), cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-class Environment:
-    """A virtual environment without pip, which finds rwriter's dependencies where this process does."""
-
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder, symlinks=True)
-        (self.site_packages,) = folder.glob("lib/python*/site-packages")
-        # a folder named in a .pth is only searched: the .pth files in it, an editable rwriter's too, are not read
-        libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-        (self.site_packages / "dependencies.pth").write_text("\n".join(libraries))
-        self._python = str(folder / "bin" / "python")
-        self._elsewhere = folder
-
-    def python(self, program: str, *arguments: str, url: str | None = None) -> str:
-        """Run ``program`` far from the checkout; what it printed, errors included."""
-        done = run(self._python, "-W", "error", "-c", program, *arguments, url=url, cwd=self._elsewhere)
-        return done.stdout + done.stderr
-
-    def where(self) -> list[Path]:
-        """The package and the migrations that are found."""
-        return [Path(path) for path in json.loads(self.python(WHERE))]
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the wheel in it."""
-    environment = Environment(tmp_path_factory.mktemp("environment"))
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(environment.site_packages)
-    return environment
 
 
 def test_the_wheel_holds_all_that_is_needed_and_nothing_else(wheel: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from rwriter import CompletedRequest, RwriterError, Spool, SpoolFull
 from rwriter.spool._file import FILE_NAME
-from tests.support.records import record
+from tests.support.records import record, renamed
 
 MANY = 1_000
 
@@ -88,7 +88,7 @@ async def test_rows_in_the_hands_of_one_spool_are_not_claimed_by_another(folder:
 HOLDER = """
 import asyncio, sys
 from rwriter import Spool
-from tests.support.records import record
+from tests.support.records import record, renamed
 
 async def main():
     spool = Spool(sys.argv[1])
@@ -195,6 +195,19 @@ def test_an_option_that_cannot_be_used_is_named(folder: Path, option: str, value
     with pytest.raises(ValueError, match=option):
         Spool(folder, **{option: value})  # type: ignore[arg-type]
     assert not folder.exists()
+
+
+async def test_a_record_of_two_ids_is_found_by_both_and_comes_back_whole(folder: Path) -> None:
+    spool = await opened(folder)
+    one, other = renamed(), renamed(created_by="other")
+    await spool.put([one, other, record(custom_id="resp_last\x1fresp_first")])
+    for known in ("resp_first", "resp_last"):
+        assert await spool.find(known, "tenant-a") == one
+        assert await spool.find(known, "other") == other
+    assert await spool.find("resp_last\x1fresp_firs", "tenant-a") is None
+    assert await spool.get(one.request_id) == one
+    assert [stored.record for stored in await spool.claim(10, 1 << 20)][:2] == [one, other]
+    await spool.aclose()
 
 
 async def test_records_are_found_by_id_and_by_their_clients_id_within_their_owner(folder: Path) -> None:

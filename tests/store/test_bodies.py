@@ -25,7 +25,7 @@ OFTEN = settings(
 
 
 def repaired(text: str) -> str:
-    """What of ``text`` PostgreSQL can hold, written another way than the library does: a pair of surrogates is one."""
+    """Return what PostgreSQL can hold of ``text``, by other means than the library: surrogates in a pair are one."""
     paired = text.encode("utf-16-be", "surrogatepass").decode("utf-16-be", "replace")
     return "".join("\ufffd" if character == "\0" else character for character in paired)
 

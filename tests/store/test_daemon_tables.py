@@ -52,7 +52,7 @@ CREATE VIEW active_requests AS SELECT * FROM requests WHERE state IN ('pending',
 
 @pytest.fixture(autouse=True)
 async def daemon_tables(engine: AsyncEngine, schema: str | None, partitioned: str | None) -> None:
-    """What the daemon's own migrations add to the two tables. Partitioned ones can have no other unique index."""
+    """Apply what the daemon's own migrations add to the two tables. Partitioned ones have no other unique index."""
     added = DAEMON_TABLES if partitioned is None else DAEMON_TABLES.replace("CREATE UNIQUE INDEX", "CREATE INDEX")
     async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         raw = (await connection.get_raw_connection()).driver_connection

@@ -1,4 +1,4 @@
-"""What a spool is stamped with: the database, however it is reached, and the schema of the tables."""
+"""A spool is stamped with the database, however it is reached, and with the schema of the tables."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""persist_completed and create_realtime: what becomes of each record, read back with plain SQL."""
+"""persist_completed gives each record its row, read back with plain SQL."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import CompletedRequest, RequestExists, RequestStore, new_request_id
+from rwriter import CompletedRequest, RequestStore, new_request_id
 from rwriter._keys import digest
-from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, NEVER, NIL_DAEMON, STATES, request_templates, requests
+from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, NIL_DAEMON, STATES, request_templates, requests
 from tests.support.records import STARTED, TOOK, new_request, record
-from tests.support.rows import Counts, in_state, insert_request, one, rows, snapshot, template_ids, template_of
+from tests.support.rows import Counts, in_state, insert_request, now_of, one, rows, snapshot, template_ids, template_of
 
 INSERTED = Counts(inserted=1, updated=0, skipped=0)
 UPDATED = Counts(inserted=0, updated=1, skipped=0)
@@ -26,12 +26,6 @@ SKIPPED = Counts(inserted=0, updated=0, skipped=1)
 AWKWARD_BODY = '{"error":"grüß dich 你好 🎉 \\"x\\" a/b <&>\\n"}\n\t\x01\x1f\x7f\u2028'
 AWKWARD_BODY_IN_JSON = r'"{\"error\":\"grüß dich 你好 🎉 \\\"x\\\" a/b <&>\\n\"}\n\t\u0001\u001f' + '\x7f\u2028"'
 TIERS = (None, "auto", "default", "flex", "priority", "background")
-
-
-async def now_of(engine: AsyncEngine) -> datetime:
-    async with engine.connect() as connection:
-        now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
-    return now
 
 
 async def test_a_new_id_becomes_a_completed_row_with_every_column_set(store: RequestStore, engine: AsyncEngine) -> None:
@@ -87,7 +81,7 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
     del template["xmin"]
     assert template == {
         "file_id": None,
-        "custom_id": "chatcmpl-7",
+        "custom_id": None,
         "endpoint": "",
         "method": "POST",
         "path": "/v1/responses",
@@ -98,31 +92,6 @@ async def test_an_inserted_row_has_a_template_with_every_column_set(store: Reque
         "line_number": 0,
         "metadata": None,
     }
-
-
-@pytest.mark.both_schemas("RequestStore.create_realtime")
-async def test_create_realtime_leaves_a_processing_row_with_its_template(
-    store: RequestStore, engine: AsyncEngine
-) -> None:
-    before = await now_of(engine)
-    new = new_request(body='{"ü":1}')
-    await store.create_realtime(new)
-    after = await now_of(engine)
-
-    row = await one(engine, requests)
-    assert before <= row["started_at"] == row["claimed_at"] == row["created_at"] <= after
-    wanted = {"id": new.request_id, "model": "gpt-5-mini", "state": "processing", "daemon_id": NIL_DAEMON}
-    wanted |= {"service_tier": "priority", "created_by": "tenant-b", "batch_id": None, "retry_attempt": 0}
-    wanted |= {"not_before": NEVER}
-    wanted |= dict.fromkeys(("response_status", "response_body", "error", "completed_at", "failed_at", "custom_id"))
-    assert {name: row[name] for name in wanted} == wanted
-    template = await template_of(engine, new.request_id)
-    assert template["id"].version == 7
-    texts = ("endpoint", "method", "path", "model", "api_key", "body", "body_byte_size")
-    assert [template[name] for name in texts] == [
-        "https://upstream.example", "PUT", "/v1/chat/completions", "gpt-5-mini", digest("sk-another-key"),
-        '{"ü":1}', 8,
-    ]  # fmt: skip
 
 
 @pytest.mark.both_schemas("RequestStore.persist_completed")
@@ -353,29 +322,6 @@ async def test_ids_of_every_version_are_stored(store: RequestStore, engine: Asyn
     assert (await store.persist_completed(record(request_id=i) for i in ids)).inserted == len(ids)
     assert {row["id"] for row in await rows(engine, requests)} == ids
     assert await template_ids(engine) == ids
-
-
-@pytest.mark.both_schemas("RequestStore.create_realtime")
-async def test_create_realtime_twice_raises_and_leaves_no_orphan_template(
-    store: RequestStore, engine: AsyncEngine
-) -> None:
-    new = new_request()
-    await store.create_realtime(new)
-    before = await snapshot(engine)
-    with pytest.raises(RequestExists, match=str(new.request_id)):
-        await store.create_realtime(new_request(request_id=new.request_id, body="another"))
-    assert await snapshot(engine) == before
-
-
-async def test_create_realtime_of_a_finished_id_raises_and_changes_nothing(
-    store: RequestStore, engine: AsyncEngine
-) -> None:
-    given = record()
-    await store.persist_completed([given])
-    before = await snapshot(engine)
-    with pytest.raises(RequestExists):
-        await store.create_realtime(new_request(request_id=given.request_id))
-    assert await snapshot(engine) == before
 
 
 async def test_written_names_the_rows_that_were_inserted_or_updated_and_no_other(store: RequestStore) -> None:

@@ -1,4 +1,4 @@
-"""What the planner does with the store's own statements on a table that is not small."""
+"""The planner takes the plans meant for the store's own statements on a table that is not small."""
 
 from __future__ import annotations
 
@@ -188,6 +188,28 @@ async def test_a_clients_own_id_is_one_look_into_the_index_of_those_ids(
     found = scans(await plans.of(store.find_request(custom_id, created_by)))
     assert Scan("requests", "ix_requests_custom_id", 1) in found
     assert sum(scan.read for scan in found) <= PAGE_ROWS
+
+
+async def test_an_id_that_a_client_saw_first_is_one_look_into_the_index_of_those_ids(
+    store: RequestStore, plans: Plans, large: AsyncEngine
+) -> None:
+    async with large.begin() as connection:
+        given = "UPDATE request_templates SET custom_id = 'first-' || id WHERE id::text < '4'"
+        await connection.execute(text(given))
+        await connection.execute(text("ANALYZE request_templates"))
+        owner = (
+            "SELECT t.custom_id, created_by FROM requests r JOIN request_templates t ON t.id = template_id "
+            "WHERE t.custom_id IS NOT NULL AND created_by IS NOT NULL LIMIT 1"
+        )
+        first_id, created_by = (await connection.execute(text(owner))).one()
+    for known, asking in ((first_id, created_by), (first_id, "nobody"), ("unknown", created_by)):
+        found = scans(await plans.of(store.find_request(known, asking)))
+        assert {scan.how for scan in found if scan.table == "request_templates"} <= {
+            "ix_request_templates_custom_id",
+            "request_templates_pkey",
+        }
+        assert "Seq Scan" not in {scan.how for scan in found}
+        assert sum(scan.read for scan in found) <= PAGE_ROWS
 
 
 @pytest.mark.parametrize(

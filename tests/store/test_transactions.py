@@ -1,4 +1,4 @@
-"""How much a call asks of the server, counted in the server's own log, and that a call happens whole or not at all."""
+"""A call asks the server for so much, counted in the server's own log, and happens whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ APPLICATION = "counted"
 
 
 class StatementLog:
-    """What the server was asked since the last look, by the sessions named ``counted``."""
+    """Return what the sessions named ``counted`` asked the server since the last look."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

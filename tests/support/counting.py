@@ -37,7 +37,7 @@ class Calls:
 
 
 async def calls_of(work: Callable[[], Awaitable[Any]]) -> int:
-    """How many calls ``work`` takes, the loop's own while it waits included."""
+    """Return the number of calls that ``work`` takes, the loop's own while it waits included."""
     calls = Calls()
     with calls.counted():
         await work()
@@ -45,7 +45,7 @@ async def calls_of(work: Callable[[], Awaitable[Any]]) -> int:
 
 
 async def table_counters(engine: AsyncEngine) -> dict[str, Counter[str]]:
-    """What the server counted of each table since it was made, its partitions together."""
+    """Return the server's counts for each table since it was made, its partitions together."""
     query = text(
         "SELECT coalesce(parent.relname, s.relname) AS name, n_tup_ins AS inserted, n_tup_upd AS updated,"
         " n_tup_del AS deleted, seq_tup_read AS scanned, coalesce(idx_tup_fetch, 0) AS fetched"

@@ -86,7 +86,7 @@ def unpooled(database: str, driver: str) -> AsyncEngine:
 
 @pytest.fixture
 def engine(engines: TestDbEngines) -> AsyncEngine:
-    """Where tests look at rows, with SQL of their own."""
+    """Return the engine that tests look at rows with, by SQL of their own."""
     return engines.write
 
 

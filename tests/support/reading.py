@@ -1,4 +1,4 @@
-"""What the tests of the reader share: rows that need no database, and answers as upstreams give them."""
+"""Helpers of the reader's tests: rows that need no database, and answers as upstreams give them."""
 
 from __future__ import annotations
 

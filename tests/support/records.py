@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
+from rwriter.records import RenamedRequest
 from rwriter.schema import first_id
 
 STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
@@ -49,3 +50,10 @@ def new_request(**changes: Any) -> NewRequest:
         "created_by": "tenant-b",
     }
     return NewRequest(**(fields | changes))
+
+
+def renamed(**changes: Any) -> RenamedRequest:
+    """Return a record whose client has seen two ids of the answer, ``resp_first`` and ``resp_last``."""
+    made = record(**{"custom_id": "resp_last"} | {key: value for key, value in changes.items() if key != "first_id"})
+    fields = {name: getattr(made, name) for name in made.__struct_fields__}
+    return RenamedRequest(**fields, first_id=changes.get("first_id", "resp_first"))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from datetime import datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import RowMapping, Table, Text, insert, literal_column, select, text
+from sqlalchemy import RowMapping, Table, Text, func, insert, literal_column, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import PersistResult, new_request_id
@@ -97,7 +98,7 @@ async def snapshot(engine: AsyncEngine) -> list[list[RowMapping]]:
 
 
 async def sessions(engine: AsyncEngine, application_name: str) -> int:
-    """How many sessions of that name are open in this database."""
+    """Return the number of open sessions of that name in this database."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
     async with engine.connect() as connection:
         count: int = (await connection.execute(text(query), {"name": application_name})).scalar_one()
@@ -105,7 +106,7 @@ async def sessions(engine: AsyncEngine, application_name: str) -> int:
 
 
 async def lock_waits(engine: AsyncEngine, query: str = "") -> bool:
-    """Whether a session of this database waits for a lock, in a statement that begins with ``query``."""
+    """Return True if a session of this database waits for a lock, in a statement that begins with ``query``."""
     statement = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         " AND starts_with(query, :query)"
@@ -116,7 +117,7 @@ async def lock_waits(engine: AsyncEngine, query: str = "") -> bool:
 
 
 async def run_sql(engine: AsyncEngine, statement: str) -> list[Any]:
-    """What the server answers to one statement, if it is one that answers."""
+    """Return the server's answer to one statement, if it is one that answers."""
     async with engine.begin() as connection:
         result = await connection.execute(text(statement))
         return list(result.all()) if result.returns_rows else []
@@ -136,3 +137,10 @@ def need(binary: str) -> str:
             pytest.fail(message)
         pytest.skip(message)
     return path
+
+
+async def now_of(engine: AsyncEngine) -> datetime:
+    """Return the server's time."""
+    async with engine.connect() as connection:
+        now: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return now

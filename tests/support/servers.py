@@ -33,7 +33,7 @@ def install(folder: Path) -> Path:
 
 
 def value(server: PostgresServer, query: str = "SELECT 'here'", database: str = "postgres") -> Any:
-    """What the server answers."""
+    """Return the server's answer."""
 
     async def ask() -> Any:
         connection = await asyncpg.connect(server.url(database))

@@ -154,7 +154,7 @@ async def test_the_same_row_twice_is_refused_and_the_first_stays(engine: AsyncEn
 
 
 def wrong_things() -> dict[str, Any]:
-    """What is no engine of a service's tests."""
+    """Return things that are no engine of a service's tests."""
     return {
         "None": None,
         "a URL": "postgresql://u@h/d",

@@ -1,4 +1,4 @@
-"""What ``rwriter.testing`` hands to a service's tests: a server to be killed, and a line to be cut."""
+"""``rwriter.testing`` hands a service's tests a server to be killed, and a line to be cut."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def ask(url: str, query: str) -> Any:
 
 
 async def refuses(url: str) -> bool:
-    """Whether nobody listens at ``url``."""
+    """Return True if nobody listens at ``url``."""
     try:
         await ask(url, "SELECT 1")
     except ConnectionRefusedError:
@@ -127,13 +127,13 @@ async def test_a_killed_server_dies_with_all_its_backends_and_recovers_what_was_
 
 
 async def active(server: PostgresServer, backend: int) -> bool:
-    """Whether ``backend`` is at work on a statement."""
+    """Return True while ``backend`` is at work on a statement."""
     query = f"SELECT count(*) = 1 FROM pg_stat_activity WHERE pid = {backend} AND state = 'active'"
     return bool(await ask(server.url(), query))
 
 
 def zombie(pid: int) -> bool:
-    """Whether a process is gone, or dead with nobody to fetch its status."""
+    """Return True if a process is gone, or dead with nobody to fetch its status."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     return True
@@ -263,7 +263,7 @@ async def test_what_was_sent_into_a_stalled_line_never_arrives(
 
 
 async def gone(server: PostgresServer, backend: int) -> bool:
-    """Whether the server has done with ``backend``."""
+    """Return True if the server has done with ``backend``."""
     return bool(await ask(server.url(), f"SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = {backend}"))
 
 

@@ -1,4 +1,4 @@
-"""What a service's own type checker says of code that uses rwriter, rightly and wrongly."""
+"""A service's own type checker judges code that uses rwriter, rightly and wrongly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mypy(*files: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of the good code, and of the bad code without the comments that say so; one run, since each takes seconds."""
+    """Run it on the good code and on the bad without its comments, both at once, since each takes seconds."""
     bare = tmp_path_factory.mktemp("typing") / "misuse.py"
     bare.write_text(IGNORE.sub("", (HERE / "misuse.py").read_text()))
     return mypy(HERE / "service.py", bare)

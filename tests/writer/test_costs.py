@@ -1,4 +1,4 @@
-"""What storing a record costs, held by counts: times would need a quiet machine.
+"""Storing a record has a cost, held by counts: times would need a quiet machine.
 
 Each bound is what is counted today and a little room, which its comment explains. A change that goes past one should
 say what it buys.

@@ -1,4 +1,4 @@
-"""Who may try to reach a database that is away: one attempt at a time, the replay's or a live batch's."""
+"""One attempt at a time tries to reach a database that is away, the replay's or a live batch's."""
 
 from __future__ import annotations
 

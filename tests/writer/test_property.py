@@ -47,7 +47,7 @@ steps = st.one_of(
 
 @dataclass
 class Model:
-    """What must be true of the account, kept by other means than the writer's."""
+    """Properties of the account, kept by other means than the writer's."""
 
     accepted: list[CompletedRequest] = field(default_factory=list)
     promised: set[UUID] = field(default_factory=set)

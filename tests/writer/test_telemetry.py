@@ -1,4 +1,4 @@
-"""What a service with the OpenTelemetry SDK sees of a writer, and what nobody may see."""
+"""A service with the OpenTelemetry SDK sees a writer's figures, and nobody sees a body or a key."""
 
 from __future__ import annotations
 

@@ -49,6 +49,7 @@ IMPATIENCE: Final = 0.02
 TOO_LARGE: Final = Failure(
     413, "request_too_large", "the body of a background response must be at most max_body_bytes large"
 )
+TOO_SLOW: Final = Failure(408, "request_timeout", "the body of the background response did not come in time")
 _SHOWN: Final = 64 * 1024
 """Bytes of the largest member of a request that its 202 shows again."""
 
@@ -72,19 +73,25 @@ class Background:
     async def take(self, app: ASGIApp, call: CapturedCall, receive: Receive, send: Send) -> bool:
         """Begin a background response if ``call`` asks for one. Return False if ``app`` is to run as ever.
 
-        Only the body of a call whose owner is known is read before the app runs. One who is not known, or a body over
-        the limit, is refused once the app itself has read it and it turns out to ask for the background.
+        Only the body of a call whose owner is known is read before the app runs. One who is not known, a body over the
+        limit, or one that stops coming, is refused once the app itself has read it and it turns out to ask for the
+        background.
         """
-        refusal = await self._stranger(call)
-        if refusal is None:
-            if await call.read_ahead(receive):
-                wanted = await self._recorder.threads.run(call.request_work, call.wants_background)
-                if wanted:
-                    await self._begin(app, call, send)
-                return wanted
-            refusal = TOO_LARGE
-        call.guard(partial(self._refuse, call, refusal))
-        return False
+        refusal = await self._stranger(call) or await self._unread(call, receive)
+        if refusal is not None:
+            call.guard(partial(self._refuse, call, refusal))
+            return False
+        wanted = await self._recorder.threads.run(call.request_work, call.wants_background)
+        if wanted:
+            await self._begin(app, call, send)
+        return wanted
+
+    async def _unread(self, call: CapturedCall, receive: Receive) -> Failure | None:
+        """Read the body of ``call``. Return why it could not be read whole, ``None`` if it was."""
+        try:
+            return None if await call.read_ahead(receive, self._begin_timeout) else TOO_LARGE
+        except TimeoutError:
+            return TOO_SLOW
 
     async def _begin(self, app: ASGIApp, call: CapturedCall, send: Send) -> None:
         """Insert the row of ``call``, answer 202 and leave ``app`` running. Without a row answer with the reason."""

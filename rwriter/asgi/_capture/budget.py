@@ -48,6 +48,10 @@ class Share:
             self.held += taken
             self._spare += taken
         self._spare -= size
+        if self._spare > 2 * STEP:
+            self._budget.used -= self._spare
+            self.held -= self._spare
+            self._spare = 0
         return True
 
     def settle(self, size: int) -> None:

@@ -35,7 +35,7 @@ from rwriter.asgi._ids import response_id
 from rwriter.asgi._json import to_text, with_error
 from rwriter.asgi._threads import INLINE_BYTES
 from rwriter.asgi._types import ASGIApp, Receive, Scope, Send, content_encoding, header
-from rwriter.records import CompletedRequest, NewRequest, succeeded
+from rwriter.records import NAME_LIMIT, CompletedRequest, NewRequest, RenamedRequest, succeeded
 
 UNKNOWN_MODEL: Final = "unknown"
 _LAST_REDIRECT: Final = 399
@@ -105,13 +105,17 @@ class CapturedCall:
         """Ask ``guard`` once the app has read the request: True if it has answered in the app's place."""
         self._exchange.guard = guard
 
-    async def read_ahead(self, receive: Receive) -> bool:
-        """Read the request's body before the app asks for it. Return True if all of it came, within the limit."""
-        return await self._exchange.read_ahead(receive)
+    async def read_ahead(self, receive: Receive, patience: float) -> bool:
+        """Read the request's body before the app asks for it. Return True if all of it came, within the limit.
+
+        Raises ``TimeoutError`` if the client sends nothing for ``patience`` seconds.
+        """
+        return await self._exchange.read_ahead(receive, patience)
 
     def detach(self) -> None:
         """Ignore from now on that the client leaves: it gets its answer before the app does its work."""
         self._exchange.watch.stop()
+        self._exchange.forget_what_was_read()
 
     @property
     def held_bytes(self) -> int:
@@ -189,7 +193,7 @@ class CapturedCall:
             request_body=text,
             response_body=answered,
             model=self._model(asked, said),
-            custom_id=self._custom_id(said),
+            **self._client_ids(said),
             metadata=metadata_of(asked, header(self.scope["headers"], b"traceparent")),
             **tokens_of(said),
         )
@@ -211,7 +215,8 @@ class CapturedCall:
         return stored_path(self.scope["path"], credentials_of(self.scope))
 
     def _record(self, owner: Owner, status: int, **fields: Any) -> CompletedRequest:
-        return CompletedRequest(
+        kind = RenamedRequest if "first_id" in fields else CompletedRequest
+        return kind(
             request_id=self.request_id,
             status_code=status,
             endpoint=self._path(),
@@ -253,10 +258,11 @@ class CapturedCall:
             return None
         return TRUNCATED if self._failure is None and answer.is_truncated else self._failure
 
-    def _custom_id(self, said: Said) -> str | None:
-        """Return the id in the app's answer, unless it is the one that this middleware gave."""
-        found = id_in(said)
-        return None if found == response_id(self.request_id) else found
+    def _client_ids(self, said: Said) -> dict[str, str]:
+        """Return the ids in the app's answer, first and last, but for the one that this middleware gave."""
+        ours, last, other = response_id(self.request_id), id_in(said), self._exchange.answer.other_id
+        known = [one for one in (last, other) if one is not None and one != ours and len(one) <= NAME_LIMIT]
+        return dict(zip(("custom_id", "first_id"), known, strict=False))
 
 
 def _raised(exc: BaseException) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -95,6 +96,11 @@ class Answer:
         held = self._whole.kept if self._stream is None else self._stream.held_bytes
         return held + len(self._head or b"")
 
+    @property
+    def other_id(self) -> str | None:
+        """An id that the client has seen beside the one in the text of a stream, if its id has changed."""
+        return None if self._stream is None else self._stream.other_id
+
     def text(self) -> tuple[str, StreamError | None]:
         """Return the text to store and, for a stream, its error frame."""
         self._settle_head()
@@ -146,6 +152,7 @@ class Exchange:
         self._recording = True
         self._request_id: Final = request_id
         self._finish = finish
+        self._share: Final = share
         self._read_ahead: Final[deque[Message]] = deque()
         self._is_read = False
 
@@ -168,19 +175,35 @@ class Exchange:
 
     # -- from the client to the app
 
-    async def read_ahead(self, receive: Receive) -> bool:
-        """Read the request's body before the app asks for it. Return True if all of it came, within the limit."""
+    async def read_ahead(self, receive: Receive, patience: float) -> bool:
+        """Read the request's body before the app asks for it. Return True if all of it came, within the limit.
+
+        Raises ``TimeoutError`` if the client sends nothing for ``patience`` seconds; what came before is not lost.
+        """
         while not self._is_read and not self.request.overflowed:
-            message = await self._receive_next(receive)
+            # servers expect a cancelled receive(): it is how frameworks ask whether the client is still there
+            async with asyncio.timeout(patience):
+                message = await self._receive_next(receive)
             self._read_ahead.append(message)
-            if message["type"] == "http.disconnect":
+            # held once for the app, and once in the copy
+            if message["type"] == "http.disconnect" or not self._share.take(len(message.get("body", b""))):
                 return False
         return not self.request.overflowed
+
+    def forget_what_was_read(self) -> None:
+        """Give up the messages read ahead of an app that is not to have them."""
+        while self._read_ahead:
+            self._hand_over()
+
+    def _hand_over(self) -> Message:
+        message = self._read_ahead.popleft()
+        self._share.take(-len(message.get("body", b"")))
+        return message
 
     async def receive(self, receive: Receive, send: Send) -> Message:
         """Return the next message for the app, from the server's ``receive`` or from what was read ahead."""
         if self._read_ahead:
-            message = self._read_ahead.popleft()
+            message = self._hand_over()
         else:
             message = await (self.watch.next_message(receive) if self._is_read else self._receive_next(receive))
         if self.guard is not None and self._is_read and not self._read_ahead:

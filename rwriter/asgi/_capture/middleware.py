@@ -54,7 +54,8 @@ class CaptureMiddleware:
     ``max_pending_bytes``        64 MiB          memory of all calls together, running and ended: bodies, headers, 8 KiB
                                                  a call; past it bodies are cut, and calls dropped as ``overloaded``
     ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
-    ``begin_timeout``            10 s            how long a background client waits for its row before 503
+    ``begin_timeout``            10 s            how long a background client waits for its row before 503, and the
+                                                 middleware for the next piece of a body it reads ahead of the app
     ``background_timeout``       3600 s          how long a background response may run
     ``background_limit``         1,000           how many run at once for one owner; past it 503
     ``drain_timeout``            4 s             how long shutdown waits for background responses and records

@@ -36,7 +36,10 @@ _COLLECTIONS: Final = frozenset({
     "surveys", "assistants", "batches", "mailboxes", "topics", "posts", "issues", "teams",
 })  # fmt: skip
 """Names of collections whose members have messages or responses that no model gave."""
-_VERSION: Final = re.compile(r"v\d\w*")
+_MEMBER: Final = re.compile(
+    r"/v\d\w*/(?!projects/|deployments/|models?/)[a-z_]+s/[^/]+/(?:messages|responses|completions)$"
+)
+"""``/v1/things/{id}/messages`` of any things."""
 _MODEL: Final = re.compile(r"/(?:deployments|models?)/([^/]+?)(?::[A-Za-z]\w*)?(?:/|$)")
 
 _KEY_PARAMETER: Final = re.compile(
@@ -46,6 +49,8 @@ _KEY_SEGMENT: Final = re.compile(
     r"(?<=/)(?:(?:sk|pk|rk|gsk|xai|hf|key|api|r8|nvapi|pplx)[-_][\w.~-]{12,}|AIza[\w-]{20,}|eyJ[\w.=-]{20,})(?=[/;?&]|$)"
 )
 HIDDEN: Final = "***"
+_SHORTEST: Final = 8
+"""Characters of the shortest key that is looked for in a path."""
 
 
 class Tracked:
@@ -68,12 +73,6 @@ def _belongs_to_a_collection(path: str) -> bool:
     return before.rpartition("/")[2].lower() in _COLLECTIONS or bool(_MEMBER.search(path))
 
 
-_MEMBER: Final = re.compile(
-    r"/v\d\w*/(?!projects/|deployments/|models?/)[a-z_]+s/[^/]+/(?:messages|responses|completions)$"
-)
-"""``/v1/things/{id}/messages`` of any things."""
-
-
 def stored_path(path: str, credentials: Iterable[str] = ()) -> str:
     """Return ``path`` as it is stored: without a slash at its end, and without a key that stands in it."""
     stored = path.rstrip("/") or "/"
@@ -83,10 +82,6 @@ def stored_path(path: str, credentials: Iterable[str] = ()) -> str:
         if len(credential) >= _SHORTEST and credential in stored:
             stored = stored.replace(credential, HIDDEN)
     return _KEY_SEGMENT.sub(HIDDEN, stored)
-
-
-_SHORTEST: Final = 8
-"""Characters of the shortest key that is looked for in a path."""
 
 
 def model_in(path: str) -> str | None:

@@ -89,6 +89,11 @@ class StreamedBody:
         return self.known and (self._fold.ended or self._lost > 0)
 
     @property
+    def other_id(self) -> str | None:
+        """An id of the answer that the client has seen beside the one in the text, if its id has changed."""
+        return self._fold.other_id
+
+    @property
     def held_bytes(self) -> int:
         """Bytes in memory, roughly."""
         return (

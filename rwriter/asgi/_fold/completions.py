@@ -8,7 +8,9 @@ import re
 from typing import Any, Final
 
 from rwriter.asgi._fold import tree
-from rwriter.asgi._fold.tree import Budget, Indexed, Node
+from rwriter.asgi._fold.budget import Budget
+from rwriter.asgi._fold.places import ids_of, name_of, number_of
+from rwriter.asgi._fold.tree import Indexed, Node
 from rwriter.asgi._json import encode
 
 DONE: Final[dict[str, Any]] = {"type": "[DONE]"}
@@ -17,8 +19,6 @@ DONE: Final[dict[str, Any]] = {"type": "[DONE]"}
 _STREAM_ONLY: Final = frozenset({"obfuscation", "error"})
 _ONCE: Final = frozenset({"id", "type", "role", "format"})
 """Strings that some providers repeat in each chunk: the first is the value, they do not continue each other."""
-_LONGEST_INDEX: Final = 7
-"""Digits of a number that comes as a text."""
 _DEPTH: Final = 4
 """Levels of a delta that are merged. A deeper object is replaced by the next."""
 _INSTEAD_OF_CONTENT: Final = ("tool_calls", "function_call", "refusal", "audio")
@@ -35,18 +35,16 @@ class CompletionsFold:
     """
 
     failure: dict[str, Any] | None = None
+    other_id: str | None = None
     markers: Final = frozenset({"[DONE]"})
 
     def __init__(self, budget: Budget) -> None:
         self._done = False
         self._budget = budget
         self._top: Node = {}
-        self._choices = Indexed()
+        self._choices = Indexed(budget)
         self._texts = False
         self._finished: set[int] = set()
-        # places of numbered items, by list, number, type and id: some providers number all of them 0
-        self._slots: dict[tuple[int, int, Any, Any], int] = {}
-        self._calls: dict[int, _Calls] = {}
 
     @property
     def complete(self) -> bool:
@@ -54,7 +52,7 @@ class CompletionsFold:
         return self._done or (bool(self._finished) and len(self._finished) == len(self._choices))
 
     def add(self, event: dict[str, Any]) -> None:
-        """Take one chunk. A field that is in every chunk keeps its last value."""
+        """Take one chunk. A field that is in every chunk keeps its last value, and its first id."""
         top = self._top
         self._done = self._done or event is DONE
         if type(event.get("choices")) is not list and type(event.get("object")) is not str:
@@ -65,6 +63,8 @@ class CompletionsFold:
             if key == "choices":
                 top.setdefault(key, None)  # keeps its place among the fields
                 self._add_choices(value)
+            elif key == "id" and top.get(key):
+                self.other_id = name_of(value) or self.other_id
             elif key == "usage":
                 self._add_usage(value)
             elif key == "x_groq" and type(value) is dict and value.get("usage"):
@@ -73,8 +73,9 @@ class CompletionsFold:
                 tree.set_value(top, key, value, self._budget)
 
     def _add_usage(self, usage: Any) -> None:
-        """Keep the latest counts. An object without any, or of zeros, replaces none."""
-        if type(usage) is not dict or any(usage.values()) or not self._top.get("usage"):
+        if type(usage) is dict:
+            tree.merge_counts(self._top, "usage", usage, self._budget)
+        elif not self._top.get("usage"):
             tree.set_value(self._top, "usage", usage, self._budget)
 
     def event_too_large(self, name: str) -> None:
@@ -84,7 +85,7 @@ class CompletionsFold:
         for choice in choices if type(choices) is list else ():
             if type(choice) is not dict:
                 continue
-            number = _number(choice.get("index"))
+            number = number_of(choice.get("index")) or 0
             node = tree.ensure_item(self._choices, number, self._budget)
             if node is not None:
                 self._add_choice(node, choice)
@@ -93,6 +94,8 @@ class CompletionsFold:
 
     def _add_choice(self, node: Node, choice: dict[str, Any]) -> None:
         for key, value in choice.items():
+            if value is None and key in node:
+                continue  # true of the finish reason in nearly all chunks
             kind = type(value)
             if key == "delta" and kind is dict:
                 self._add_delta(node, value)
@@ -144,22 +147,25 @@ class CompletionsFold:
         calls = tree.ensure_list(message, "tool_calls", self._budget)
         if calls is None:
             return
-        places = self._calls.setdefault(id(calls), _Calls(calls))
         for piece in pieces:
             if type(piece) is not dict:
                 continue
-            node = tree.ensure_item(calls, places.of(piece), self._budget)
+            node = tree.ensure_item(calls, _place_of_call(calls, piece), self._budget)
             if node is not None:
                 self._add_call(node, piece)
 
     def _add_call(self, node: Node, piece: dict[str, Any]) -> None:
         fields = {key: value for key, value in piece.items() if key != "index"}
         function = fields.get("function")
-        if type(function) is dict and type(function.get("arguments")) is dict:
-            # an object where a text belongs
-            arguments = encode(function["arguments"]).decode()
-            fields["function"] = {**function, "arguments": arguments}
+        arguments = function.get("arguments") if type(function) is dict else None
+        if type(function) is not dict or type(arguments) not in {dict, list}:
+            self._merge(node, fields)
+            return
+        fields["function"] = {key: value for key, value in function.items() if key != "arguments"}
         self._merge(node, fields)
+        held = tree.ensure_object(node, "function", self._budget)
+        if held is not None:  # an object where a text belongs: it comes whole
+            tree.set_value(held, "arguments", encode(arguments).decode(), self._budget)
 
     def _merge(self, node: Node, delta: dict[str, Any], depth: int = _DEPTH) -> None:
         for key, value in delta.items():
@@ -177,26 +183,18 @@ class CompletionsFold:
 
     def _merge_list(self, node: Node, key: str, values: list[Any], depth: int) -> None:
         """Merge items with an ``index`` into the items of that number and type, and append all others."""
-        if not values or type(values[0]) is not dict or type(values[0].get("index")) is not int:
+        if not values or type(values[0]) is not dict or "index" not in values[0]:
             tree.extend(node, key, values, self._budget)
             return
         held = tree.ensure_list(node, key, self._budget)
-        for value in values if held is not None else ():
-            if type(value) is dict and held is not None:
-                one = tree.ensure_item(held, self._slot(held, value), self._budget)
+        if held is None:
+            return
+        for value in values:
+            if type(value) is dict:
+                number, kind, ids = number_of(value.get("index")), name_of(value.get("type")), ids_of(value.get("id"))
+                one = tree.ensure_item(held, held.places.place_of(number, kind, ids), self._budget)
                 if one is not None:
                     self._merge(one, value, depth - 1)
-
-    def _slot(self, held: Indexed, value: dict[str, Any]) -> int:
-        """Return the place of a numbered item: its number, unless an item of another type or id has that."""
-        number = _number(value.get("index"))
-        place = (id(held), number, _hashable(value.get("type")), _hashable(value.get("id")))
-        if place not in self._slots:
-            self._slots[place] = number if held.get(number) in (None, {}) else len(held)
-            # pieces without a type or an id go on with the item of their number that came last
-            for anonymous in ((*place[:2], None, None), (*place[:3], None)):
-                self._slots[anonymous] = self._slots[place]
-        return self._slots[place]
 
     def render(self) -> dict[str, Any]:
         """Return the object built so far."""
@@ -207,49 +205,32 @@ class CompletionsFold:
         return body
 
 
-class _Calls:
-    """Finds the tool call that a piece continues, in constant time."""
-
-    def __init__(self, calls: Indexed) -> None:
-        self._calls: Final = calls
-        self._by_id: Final[dict[str, int]] = {}
-        self._last = -1
-
-    def of(self, piece: dict[str, Any]) -> int:
-        """Return the number of the tool call that ``piece`` continues.
-
-        That is its ``index``, unless it has none or its id differs from that of the call there: some providers send
-        every call whole under number 0.
-        """
-        place = self._place(piece)
-        identity = piece.get("id")
-        if type(identity) is str and identity:
-            self._by_id.setdefault(identity, place)
-        self._last = max(self._last, place)
+def _place_of_call(calls: Indexed, piece: dict[str, Any]) -> int:
+    """Return the place of the tool call that ``piece`` continues, or of the one that it begins."""
+    number, ids, places = number_of(piece.get("index")), ids_of(piece.get("id")), calls.places
+    place = places.known(ids)
+    if place is not None:
         return place
+    place = places.find(number)
+    if place is None or _begins_another(calls.get(place), piece, is_numbered=number is not None):
+        return places.open(number, ids=ids)
+    return places.learn(place, number, ids=ids)
 
-    def _place(self, piece: dict[str, Any]) -> int:
-        index, identity = _index(piece), piece.get("id")
-        same = self._by_id.get(identity) if type(identity) is str and identity else None
-        if index is None:
-            if same is not None:
-                return same
-            return self._fresh() if identity or self._begins(piece) else max(self._last, 0)
-        held = self._calls.get(index)
-        if type(held) is not dict or not identity or not held.get("id") or held["id"] == identity:
-            return index
-        if same is not None:
-            return same
-        return self._fresh() if _name_of(piece) else index
 
-    def _fresh(self) -> int:
-        return max(self._last, len(self._calls) - 1) + 1
+def _begins_another(held: Any, piece: dict[str, Any], *, is_numbered: bool) -> bool:
+    """Return True if ``piece`` begins a call beside the one in ``held``, that of its number, whose id is another.
 
-    def _begins(self, piece: dict[str, Any]) -> bool:
-        """Return True if a piece without a number or an id begins a call: it has a name, and the last its arguments."""
-        last = self._calls.get(self._last)
-        function = last.get("function") if type(last) is dict else None
-        return bool(_name_of(piece)) and type(function) is dict and bool(function.get("arguments"))
+    A piece with a name does if that call has an id and it has one too; or if that call has its arguments, and another
+    name or no number. Some providers send every call whole under number 0, or without a number and an id.
+    """
+    name, identity = _name_of(piece), piece.get("id")
+    function = held.get("function") if type(held) is dict else None
+    function = function if type(function) is dict else {}
+    if type(held) is dict and identity and held.get("id"):
+        return bool(name) or not is_numbered
+    if not name or not function.get("name") or not function.get("arguments"):
+        return False
+    return not (is_numbered and _is_text(function["name"], name))
 
 
 def _name_of(piece: dict[str, Any]) -> Any:
@@ -257,26 +238,16 @@ def _name_of(piece: dict[str, Any]) -> Any:
     return function.get("name") if type(function) is dict else None
 
 
-def _index(piece: dict[str, Any]) -> int | None:
-    index = piece.get("index")
-    if type(index) is str and index.isascii() and index.isdigit() and len(index) < _LONGEST_INDEX:
-        index = int(index)
-    return index if type(index) is int and index >= 0 else None
-
-
-def _number(value: Any) -> int:
-    return _index({"index": value}) or 0
-
-
-def _hashable(value: Any) -> Any:
-    return value if type(value) in {str, int} else None
+def _is_text(held: Any, value: Any) -> bool:
+    """Return True if the text that is held is ``value``. A held text of another length is not looked at."""
+    return type(value) is str and (held == value if type(held) is str else held == encode(value)[1:-1])
 
 
 def _merge_text(node: Node, key: str, value: str, budget: Budget) -> None:
     if key in _ONCE:
         if not node.get(key):
             tree.set_value(node, key, value, budget)
-    elif key == "name" and tree.render(node.get(key)) == value:
+    elif key == "name" and _is_text(node.get(key), value):
         return  # repeated in each chunk, by some
     else:
         tree.add_text(node, key, value, budget)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.completions import DONE, CompletionsFold
 from rwriter.asgi._fold.lines import LinesFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
-from rwriter.asgi._fold.tree import Budget
 from rwriter.asgi._json import loads
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
@@ -29,6 +29,10 @@ class Fold(Protocol):
     @property
     def failure(self) -> dict[str, Any] | None:
         """The error object of an answer that ended as failed, else ``None``."""
+
+    @property
+    def other_id(self) -> str | None:
+        """An id that the client has seen beside the one in the object, ``None`` if the id never changed."""
 
     def add(self, event: dict[str, Any]) -> None:
         """Take an event. One of another kind changes nothing."""

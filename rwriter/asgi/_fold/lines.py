@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rwriter.asgi._fold import tree
-from rwriter.asgi._fold.tree import Budget, Node
+from rwriter.asgi._fold.budget import Budget
+from rwriter.asgi._fold.tree import Node
 
 _TEXTS: Final = frozenset({"content", "thinking"})
 
@@ -15,6 +16,7 @@ class LinesFold:
 
     markers: Final = frozenset[str]()
     failure: dict[str, Any] | None = None
+    other_id: str | None = None
 
     def __init__(self, budget: Budget) -> None:
         self.complete = False
@@ -28,7 +30,7 @@ class LinesFold:
                 self._add_message(value)
             elif key in {"response", "thinking"} and type(value) is str:
                 tree.add_text(self._top, key, value, self._budget)
-            else:
+            elif value != 0 or not self._top.get(key):
                 tree.set_value(self._top, key, value, self._budget)
         self.complete = self.complete or event.get("done") is True
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 from rwriter.asgi._fold import tree
-from rwriter.asgi._fold.tree import Budget, Indexed, JsonText, Node
+from rwriter.asgi._fold.budget import Budget
+from rwriter.asgi._fold.places import Ids, ids_of, name_of, number_of
+from rwriter.asgi._fold.tree import Indexed, JsonText, Node
 
 EVENTS: Final = frozenset(
     {
@@ -17,12 +20,18 @@ EVENTS: Final = frozenset(
         "message_stop",
     }
 )
-_BLOCK_TYPES: Final = {"input_json_delta": "tool_use", "thinking_delta": "thinking", "signature_delta": "thinking"}
-"""Type of a block that was not announced, by the type of its first delta; ``text`` for any other."""
-
-
-_DISTINCT: Final = frozenset({"text", "thinking"})
-"""Types of blocks whose pieces cannot be one another's."""
+_KINDS: Final = {
+    "text_delta": "text",
+    "citations_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+    "input_json_delta": "tool_use",
+    "compaction_delta": "compaction",
+}
+"""Type of the block that a piece belongs to, by the type of the piece. Tools of all makes count as one type."""
+_KINDS_BY_KEY: Final = {"text": "text", "thinking": "thinking", "partial_json": "tool_use"}
+_WHOLE: Final = frozenset({"signature", "encrypted_content"})
+"""Texts that do not come in pieces."""
 
 
 class MessagesFold:
@@ -33,22 +42,21 @@ class MessagesFold:
     def __init__(self, budget: Budget) -> None:
         self.complete = False
         self.failure: dict[str, Any] | None = None
+        self.other_id: str | None = None
         self._budget = budget
         self._top: Node = {}
-        self._blocks = Indexed()
-        # the latest block that was opened under an index, and the latest of all
-        self._slots: dict[int, int] = {}
-        self._open_slot: int | None = None
-        self._last_slot = -1
-        # blocks of deltas whose type is another than that of the block they point at
-        self._strays: dict[tuple[int, str], int] = {}
+        self._blocks = Indexed(budget)
+        # the block that the last piece went to, by what the piece told of it: nearly every piece goes to the same
+        self._last: tuple[Any, Node] | None = None
 
     def add(self, event: dict[str, Any]) -> None:
         """Take one event."""
         kind = event.get("type")
         if kind == "content_block_delta":
             self._add_delta(event.get("index"), event.get("delta"))
-        elif kind == "content_block_start":
+            return
+        self._last = None
+        if kind == "content_block_start":
             self._open(event.get("index"), event.get("content_block"))
         elif kind == "message_start":
             self._add_fields(event.get("message"))
@@ -58,6 +66,8 @@ class MessagesFold:
             self._add_fields({key: value for key, value in event.items() if key not in {"type", "delta"}})
         elif kind == "message_stop":
             self.complete = True
+            self._add_fields(event.get("message"))
+            self._add_fields({key: value for key, value in event.items() if key not in {"type", "message"}})
 
     def event_too_large(self, name: str) -> None:
         """Do nothing: the event that ends a message is never large."""
@@ -66,76 +76,69 @@ class MessagesFold:
         for key, value in fields.items() if type(fields) is dict else ():
             if key == "content" and type(value) is list:
                 self._top.setdefault(key, None)  # keeps its place among the fields
-                for index, block in enumerate(value):
-                    self._open(index, block)
+                self._take_whole(value)
+            elif key == "id" and self._top.get(key) not in {None, value}:
+                self.other_id = name_of(value) or self.other_id
             elif key == "usage" and type(value) is dict:
-                self._add_usage(value)
+                tree.merge_counts(self._top, key, value, self._budget)
             else:
                 tree.set_value(self._top, key, value, self._budget)
 
-    def _add_usage(self, usage: dict[str, Any]) -> None:
-        """Merge token counts: each is a total so far, so a new one replaces the old."""
-        held = self._top.setdefault("usage", {})
-        for key, value in usage.items() if type(held) is dict else ():
-            # a zero after a count is a placeholder
-            if value != 0 or not held.get(key):
-                tree.set_value(held, key, value, self._budget)
+    def _take_whole(self, content: list[Any]) -> None:
+        """Take whole blocks, each in place of the next one of its type that came in pieces."""
+        held: dict[str | None, deque[int]] = {}
+        for place in sorted(self._blocks):
+            held.setdefault(_kind_of_block(self._blocks[place]), deque()).append(place)
+        for number, block in enumerate(content):
+            if type(block) is dict:
+                kind = _kind_of_block(block)
+                of_kind = held.get(kind)
+                place = of_kind.popleft() if of_kind else self._blocks.places.open(number, kind, _ids_of(block))
+                self._replace(place, tree.thaw(block))
+
+    def _replace(self, place: int, node: Node) -> None:
+        held = self._blocks.get(place)
+        size = tree.size_of(node) + (tree.NODE if held is None else 0)
+        if self._budget.swap(0 if held is None else tree.size_of(held), size):
+            self._blocks[place] = node
 
     def _open(self, index: Any, block: Any) -> None:
         if type(block) is not dict:
             return
-        slot = self._slot_to_open(index, block)
         node = tree.thaw(block)
-        if self._budget.swap(tree.size_of(self._blocks.get(slot, "")), tree.size_of(node) + tree.NODE):
-            self._blocks[slot] = node
-            self._open_slot = slot
-            self._last_slot = max(self._last_slot, slot)
-            if type(index) is int:
-                self._slots[index] = slot
-
-    def _slot_to_open(self, index: Any, block: dict[str, Any]) -> int:
-        """Return the place of a block that begins: its index, unless another block has that."""
-        held = self._blocks.get(index) if type(index) is int else None
-        if type(index) is int and index >= 0 and (held is None or _announces_again(held, block)):
-            return index
-        return self._fresh_slot()
-
-    def _fresh_slot(self) -> int:
-        self._last_slot += 1
-        return self._last_slot
+        place = self._blocks.places.announce(
+            number_of(index),
+            _kind_of_block(block),
+            _ids_of(block),
+            lambda one: tree.may_be(self._blocks.get(one), node),
+        )
+        tree.adopt(self._blocks, place, node, self._budget)
 
     def _add_delta(self, index: Any, delta: Any) -> None:
         if type(delta) is not dict:
             return
-        slot = self._slot_of(index, delta)
-        block = tree.ensure_item(self._blocks, slot, self._budget)
-        if block is None:
-            return
-        if not block:
-            block["type"] = _type_of(delta)
+        told = index, delta.get("type")
+        if self._last is None or self._last[0] != told:
+            block = self._block_of(number_of(index), delta)
+            if block is None:
+                return
+            self._last = told, block
         for key, value in delta.items():
             if key != "type":
-                self._add_piece(block, key, value)
+                self._add_piece(self._last[1], key, value)
 
-    def _slot_of(self, index: Any, delta: dict[str, Any]) -> int:
-        """Return the block that ``delta`` continues: the one of its index, else the open one, if its type fits."""
-        slot = self._slots.get(index, index) if type(index) is int and index >= 0 else self._open_slot
-        if slot is None:
-            slot = self._fresh_slot()
-        held, wanted = self._blocks.get(slot), _type_of(delta)
-        if held and wanted in _DISTINCT and held.get("type") in _DISTINCT and held["type"] != wanted:
-            stray = slot, wanted
-            if stray not in self._strays:
-                self._strays[stray] = self._fresh_slot()
-            slot = self._strays[stray]
-        self._open_slot = slot
-        self._last_slot = max(self._last_slot, slot)
-        return slot
+    def _block_of(self, number: int | None, delta: dict[str, Any]) -> Node | None:
+        """Return the block that a piece goes on with; ``None`` if the budget is spent."""
+        kind = _kind_of_piece(delta)
+        block = tree.ensure_item(self._blocks, self._blocks.places.place_of(number, kind), self._budget)
+        if block is not None and not block:
+            block["type"] = kind or "text"
+        return block
 
     def _add_piece(self, block: Node, key: str, value: Any) -> None:
         if key == "citation":
             tree.extend(block, "citations", [value], self._budget)
-        elif type(value) is not str or key == "signature":  # a signature comes whole
+        elif type(value) is not str or key in _WHOLE:
             tree.set_value(block, key, value, self._budget)
         elif key != "partial_json":
             tree.add_text(block, key, value, self._budget)
@@ -149,11 +152,17 @@ class MessagesFold:
         return body
 
 
-def _type_of(delta: dict[str, Any]) -> str:
+def _kind_of_piece(delta: dict[str, Any]) -> str | None:
     kind = delta.get("type")
-    return _BLOCK_TYPES.get(kind, "text") if type(kind) is str else "text"
+    if type(kind) is str:
+        return _KINDS.get(kind)
+    return next((kind for key, kind in _KINDS_BY_KEY.items() if key in delta), None)
 
 
-def _announces_again(held: Node, block: dict[str, Any]) -> bool:
-    """Return True if ``block`` is the block that ``held`` is already, announced twice."""
-    return held.get("type") == block.get("type") and bool(block.get("id")) and held.get("id") == block.get("id")
+def _kind_of_block(block: Node) -> str | None:
+    kind = name_of(block.get("type"))
+    return "tool_use" if kind is not None and kind.endswith("_tool_use") else kind
+
+
+def _ids_of(block: dict[str, Any]) -> Ids:
+    return ids_of(block.get("id"))

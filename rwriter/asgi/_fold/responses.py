@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from rwriter.asgi._fold import tree
-from rwriter.asgi._fold.tree import Budget, Indexed, Node
+from rwriter.asgi._fold.budget import Budget
+from rwriter.asgi._fold.places import Ids, ids_of, name_of, number_of
+from rwriter.asgi._fold.tree import Indexed, Node
 
 _LAST: Final = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"}
@@ -31,6 +33,8 @@ _PLACES: Final = {
     "response.refusal": _Place("refusal", "message", "content", "refusal"),
     "response.reasoning_text": _Place("text", "reasoning", "content", "reasoning_text"),
     "response.reasoning_summary_text": _Place("text", "reasoning", "summary", "summary_text"),
+    "response.audio": _Place("data", "message", "content", "output_audio"),
+    "response.audio.transcript": _Place("transcript", "message", "content", "output_audio"),
     "response.function_call_arguments": _Place("arguments", "function_call"),
     "response.mcp_call_arguments": _Place("arguments", "mcp_call"),
     "response.custom_tool_call_input": _Place("input", "custom_tool_call"),
@@ -51,24 +55,29 @@ class ResponsesFold:
     def __init__(self, budget: Budget) -> None:
         self.complete = False
         self.failure: dict[str, Any] | None = None
+        self._first_id: str | None = None
         self._budget = budget
         self._top: Node = {}
-        self._output = Indexed()
-        # places of items by their own id, and of those whose number another item has
-        self._slots: dict[str, int] = {}
-        self._strays: dict[tuple[int, str], int] = {}
-        self._last_slot = -1
+        self._output = Indexed(budget)
+        # the item or part that the last piece went to, by what the piece told of it: nearly all go to the same
+        self._last: tuple[Any, Node] | None = None
+
+    @property
+    def other_id(self) -> str | None:
+        """The first id, if the response has another now."""
+        return None if self._first_id == self._top.get("id") else self._first_id
 
     def add(self, event: dict[str, Any]) -> None:
         """Take one event."""
         kind, response = event.get("type"), event.get("response")
         if type(kind) is not str:
             return
+        if not kind.endswith(".delta"):
+            self._last = None
         if kind in _LAST:
             self._finish(kind, response if type(response) is dict else {})
         elif type(response) is dict:
-            for key, value in response.items():
-                tree.set_value(self._top, key, value, self._budget)
+            self._take_snapshot(response)
         else:
             self._add_part(kind, event)
 
@@ -76,6 +85,18 @@ class ResponsesFold:
         """Finish the response if the event that ends it was too large to be taken."""
         if name in _LAST:
             self._finish(name, {})
+
+    def _take_snapshot(self, response: dict[str, Any]) -> None:
+        """Take the response as it stands before its end: items in it are announced by it."""
+        self._first_id = self._first_id or name_of(response.get("id"))
+        for key, value in response.items():
+            if key == "output" and type(value) is list and value:
+                for number, item in enumerate(value):
+                    self._set_item("added", {"output_index": number, "item": item})
+            elif key == "usage" and type(value) is dict:
+                tree.merge_counts(self._top, key, value, self._budget)
+            else:
+                tree.set_value(self._top, key, value, self._budget)
 
     def _finish(self, kind: str, response: dict[str, Any]) -> None:
         again, self.complete = self.complete, True
@@ -86,19 +107,29 @@ class ResponsesFold:
             # told twice: what came before is not measured for each
             self._close(response)
             return
-        whole = tree.thaw(response)
+        whole = tree.thaw(response) | {key: value for key, value in self._top.items() if key not in response}
         streamed = 0 if response.get("output") else tree.size_of(self._output)
         if response and self._budget.restart(tree.size_of(whole) + streamed):
-            self._top = whole
+            counts, self._top = self._top.get("usage"), whole
             if not streamed:
-                self._output.clear()
+                self._output = Indexed(self._budget)
                 self._budget.exceeded = False
+            self._keep_counts(counts, response.get("usage"))
             return
         self._close(response)
 
+    def _keep_counts(self, held: Any, told: Any) -> None:
+        """Merge the last counts into those that were told before."""
+        if held is not None:
+            self._top["usage"] = held
+            if type(told) is dict:
+                tree.merge_counts(self._top, "usage", told, self._budget)
+
     def _close(self, response: dict[str, Any]) -> None:
         for key in _CLOSING:
-            if key in response:
+            if key == "usage" and type(response.get(key)) is dict:
+                tree.merge_counts(self._top, key, response[key], self._budget)
+            elif key in response:
                 tree.set_value(self._top, key, response[key], self._budget)
 
     def _add_part(self, kind: str, event: dict[str, Any]) -> None:
@@ -115,61 +146,63 @@ class ResponsesFold:
                 tree.extend(node, "annotations", [event.get("annotation")], self._budget)
 
     def _add_text(self, place: _Place, step: str, event: dict[str, Any]) -> None:
-        text = event.get("delta" if step == "delta" else place.key)
-        node = self._node(place, event) if type(text) is str else None
-        if node is None or type(text) is not str:
+        if step == "delta":
+            self._add_delta(place, event)
             return
-        if step == "done":
+        text = event.get(place.key)
+        node = self._node(place, event) if step == "done" and type(text) is str else None
+        if node is not None:
             tree.set_value(node, place.key, text, self._budget)
+
+    def _add_delta(self, place: _Place, event: dict[str, Any]) -> None:
+        text, logprobs = event.get("delta"), event.get("logprobs")
+        if type(text) is not str:
             return
-        tree.add_text(node, place.key, text, self._budget)
-        logprobs = event.get("logprobs")
+        told = place, event.get("item_id"), event.get("output_index"), place.parts and event.get(_NUMBERS[place.parts])
+        if self._last is None or self._last[0] != told:
+            node = self._node(place, event)
+            if node is None:
+                return
+            self._last = told, node
+        tree.add_text(self._last[1], place.key, text, self._budget)
         if type(logprobs) is list and logprobs:
-            tree.extend(node, "logprobs", logprobs, self._budget)
+            tree.extend(self._last[1], "logprobs", logprobs, self._budget)
 
     def _set_part(self, place: _Place, step: str, event: dict[str, Any]) -> None:
-        part, item = event.get("part"), self._item(place, event)
+        part = event.get("part")
+        if type(part) is dict and part.get("type") == "reasoning_text":
+            place = place._replace(item_type="reasoning")
+        item = self._item(place, event)
         parts = None if item is None or place.parts is None else tree.ensure_list(item, place.parts, self._budget)
         if parts is None or type(part) is not dict or place.parts is None:
             return
-        number = _number(event.get(_NUMBERS[place.parts]))
-        if step == "done":
-            tree.replace(parts, number, part, self._budget)
-        else:
-            self._open(parts, number, tree.thaw(part))
+        self._set_entry(parts, step, number_of(event.get(_NUMBERS[place.parts])), part, tree.thaw(part))
 
     def _set_item(self, step: str, event: dict[str, Any]) -> None:
         item = event.get("item")
-        if type(item) is not dict:
+        if type(item) is dict:
+            self._set_entry(self._output, step, number_of(event.get("output_index")), item, self._thawed(item))
+
+    def _set_entry(self, list_: Indexed, step: str, number: int | None, entry: dict[str, Any], node: Node) -> None:
+        """Announce an item or a part, or finish it."""
+        kind, ids, places = name_of(entry.get("type")), _ids_of(entry), list_.places
+        if step != "done":
+            place = places.announce(number, kind, ids, lambda one: _may_be(list_.get(one), entry, node))
+            tree.adopt(list_, place, node, self._budget)
             return
-        number = self._slot(item.get("id"), event.get("output_index"), item.get("type"))
-        if step == "done":
-            tree.replace(self._output, number, item, self._budget)
-        else:
-            self._open(self._output, number, _thawed_item(item))
+        at = places.known(ids)
+        if at is None:
+            at = self._unfinished(list_, number, kind, ids)
+            if at is None:
+                # told twice, or never begun
+                at = places.announce(number, kind, ids, lambda one: _may_be(list_.get(one), entry, node))
+        tree.replace(list_, at, entry, self._budget)
 
-    def _slot(self, identity: Any, index: Any, kind: Any) -> int:
-        """Return the place of an item: that of its own id, else its number, unless another item stands there."""
-        named = type(identity) is str and bool(identity)
-        if named and identity in self._slots:
-            return self._slots[identity]
-        slot = _number(index)
-        held = self._output.get(slot)
-        if held is not None and type(held) is dict and not _may_be(held, identity if named else None, kind):
-            slot = self._strays.setdefault((slot, identity if named else str(kind)), self._fresh_slot())
-        elif held is not None and type(held) is not dict and named:
-            slot = self._fresh_slot()  # finished, and another's id: a finished item is found by its own
-        if named:
-            self._slots[identity] = slot
-        self._last_slot = max(self._last_slot, slot)
-        return slot
-
-    def _fresh_slot(self) -> int:
-        return self._last_slot + 1
-
-    def _open(self, list_: Indexed, number: int, node: Node) -> None:
-        if self._budget.swap(tree.size_of(list_.get(number, "")), tree.size_of(node) + tree.NODE):
-            list_[number] = node
+    def _unfinished(self, list_: Indexed, number: int | None, kind: str | None, ids: Ids = ()) -> int | None:
+        """Return the place of the entry that a piece goes on with; ``None`` if it is of one that is not there."""
+        place = list_.places.find(number, kind, ids)
+        is_finished = place is not None and type(list_.get(place)) is bytes
+        return None if is_finished and list_.places.known(ids) is None else place
 
     def _node(self, place: _Place, event: dict[str, Any]) -> Node | None:
         """Return the item or part that ``event`` continues; ``None`` if that is finished or the budget is spent."""
@@ -179,20 +212,39 @@ class ResponsesFold:
         parts = tree.ensure_list(item, place.parts, self._budget)
         if parts is None:
             return None
-        part = tree.ensure_item(parts, _number(event.get(_NUMBERS[place.parts])), self._budget)
+        part = self._entry(parts, number_of(event.get(_NUMBERS[place.parts])), place.part_type)
         if part is not None and not part:
             part["type"] = place.part_type
         return part
 
     def _item(self, place: _Place, event: dict[str, Any]) -> Node | None:
-        number = self._slot(event.get("item_id"), event.get("output_index"), place.item_type)
-        item = tree.ensure_item(self._output, number, self._budget)
+        number, ids = number_of(event.get("output_index")), ids_of(event.get("item_id"))
+        item = self._entry(self._output, number, place.item_type, ids)
         if item is not None and not item:
             tree.set_value(item, "id", event.get("item_id"), self._budget)
             item |= {"type": place.item_type, "status": "in_progress"}
             if place.item_type == "message":
                 item["role"] = "assistant"
         return item
+
+    def _entry(self, list_: Indexed, number: int | None, kind: str, ids: Ids = ()) -> Node | None:
+        at = self._unfinished(list_, number, kind, ids)
+        if at is None:
+            at = list_.places.open(number, kind, ids)
+        return tree.ensure_item(list_, at, self._budget)
+
+    def _thawed(self, item: dict[str, Any]) -> Node:
+        """Return an item that can grow, its parts too."""
+        node = tree.thaw(item)
+        for key in _NUMBERS:
+            parts = item.get(key)
+            if type(parts) is list:
+                node[key] = held = Indexed(self._budget)
+                for number, part in enumerate(parts):
+                    if type(part) is dict:
+                        place = held.places.announce(number, name_of(part.get("type")), (), lambda _: False)
+                        held[place] = tree.thaw(part)
+        return node
 
     def render(self) -> dict[str, Any]:
         """Return the response built so far."""
@@ -202,22 +254,11 @@ class ResponsesFold:
         return body
 
 
-def _number(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
+def _may_be(held: Any, entry: dict[str, Any], node: Node) -> bool:
+    """Return True if ``entry`` is told again as it was told before."""
+    return held == tree.freeze(entry) if type(held) is bytes else tree.may_be(held, node)
 
 
-def _thawed_item(item: dict[str, Any]) -> Node:
-    node = tree.thaw(item)
-    for key in _NUMBERS:
-        parts = item.get(key)
-        if type(parts) is list:
-            node[key] = Indexed(enumerate(tree.thaw(part) for part in parts if type(part) is dict))
-    return node
-
-
-def _may_be(held: Node, identity: str | None, kind: Any) -> bool:
-    """Return True if an item of that id and type may be the one in ``held``."""
-    known = held.get("id")
-    if identity is not None and known:
-        return bool(known == identity)
-    return not held.get("type") or not kind or bool(held["type"] == kind)
+def _ids_of(entry: dict[str, Any]) -> Ids:
+    """Return the ids of an item. That of its call tells a call, and its output, from others of their kind."""
+    return ids_of(entry.get("id")) + ids_of(entry.get("call_id"), f"call_id of {entry.get('type')}")

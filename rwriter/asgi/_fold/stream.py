@@ -10,10 +10,10 @@ from typing import Any, Final
 from msgspec import to_builtins
 
 from rwriter._guarded import Guarded
+from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.errors import StreamError, describe, error_in
 from rwriter.asgi._fold.events import Event, EventParser
 from rwriter.asgi._fold.kinds import DONE, Fold, fold_for, parse
-from rwriter.asgi._fold.tree import Budget
 from rwriter.asgi._json import encode
 
 __all__ = ["Folded", "StreamError", "StreamFold"]
@@ -83,6 +83,11 @@ class StreamFold:
         """True if events came, and none was of a known kind."""
         return self._strange and self._fold is None and self._error is None
 
+    @property
+    def other_id(self) -> str | None:
+        """An id of the answer that the client has seen beside the one in the body, if its id has changed."""
+        return None if self._fold is None else self._fold.other_id
+
     def result(self) -> Folded:
         """Return what has come so far, without changing anything."""
         failure = None if self._fold is None else self._fold.failure
@@ -114,20 +119,36 @@ class StreamFold:
         if not event.data.strip():
             self._strange = True
             return
-        values = _values_in(event)
         try:
-            for value in values or ():
+            value = parse(event.name, event.data)
+            if value is not None:
                 self._take_object(event.name, value)
-            if values is None and event.name == "error":
-                self._fail({"message": event.data.decode("utf-8", "replace")})
-            elif values is None:
-                self._unreadable()
+            elif b"\n" in event.data:
+                self._take_lines(event)
+            else:
+                self._take_unreadable(event)
         except RecursionError:  # nested so deeply that it can be read and cannot be written
-            self._unreadable()
+            self._take_unreadable(event)
 
-    def _unreadable(self) -> None:
-        self._strange = True
-        self._unread += 1
+    def _take_lines(self, event: Event) -> None:
+        """Take lines that are no JSON together as events of their own: the blank lines between them were lost."""
+        lines = [Event(event.name, line) for line in event.data.split(b"\n") if line.strip()]
+        values = [parse(line.name, line.data) for line in lines]
+        if all(value is None for value in values):
+            self._take_unreadable(event)
+            return
+        for line, value in zip(lines, values, strict=True):
+            if value is None:
+                self._take_unreadable(line)
+            else:
+                self._take_object(line.name, value)
+
+    def _take_unreadable(self, event: Event) -> None:
+        if event.name == "error":
+            self._fail({"message": event.data.decode("utf-8", "replace")})
+        else:
+            self._strange = True
+            self._unread += 1
 
     def _on_lost_event(self, name: str) -> None:
         self._strange = True
@@ -153,14 +174,3 @@ class StreamFold:
         """Keep the first error; of one too large to keep, its description."""
         if self._error is None:
             self._error = error if len(encode(error)) <= _ERROR_BYTES else to_builtins(describe(error))
-
-
-def _values_in(event: Event) -> list[dict[str, Any]] | None:
-    """Return the objects that an event carries: one, or one on each of its lines; ``None`` if it cannot be read."""
-    whole = parse(event.name, event.data)
-    if whole is not None:
-        return [whole]
-    lines = event.data.split(b"\n") if b"\n" in event.data else []
-    # lines that are no JSON together: the blank line between two events was lost
-    values = [value for line in lines if line.strip() and (value := parse(event.name, line)) is not None]
-    return values if values and len(values) == sum(bool(line.strip()) for line in lines) else None

@@ -15,23 +15,33 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from rwriter.asgi._fold.budget import Budget
+from rwriter.asgi._fold.places import Places
 from rwriter.asgi._json import UNREADABLE, decode, encode
 
 Node = dict[str, Any]
 
 _ABSENT: Final = object()
+_EMPTY: Final = (b"[]", b"{}", b"null")
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_LEVELS: Final = 3
+"""Levels of counts that are merged. A deeper object is replaced by the next."""
+_GROWS: Final = 10
+"""Factor by which a number has a digit more."""
 _ENTRY: Final = 8
 """Bytes charged for the quotes, colon and comma around a key."""
 NODE: Final = 32
 """Bytes charged for an item of a list that is addressed by number."""
-_WIDEST: Final = 6
-"""Bytes of JSON the longest character takes: a control character, escaped."""
-_RESERVE: Final = 16_384
 
 
 class Indexed(dict[int, Any]):
-    """A list whose items come by number, in any order."""
+    """A list whose items come by number, in any order. ``places`` tells which item a piece belongs to."""
+
+    __slots__ = ("places",)
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.places: Final = Places(budget)
 
 
 class Text(bytearray):
@@ -44,54 +54,6 @@ class JsonText(Text):
 
 class Items(bytearray):
     """A list that only grows."""
-
-
-class Budget:
-    """Bounds the tree. The fields that come last (usage, stop reason) find a reserve of up to 16 KiB."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.exceeded = False
-        self._max_bytes: Final = max_bytes
-        self._left = max_bytes
-        self._reserve: Final = min(max_bytes // 8, _RESERVE)
-
-    def grow(self, size: int) -> bool:
-        """Reserve ``size`` bytes, if there is room. After the first refusal nothing grows: no text has holes."""
-        if self.exceeded or size > self._left - self._reserve:
-            self.exceeded = True
-            return False
-        self._left -= size
-        return True
-
-    def fit(self, piece: str) -> bytes:
-        """Reserve room for ``piece`` and return it as JSON without quotes.
-
-        Returns the beginning of the first piece that does not fit, and nothing of those after it.
-        """
-        if self.exceeded:
-            return b""
-        text = encode(piece)[1:-1]
-        if not self.grow(len(text)):
-            room = max(self._left - self._reserve, 0)
-            text = encode(piece[: room // _WIDEST])[1:-1]
-            self._left -= len(text)
-        return text
-
-    def swap(self, old: int, new: int) -> bool:
-        """Replace ``old`` reserved bytes by ``new``, if there is room. Draws on the reserve too."""
-        if new - old > self._left:
-            self.exceeded = True
-            return False
-        self._left -= new - old
-        return True
-
-    def restart(self, size: int) -> bool:
-        """Reserve ``size`` bytes in place of everything reserved before, if they fit."""
-        if size > self._max_bytes:
-            self.exceeded = True
-            return False
-        self._left = self._max_bytes - size
-        return True
 
 
 def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
@@ -107,6 +69,30 @@ def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
         node[key] = value
 
 
+def merge_counts(node: Node, key: str, usage: dict[str, Any], budget: Budget, depth: int = _LEVELS) -> None:
+    """Merge token counts into the object at ``key``.
+
+    Each is a total so far, so a new one replaces the old. A zero after a count is a placeholder and replaces none, nor
+    does anything else that is empty.
+    """
+    held = node.get(key)
+    if type(held) is not dict:
+        if not budget.swap(0 if held is None else size_of(held), len(key) + _ENTRY):
+            return
+        held = node[key] = {}
+    for name, value in usage.items():
+        known = held.get(name)
+        if known == value is not None:
+            continue
+        if type(value) is dict and depth:
+            if value or name not in held:
+                merge_counts(held, name, value, budget, depth - 1)
+        elif type(value) is type(known) is int and 0 < value < known * _GROWS:
+            held[name] = value  # nearly as many digits: charged by the next that has more
+        elif value or not known:
+            set_value(held, name, value, budget)
+
+
 def ensure_object(node: Node, key: str, budget: Budget) -> Node | None:
     """Return the object at ``key``, made if missing; ``None`` if something else is there or the budget is spent."""
     held = node.get(key)
@@ -119,7 +105,7 @@ def ensure_list(node: Node, key: str, budget: Budget) -> Indexed | None:
     """Return the numbered list at ``key``, made if missing or empty; ``None`` as in ``ensure_object``."""
     held = node.get(key)
     if (held is None or held == b"[]") and budget.grow(len(key) + _ENTRY):
-        held = node[key] = Indexed()
+        held = node[key] = Indexed(budget)
     return held if type(held) is Indexed else None
 
 
@@ -180,6 +166,37 @@ def replace(list_: Indexed, index: int, value: Any, budget: Budget) -> None:
     frozen = freeze(value)
     if budget.swap(size_of(list_.get(index, "")), size_of(frozen) + 1):
         list_[index] = frozen
+
+
+def adopt(list_: Indexed, index: int, node: Node, budget: Budget) -> None:
+    """Set the item of that number to ``node``, or add to the item that is there what only ``node`` tells."""
+    held = list_.get(index)
+    if held is None:
+        if budget.swap(0, size_of(node) + NODE):
+            list_[index] = node
+    elif type(held) is dict:
+        for key, value in node.items():
+            if _is_empty(held.get(key)) and budget.swap(size_of(held.get(key, "")), len(key) + _ENTRY + size_of(value)):
+                held[key] = value
+
+
+def may_be(held: Any, node: Node) -> bool:
+    """Return True if ``node`` announces again what ``held`` is: nothing has grown in it, and nothing differs."""
+    if type(held) is not dict:
+        return False
+    if held == node:
+        return True
+    return not any(map(_has_grown, held.values())) and all(
+        _is_empty(value) or _is_empty(node.get(key)) or value == node[key] for key, value in held.items()
+    )
+
+
+def _is_empty(value: Any) -> bool:
+    return not value or value in _EMPTY
+
+
+def _has_grown(value: Any) -> bool:
+    return type(value) in {Text, JsonText, Items, dict} or (type(value) is Indexed and bool(value))
 
 
 def thaw(value: dict[str, Any]) -> Node:

@@ -1,4 +1,4 @@
-"""What a row says beside its bodies: paths, models, usage, metadata, as each provider tells them."""
+"""A row says more than its bodies: paths, models, usage and metadata, as each provider tells them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose call it is, found out after the client has its answer; and what is counted when it cannot be."""
+"""The owner of a call is found out after the client has its answer, and a call without one is counted."""
 
 from __future__ import annotations
 

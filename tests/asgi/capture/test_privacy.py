@@ -24,7 +24,7 @@ from tests.support.records import new_request
 
 
 class Kit(NamedTuple):
-    """What these tests have in common."""
+    """Helpers of these tests."""
 
     capture: Capture
     rows: Rows

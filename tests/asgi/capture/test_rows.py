@@ -14,12 +14,14 @@ from sqlalchemy import select
 from rwriter import RequestStore, RequestsWriter
 from rwriter._keys import digest
 from rwriter.asgi import CaptureMiddleware
+from rwriter.asgi._ids import response_id
 from rwriter.asgi._types import Message, Receive, Scope, Send
 from rwriter.schema import request_templates, requests
 from rwriter.testing import TestDbEngines
 from tests.asgi.conftest import Capture, Rows
-from tests.support.asgi_client import KEY, OWNER, Exchange, owners, read, say
+from tests.support.asgi_client import KEY, OWNER, SSE, Exchange, owners, read, say
 from tests.support.driving import eventually
+from tests.support.folding import event, named
 
 ANSWER = b'{"id":"resp_up","object":"response","model":"m-2026","output":[]}'
 
@@ -50,6 +52,60 @@ async def test_a_call_becomes_a_row(capture: Capture, rows: Rows, rwriter_engine
             )
         ).one()
     assert tuple(found) == ("resp_up", digest(KEY))
+
+
+CHAT = {"object": "chat.completion.chunk", "model": "m"}
+END = {"index": 0, "delta": {}, "finish_reason": "stop"}
+RENAMED = {
+    "a response": [
+        named({"type": "response.created", "response": {"id": "one", "output": []}}),
+        named({"type": "response.in_progress", "response": {"id": "between", "output": []}}),
+        named({"type": "response.completed", "response": {"id": "two", "status": "completed", "output": []}}),
+    ],
+    "a chat": [event({"id": "two", "choices": [], **CHAT}), event({"id": "one", "choices": [END], **CHAT})],
+    "a message": [
+        named({"type": "message_start", "message": {"id": "two", "content": []}}),
+        named({"type": "message_start", "message": {"id": "one", "content": []}}),
+        named({"type": "message_stop"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("pieces", RENAMED.values(), ids=RENAMED)
+async def test_the_first_id_of_an_answer_and_the_last_find_its_row(
+    capture: Capture, rows: Rows, store: RequestStore, pieces: list[bytes]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await say(send, *pieces, headers=SSE)
+
+    middleware = capture(app)
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert row.status == "completed"
+    for known in ("one", "two"):
+        found = await store.find_request(known, OWNER)
+        assert found is not None
+        assert found.id == row.id
+        assert await store.find_request(known, "bob") is None
+
+
+async def test_an_id_that_no_row_can_have_and_the_middlewares_own_are_left_out(
+    capture: Capture, rows: Rows, store: RequestStore
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        ours = response_id(scope["state"]["rwriter_request_id"])
+        begun = named({"type": "response.created", "response": {"id": "up"}})
+        end = named({"type": "response.completed", "response": {"id": ours, "output": []}})
+        await say(send, begun, end, headers=SSE)
+
+    middleware = capture(app)
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    found = await store.find_request("up", OWNER)
+    assert found is not None
+    assert found.id == row.id
 
 
 async def test_what_the_app_and_the_client_hear_is_what_they_would_without(capture: Capture) -> None:

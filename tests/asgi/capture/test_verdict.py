@@ -1,4 +1,4 @@
-"""Whether an answer was one is judged by what it says, not by its HTTP status or content type."""
+"""An answer is judged by what it says, not by its HTTP status or content type."""
 
 from __future__ import annotations
 

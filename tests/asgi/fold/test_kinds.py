@@ -1,4 +1,4 @@
-"""What an event tells about the kind of its stream, and streams of odd upstreams."""
+"""An event tells the kind of its stream, also in the streams of odd upstreams."""
 
 from __future__ import annotations
 

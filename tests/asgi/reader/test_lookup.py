@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore, Reque
 from rwriter.asgi._ids import request_id_of, response_id
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._types import Receive, Scope, Send
+from rwriter.records import client_ids
 from rwriter.store import detail_of
 from tests.asgi.conftest import Capture
 from tests.support.asgi_client import OWNER, Exchange, read, say
 from tests.support.driving import eventually
-from tests.support.records import new_request, record
+from tests.support.records import new_request, record, renamed
 
 
 def ids(stored: CompletedRequest) -> list[str]:
-    return [response_id(stored.request_id), str(stored.custom_id)]
+    return [response_id(stored.request_id), *client_ids(stored)]
 
 
 async def test_a_record_in_the_buffer_is_found_before_it_is_stored(store: RequestStore) -> None:
@@ -36,6 +38,24 @@ async def test_a_record_in_the_buffer_is_found_before_it_is_stored(store: Reques
         assert writer.get(sent.request_id) is None
         assert [await lookup.find(known, "tenant-a") for known in ids(sent)] == [detail_of(sent)] * 2
         assert [await lookup.find(known, "tenant-b") for known in ids(sent)] == [None, None]
+
+
+async def test_both_ids_of_an_answer_that_changed_its_own_find_it_at_each_step(
+    store: RequestStore, tmp_path: Path
+) -> None:
+    sent = renamed()
+    spool = Spool(tmp_path)
+    async with RequestsWriter(store, spool=spool, linger=60) as writer:
+        lookup = Lookup(store, writer)
+        await spool.put([sent])
+        assert [await lookup.find(known, "tenant-a") for known in ids(sent)] == [detail_of(sent)] * 3
+        assert [await lookup.find(known, "tenant-b") for known in ids(sent)] == [None] * 3
+        await spool.purge(time.time() + 1)
+        await writer.send(sent)
+        assert [await lookup.find(known, "tenant-a") for known in ids(sent)] == [detail_of(sent)] * 3
+        await writer.flush()
+        found = [await lookup.find(known, "tenant-a") for known in ids(sent)]
+        assert [one and one.id for one in found] == [sent.request_id] * 3
 
 
 @pytest.mark.parametrize("known", ["ours", "resp_up"])

@@ -1,4 +1,4 @@
-"""What neighbours do: a NAT that forgets, a cleaner of files, a bit that flips, a daemon's upkeep."""
+"""Play neighbours: a NAT that forgets, a cleaner of files, a bit that flips, a daemon's upkeep."""
 
 from __future__ import annotations
 

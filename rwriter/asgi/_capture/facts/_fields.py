@@ -8,10 +8,11 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from rwriter._guarded import Guarded
+from rwriter._texts import repair
 from rwriter.asgi._capture.facts._skim import skim
 from rwriter.asgi._json import UNREADABLE, loads
 from rwriter.asgi._usage import tokens_in
-from rwriter.records import METADATA_LIMIT, NAME_LIMIT, repair
+from rwriter.records import METADATA_LIMIT, NAME_LIMIT
 
 _END: Final = 64 * 1024
 _MOST_INTEGER: Final = 2**63 - 1

@@ -1,0 +1,201 @@
+"""The service of ``examples/``, on the built wheel: rwriter beside its Alembic in three ways."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from rwriter import RwriterError, migrate
+from rwriter.schema import HEAD_REVISION
+from tests.docs.pages import noted
+from tests.support.migrations import ROOT, column, execute, revisions, tables_in
+from tests.support.wheel import Environment
+
+pytestmark = pytest.mark.slow
+
+WAYS: Final = ("apart", "version_locations", "merged")
+NOTHING: Final = "No new upgrade operations detected."
+
+PAGE: Final = ROOT / "docs" / "how-to" / "migrations.md"
+
+NEXT_RELEASE: Final = f"""
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "rwriter_9999", {HEAD_REVISION!r}, None, None
+
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.execute("CREATE INDEX CONCURRENTLY ix_of_the_next_release ON requests (model)")
+
+def downgrade():
+    op.execute("DROP INDEX ix_of_the_next_release")
+"""
+
+
+class Service:
+    """A copy of the example, its database, and the environment that its commands run in."""
+
+    def __init__(self, environment: Environment, folder: Path, url: str) -> None:
+        self.folder, self.url = folder / "examples" / "service", url
+        self._environment = environment
+        shutil.copytree(ROOT / "examples" / "service", self.folder)
+        (folder / "examples" / "__init__.py").touch()
+
+    def alembic(self, way: str, *arguments: str, code: int = 0) -> str:
+        """Run the service's Alembic in the folder of ``way`` and return what it printed."""
+        url = self.url.replace("postgresql://", "postgresql+asyncpg://", 1)
+        done = self._alembic(way, *arguments, code=code, SERVICE_DATABASE_URL=url)
+        return done.stdout + done.stderr
+
+    def _alembic(self, way: str, *arguments: str, code: int, **variables: str) -> subprocess.CompletedProcess[str]:
+        return self._environment.module("alembic", *arguments, cwd=self.folder / way, code=code, **variables)
+
+    def rwriter(self, *arguments: str) -> str:
+        """Run rwriter's own command and return what it printed."""
+        return self._environment.module("rwriter.cli", *arguments, RWRITER_DATABASE_URL=self.url).stdout
+
+    def pasted(self, way: str, note: str) -> None:
+        """Run the commands of a block of the page."""
+        for line in noted(PAGE, note).splitlines():
+            command, *arguments = shlex.split(line)
+            if command == "rwriter":
+                self.rwriter(*arguments)
+            else:
+                self.alembic(way, *arguments)
+
+    def migrate(self, way: str) -> None:
+        """Migrate both as the example says for ``way``."""
+        if way == "apart":
+            self.rwriter("migrate")
+        self.alembic(way, "upgrade", "heads" if way == "version_locations" else "head")
+
+    def locate(self, way: str, versions: Path, separator: str) -> None:
+        """Name another folder of rwriter's revisions, with another separator."""
+        joined = {"os": os.pathsep, "space": " ", "newline": "\n    "}[separator].join(
+            ["%(here)s/versions", str(versions)]
+        )
+        (self.folder / way / "alembic.ini").write_text(
+            "[alembic]\nscript_location = %(here)s/..\nprepend_sys_path = %(here)s/../../..\n"
+            f"path_separator = {separator}\nversion_locations = {joined}\n"
+        )
+
+
+@pytest.fixture
+def service(installed: Environment, tmp_path: Path, empty_database: str) -> Service:
+    """The example, copied, with a database of its own."""
+    return Service(installed, tmp_path, empty_database)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_both_are_migrated_and_nothing_is_proposed_about_rwriters_tables(service: Service, way: str) -> None:
+    service.migrate(way)
+    assert {"customers", "orders", "requests", "dead_letters"} <= set(await tables_in(service.url))
+    assert NOTHING in service.alembic(way, "check")
+
+    head = ["--head", "orders"] if way == "version_locations" else []
+    service.alembic(way, "revision", "--autogenerate", "-m", "proposed", *head)
+    (proposed,) = (service.folder / way / "versions").glob("*proposed.py")
+    assert "op." not in proposed.read_text()
+
+    # and of its own tables everything
+    await execute(service.url, "ALTER TABLE orders ADD COLUMN more text")
+    service.alembic(way, "stamp", "heads")
+    seen = service.alembic(way, "check", code=255)
+    assert "remove_column" in seen
+    assert "requests" not in seen.replace("request_id", "")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_three_commands_say_the_same_in_each_way(service: Service, way: str) -> None:
+    service.migrate(way)
+    tables = await tables_in(service.url)
+    before = await revisions(service.url, "alembic_version")
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+    assert service.rwriter("check") == "the tables are what this release needs\n"
+    assert service.rwriter("migrate") == f"{HEAD_REVISION} (head)\n"
+    assert await tables_in(service.url) == tables
+    assert await revisions(service.url, "alembic_version") == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_each_way_leads_back_to_the_services_tables_alone(service: Service, way: str) -> None:
+    service.migrate(way)
+    service.alembic(way, "downgrade", "base" if way == "apart" else "customers")
+    assert "orders" not in await tables_in(service.url)
+    service.migrate(way)
+    assert "orders" in await tables_in(service.url)
+
+
+@pytest.mark.parametrize("separator", ["os", "space", "newline"])
+async def test_the_path_of_the_versions_is_found_with_any_separator(
+    service: Service, installed: Environment, separator: str
+) -> None:
+    path = installed.python("from rwriter.migrate import versions_path; print(versions_path())").strip()
+    service.locate("version_locations", Path(path), separator)
+    # two heads: `head` alone is refused, with what to say instead
+    assert "heads" in service.alembic("version_locations", "upgrade", "head", code=255)
+    service.alembic("version_locations", "upgrade", "heads")
+    assert NOTHING in service.alembic("version_locations", "check")
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+
+
+async def test_a_revision_that_depends_on_rwriters_runs_after_it(service: Service) -> None:
+    service.alembic("version_locations", "upgrade", "orders")
+    assert "requests" in await tables_in(service.url)
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+async def test_a_new_release_with_a_migration_is_upgraded_to_by_upgrade_heads(
+    service: Service, installed: Environment, tmp_path: Path, way: str
+) -> None:
+    service.migrate(way)
+    newer = tmp_path / "newer"
+    shutil.copytree(installed.site_packages / "rwriter" / "migrations" / "versions", newer)
+    (newer / "9999_index.py").write_text(NEXT_RELEASE)
+    service.locate(way, newer, "os")
+    service.alembic(way, "upgrade", "heads")
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_of_the_next_release')"
+    assert await column(service.url, valid) == [True]
+    assert service.rwriter("current").startswith("rwriter_9999")
+    service.rwriter("check")
+    service.alembic(way, "merge", "heads", "-m", "again")
+    service.alembic(way, "upgrade", "head")
+    assert NOTHING in service.alembic(way, "check")
+
+
+async def test_a_merged_history_that_is_behind_is_named_and_not_begun_anew(service: Service) -> None:
+    service.migrate("merged")
+    # as after an older release: the merge has taken the place of rwriter's revision
+    await execute(service.url, "ALTER TABLE requests DROP COLUMN input_tokens")
+    with pytest.raises(RwriterError, match=r"`alembic upgrade heads`.*--adopt"):
+        await migrate.upgrade(service.url)
+    assert "rwriter_alembic_version" not in await tables_in(service.url)
+
+
+def test_the_lines_of_the_page_are_the_examples_own() -> None:
+    example = ROOT / "examples" / "service"
+    assert textwrap.indent(noted(PAGE, "example: service"), "    ") in (example / "env.py").read_text()
+    for way in WAYS[1:]:
+        assert noted(PAGE, "example: version_locations") in (example / way / "alembic.ini").read_text()
+
+
+async def test_the_commands_of_the_page_run_apart(service: Service) -> None:
+    service.pasted("apart", "example: apart")
+    assert NOTHING in service.alembic("apart", "check")
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+
+
+async def test_the_commands_of_the_page_run_in_one_go_and_then_merge(service: Service) -> None:
+    service.pasted("version_locations", "example: version_locations commands")
+    service.pasted("version_locations", "example: merged")
+    assert len(await revisions(service.url, "alembic_version")) == 1
+    assert NOTHING in service.alembic("version_locations", "check")
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
