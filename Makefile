@@ -99,9 +99,9 @@ $(LOWEST_VENV)/.ready: pyproject.toml
 	  --resolution lowest-direct --editable '.[asgi,test]' $(LOWEST_TOOLS)
 	touch $@
 
-# The second schema is the other suites' business. click, which no floor of ours bounds, deprecates what typer imports.
+# The second schema is the other suites' business.
 suite-lowest: $(LOWEST_VENV)/.ready ## a cross-section of the tests on the lowest versions declared
-	RWRITER_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal -W "ignore:'click:DeprecationWarning" \
+	RWRITER_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	  -k "not named_schema" tests/lowest tests/test_records.py tests/engines/test_engines.py tests/engines/test_engines_network.py \
 	  tests/store/test_persist.py tests/store/test_read.py tests/writer/test_flow.py tests/cli tests/migrate/test_alembic_command.py \
 	  tests/asgi/capture/test_rows.py

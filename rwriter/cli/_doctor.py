@@ -8,10 +8,10 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
+import click
 import msgspec
-import typer
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +19,7 @@ from rwriter import migrate as migrations
 from rwriter._database_errors import explain
 from rwriter._escape import escape
 from rwriter._keys import PEPPER_VARIABLE
-from rwriter.cli._options import DatabaseUrl, Json, Schema, engines_for
+from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
 from rwriter.errors import DatabaseRefused
 from rwriter.schema import HEAD_REVISION
@@ -29,8 +29,6 @@ OLDEST_SERVER: Final = 15
 """The first major release of PostgreSQL that the suite runs on."""
 ROOM: Final = 1 << 30
 """Bytes that a disk should have left for a spool: the default of its ``max_bytes``."""
-
-doctor_app = typer.Typer()
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -63,17 +61,18 @@ _UNDELETABLE: Final = text(
 _DELETED_FROM: Final = ("requests", "request_templates", "dead_letters")
 
 
-@doctor_app.command()
-def doctor(
-    *,
-    spool: Annotated[
-        Path | None, typer.Option(metavar="DIRECTORY", help="The spool's folder, to look at, too.")
-    ] = None,
-    schema: Schema = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
-) -> None:
-    """Look at database, pepper and spool. A line each: ok, warn or fail; exits with 1 if one is fail."""
+@click.command("doctor")
+@click.option(
+    "--spool", type=click.Path(path_type=Path), metavar="DIRECTORY", help="The spool's folder, to look at, too."
+)
+@options.schema
+@options.database_url
+@options.json
+def doctor(*, spool: Path | None, schema: str | None, database_url: str | None, json: bool) -> None:
+    """Look at database, pepper and spool.
+
+    A line each: ok, warn or fail; exits with 1 if one is fail.
+    """
 
     async def work() -> list[Finding]:
         findings = [finding async for finding in _of_database(database_url, schema)]
@@ -81,17 +80,17 @@ def doctor(
 
     findings = asyncio.run(work())
     if json:
-        typer.echo(to_json(findings))
+        click.echo(to_json(findings))
     else:
         for finding in findings:
-            typer.echo(f"{finding.status:4}  {finding.check}: {escape(finding.message)}")
+            click.echo(f"{finding.status:4}  {finding.check}: {escape(finding.message)}")
     if any(finding.status == "fail" for finding in findings):
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
 async def _of_database(database_url: str | None, schema: str | None) -> AsyncIterator[Finding]:
     try:
-        async with engines_for(database_url, schema) as engines, engines.write.connect() as connection:
+        async with options.engines_for(database_url, schema) as engines, engines.write.connect() as connection:
             server = (await connection.execute(_SERVER)).mappings().one()
             undeletable = await _undeletable(connection, schema)
     except Exception as exc:  # noqa: BLE001 -- whatever it is, it is what the operator asks for

@@ -1,41 +1,43 @@
-"""rwriter's command line: bring a database to this release's schema, ask where it stands, see the library at work."""
+"""The outermost command, and how the command line ends."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
 import sys
-from typing import Annotated, Final, NoReturn
+from typing import Final, NoReturn
 
-import typer
+import click
 
 from rwriter._database_errors import explain
 from rwriter._escape import escape
-from rwriter.cli._dead_letters import dead_letters_app
-from rwriter.cli._demo import demo_app
-from rwriter.cli._doctor import doctor_app
-from rwriter.cli._requests import requests_app
-from rwriter.cli._schema import schema_app
-from rwriter.cli._spool import spool_app
+from rwriter.cli import _completion as completion
+from rwriter.cli import _options as options
+from rwriter.cli._dead_letters import dead_letters
+from rwriter.cli._demo import demo
+from rwriter.cli._doctor import doctor
+from rwriter.cli._requests import reap
+from rwriter.cli._schema import check, current, migrate
+from rwriter.cli._spool import spool
 from rwriter.migrate import URL_VARIABLE
 
 FAILED: Final = 1
 MISUSED: Final = 2
 
-app = typer.Typer(
-    help=__doc__,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    # plain lines, for the logs of deployments
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
 
-# the top-level commands, in the order in which the help lists them
-for group in (requests_app, schema_app, doctor_app, demo_app):
-    app.add_typer(group)
-app.add_typer(spool_app, name="spool")
-app.add_typer(dead_letters_app, name="dead-letters")
+@click.group("rwriter", cls=options.Group, context_settings=options.CONTEXT)
+@click.version_option(
+    importlib.metadata.version("rwriter"), message="rwriter %(version)s", help="Print the version and exit."
+)
+@completion.install
+@completion.show
+def app() -> None:
+    """Bring a database to this release's schema, look after it, see the library at work."""
+
+
+# in the order in which the help lists them
+for command in (reap, migrate, current, check, doctor, demo, spool, dead_letters):
+    app.add_command(command)
 
 
 def main() -> None:
@@ -47,15 +49,6 @@ def main() -> None:
         _fail(explain(exc) or f"{type(exc).__name__}: {exc}".splitlines()[0])
 
 
-@app.callback(invoke_without_command=True)
-def _options(
-    *, version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False
-) -> None:
-    if version:
-        typer.echo(f"rwriter {importlib.metadata.version('rwriter')}")
-        raise typer.Exit
-
-
 def _refuse_stray_url(arguments: list[str]) -> None:
     # usage errors quote the argument that makes no sense, and this one would be quoted with its password
     for before, argument in itertools.pairwise(["", *arguments]):
@@ -65,5 +58,5 @@ def _refuse_stray_url(arguments: list[str]) -> None:
 
 def _fail(message: str, code: int = FAILED) -> NoReturn:
     # the lists of `check` have lines of their own, in which texts of others are escaped already
-    typer.echo("\n".join(map(escape, f"rwriter: {message}".split("\n"))), err=True)
+    click.echo("\n".join(map(escape, f"rwriter: {message}".split("\n"))), err=True)
     raise SystemExit(code)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import click
 import msgspec
-import typer
 
 from rwriter._escape import escape, escape_json
 from rwriter.errors import RwriterError
@@ -25,12 +25,12 @@ def row_of(item: msgspec.Struct, since: float) -> dict[str, Any]:
 def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, json: bool) -> None:
     """Print the ``columns`` of ``rows``, aligned under their names or as a JSON array."""
     if json:
-        typer.echo(to_json([{name: row[name] for name in columns} for row in rows]))
+        click.echo(to_json([{name: row[name] for name in columns} for row in rows]))
         return
     table = [[escape(str("" if row[name] is None else row[name])) for name in columns] for row in rows]
     widths = [max(len(line[index]) for line in [list(columns), *table]) for index in range(len(columns))]
     for line in [[name.upper() for name in columns], *table]:
-        typer.echo(_line(line, widths))
+        click.echo(_line(line, widths))
 
 
 def print_record(record: CompletedRequest | None, name: str, *, bodies: bool, json: bool) -> None:
@@ -43,10 +43,10 @@ def print_record(record: CompletedRequest | None, name: str, *, bodies: bool, js
         for field in ("request_body", "response_body"):
             shown[field] = shown[field] if len(shown[field]) <= CUT else shown[field][:CUT] + "…"
     if json:
-        typer.echo(to_json(shown))
+        click.echo(to_json(shown))
         return
     for field, value in shown.items():
-        typer.echo(f"{field:14} {escape(str(value))}")
+        click.echo(f"{field:14} {escape(str(value))}")
 
 
 def to_json(value: object) -> str:

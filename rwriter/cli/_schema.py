@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from typing import Annotated
 
-import typer
+import click
 
 from rwriter import migrate as migrations
 from rwriter._escape import escape
-from rwriter.cli._options import DatabaseUrl, Json, Schema
+from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
 from rwriter.schema import HEAD_REVISION
-
-schema_app = typer.Typer()
 
 
 class _OneLine(logging.Formatter):
@@ -24,19 +21,23 @@ class _OneLine(logging.Formatter):
         return escape(super().format(record))
 
 
-@schema_app.command()
+@click.command("migrate")
+@click.argument("revision", default="head")
+@options.schema
+@options.database_url
+@click.option("--sql", is_flag=True, help="Print the SQL instead, for a database without any.")
+@click.option("--adopt", is_flag=True, help="Add what is missing to tables that the daemon made.")
+@click.option("--dry-run", is_flag=True, help="With --adopt: name what would be added.")
 def migrate(
-    revision: Annotated[str, typer.Argument(help="A revision of rwriter's; with --sql also FROM:TO.")] = "head",
-    *,
-    schema: Schema = None,
-    database_url: DatabaseUrl = None,
-    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL instead, for a database without any.")] = False,
-    adopt: Annotated[bool, typer.Option("--adopt", help="Add what is missing to tables that the daemon made.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --adopt: name what would be added.")] = False,
+    *, revision: str, schema: str | None, database_url: str | None, sql: bool, adopt: bool, dry_run: bool
 ) -> None:
-    """Bring the tables to this release's revision. Safe to run from many processes at once."""
+    """Bring the tables to this release's revision.
+
+    REVISION is one of rwriter's, the latest by default; with --sql also FROM:TO. Safe to run from many processes at
+    once.
+    """
     if sql:
-        typer.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
+        click.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
         return
     if adopt or dry_run:
         _adopt(database_url, schema, adopt=adopt, dry_run=dry_run)
@@ -51,32 +52,38 @@ def migrate(
 
 def _adopt(database_url: str | None, schema: str | None, *, adopt: bool, dry_run: bool) -> None:
     if not adopt:
-        raise typer.BadParameter("--dry-run is of --adopt")
-    asyncio.run(migrations.adopt(database_url, schema=schema, dry_run=dry_run, announce=typer.echo))
+        raise click.UsageError("--dry-run is of --adopt")
+    asyncio.run(migrations.adopt(database_url, schema=schema, dry_run=dry_run, announce=click.echo))
     if not dry_run:
         _print_current(database_url, schema)
 
 
-@schema_app.command()
-def current(*, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+@click.command("current")
+@options.schema
+@options.database_url
+@options.json
+def current(*, schema: str | None, database_url: str | None, json: bool) -> None:
     """Print the revision the database is at."""
     _print_current(database_url, schema, json=json)
 
 
-@schema_app.command()
-def check(*, schema: Schema = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+@click.command("check")
+@options.schema
+@options.database_url
+@options.json
+def check(*, schema: str | None, database_url: str | None, json: bool) -> None:
     """Exit with 1, and the reason, unless the tables are what this release needs."""
     asyncio.run(migrations.check(database_url, schema=schema))
-    typer.echo(to_json({"head": HEAD_REVISION}) if json else "the tables are what this release needs")
+    click.echo(to_json({"head": HEAD_REVISION}) if json else "the tables are what this release needs")
 
 
 def _print_current(database_url: str | None, schema: str | None, *, json: bool = False) -> None:
     revision = asyncio.run(migrations.current(database_url, schema=schema))
     if json:
-        typer.echo(to_json({"revision": revision, "head": HEAD_REVISION}))
+        click.echo(to_json({"revision": revision, "head": HEAD_REVISION}))
     elif revision is None:
-        typer.echo("no revision of rwriter: run `rwriter migrate`")
+        click.echo("no revision of rwriter: run `rwriter migrate`")
     elif revision == HEAD_REVISION:
-        typer.echo(f"{revision} (head)")
+        click.echo(f"{revision} (head)")
     else:
-        typer.echo(f"{escape(revision)} (the head of this release is {HEAD_REVISION})")
+        click.echo(f"{escape(revision)} (the head of this release is {HEAD_REVISION})")

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Any, Final
 
-import typer
+import click
 
-from rwriter.cli._options import Bodies, DatabaseUrl, Json, Limit, OlderThan, Schema, engines_for
+from rwriter.cli import _options as options
 from rwriter.cli._output import print_record, print_rows, row_of, to_json
 from rwriter.records import CompletedRequest
 from rwriter.spool import Spool
@@ -20,93 +21,104 @@ from rwriter.writer import RequestsWriter
 REPLAY_POLL: Final = 0.1
 """Seconds between two looks at the number of records left."""
 
-spool_app = typer.Typer(help="The spool on disk: what waits for the database to come back.", no_args_is_help=True)
-
-Directory: TypeAlias = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="The spool's folder.")]
+_directory = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
-@spool_app.command("ls")
-def spool_ls(directory: Directory, *, limit: Limit = 100, json: Json = False) -> None:
+@click.group("spool", cls=options.Group)
+def spool() -> None:
+    """Look after records that wait on disk for the database."""
+
+
+@spool.command("ls")
+@_directory
+@options.limit
+@options.json
+def spool_ls(*, directory: Path, limit: int, json: bool) -> None:
     """List the records in the spool, oldest first."""
 
     async def work() -> list[dict[str, Any]]:
-        async with _opened(directory) as spool:
-            return [row_of(item, item.spooled_at) for item in await spool.listing(limit)]
+        async with _opened(directory) as opened:
+            return [row_of(item, item.spooled_at) for item in await opened.listing(limit)]
 
     print_rows(asyncio.run(work()), ("seq", "request_id", "age", "size", "claimed", "reason"), json=json)
 
 
-@spool_app.command("show")
-def spool_show(directory: Directory, seq: int, *, bodies: Bodies = False, json: Json = False) -> None:
+@spool.command("show")
+@_directory
+@click.argument("seq", type=int)
+@options.bodies
+@options.json
+def spool_show(*, directory: Path, seq: int, bodies: bool, json: bool) -> None:
     """Print one record, with the key's digest and cut bodies."""
 
     async def work() -> CompletedRequest | None:
-        async with _opened(directory) as spool:
-            return await spool.show(seq)
+        async with _opened(directory) as opened:
+            return await opened.show(seq)
 
     print_record(asyncio.run(work()), f"record {seq}", bodies=bodies, json=json)
 
 
-@spool_app.command("replay")
+@spool.command("replay")
+@_directory
+@click.option("--set-aside", is_flag=True, help="Those that were set aside, too.")
+@click.option("--timeout", type=click.FloatRange(min=1), default=60, help="Seconds to keep trying.")
+@options.schema
+@options.database_url
+@options.json
 def spool_replay(
-    directory: Directory,
-    *,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Those that were set aside, too.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to keep trying.")] = 60,
-    schema: Schema = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
+    *, directory: Path, set_aside: bool, timeout: float, schema: str | None, database_url: str | None, json: bool
 ) -> None:
-    """Store the records in the spool now. Rows claimed by another process are left to it. Safe to repeat."""
+    """Store the records in the spool now.
+
+    Rows claimed by another process are left to it. Safe to repeat.
+    """
 
     async def work() -> dict[str, int]:
-        async with engines_for(database_url, schema) as engines:
-            async with _opened(directory) as spool:
+        async with options.engines_for(database_url, schema) as engines:
+            async with _opened(directory) as opened:
                 if set_aside:
-                    await spool.restore()
+                    await opened.restore()
             async with RequestsWriter(engines, spool=Spool(directory)) as writer:
                 left = await _replayed(directory, time.monotonic() + timeout)
             return {"replayed": writer.stats.replayed, "left": left}
 
     answer = asyncio.run(work())
-    typer.echo(to_json(answer) if json else f"replayed {answer['replayed']} records, {answer['left']} left")
+    click.echo(to_json(answer) if json else f"replayed {answer['replayed']} records, {answer['left']} left")
     if answer["left"]:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-@spool_app.command("purge")
-def spool_purge(
-    directory: Directory,
-    *,
-    older_than: OlderThan,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Only those that were set aside.")] = False,
-    json: Json = False,
-) -> None:
+@spool.command("purge")
+@_directory
+@options.older_than
+@click.option("--set-aside", is_flag=True, help="Only those that were set aside.")
+@options.json
+def spool_purge(*, directory: Path, older_than: timedelta, set_aside: bool, json: bool) -> None:
     """Delete older records for good, unless a process has claimed them."""
 
     async def work() -> int:
-        async with _opened(directory) as spool:
-            return await spool.purge(time.time() - older_than.total_seconds(), set_aside_only=set_aside)
+        async with _opened(directory) as opened:
+            return await opened.purge(time.time() - older_than.total_seconds(), set_aside_only=set_aside)
 
     number = asyncio.run(work())
-    typer.echo(to_json({"purged": number}) if json else f"purged {number} records")
+    click.echo(to_json({"purged": number}) if json else f"purged {number} records")
 
 
 @asynccontextmanager
 async def _opened(directory: Path) -> AsyncIterator[Spool]:
-    spool = Spool(directory)
-    await spool.open(create=False)
+    opened = Spool(directory)
+    await opened.open(create=False)
     try:
-        yield spool
+        yield opened
     finally:
-        await spool.aclose()
+        await opened.aclose()
 
 
 async def _replayed(directory: Path, deadline: float) -> int:
     """Wait until the spool is empty or the deadline has come, and return the number of records left."""
-    async with _opened(directory) as spool:
+    async with _opened(directory) as opened:
         while True:
-            left = await spool.count()
+            left = await opened.count()
             if not left or time.monotonic() > deadline:
                 return left
             await asyncio.sleep(REPLAY_POLL)

@@ -17,6 +17,8 @@ from rwriter.engines._pools import condemn_idle
 
 T = TypeVar("T")
 
+_TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
+
 _READ_ONLY = "25006"
 
 _IS_PARTITIONED: Final = text("SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(:name))")
@@ -71,6 +73,17 @@ class Connections:
         """Return the name of a table as SQL that the server resolves as it does in the statements."""
         quote, schema = self.write.dialect.identifier_preparer.quote_identifier, schema_of(self.write)
         return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
+
+    @contextlib.asynccontextmanager
+    async def turn(self, job: str) -> AsyncIterator[bool]:
+        """Hold the advisory lock of ``job`` on these tables. Yields False where another process holds it."""
+        # of the transaction, not of the session, which a pooler may hand to somebody else
+        engine = self.write if self.has_replica else self.read
+        name = f"rwriter {job} {schema_of(self.write) or ''}"
+        async with connected(engine) as connection, connection.begin():
+            # it is idle for as long as the job takes, and keeps no row from being vacuumed
+            await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+            yield bool((await connection.execute(_TRY_LOCK, {"name": name})).scalar_one())
 
     def reader(self, *, consistent: bool) -> AsyncEngine:
         """Return the engine for transactions that read."""

@@ -68,6 +68,17 @@ class Erasure(Answer, frozen=True):
     erased_at: datetime
 
 
+class Purge(Answer, frozen=True):
+    """The answer of ``purge``: how many requests and dead letters were deleted, or how many were emptied.
+
+    ``remaining``: it stopped at its limit or its deadline, so that there may be more.
+    """
+
+    requests: int
+    dead_letters: int
+    remaining: bool
+
+
 class RequestSummary(Guarded, Answer, frozen=True, kw_only=True):
     """A row of the listing. ``duration_ms`` is milliseconds from start to end, for completed and failed rows."""
 

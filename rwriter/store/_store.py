@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,11 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, NewRequest
-from rwriter.store import _dead_letters, _detail, _identity, _listing, _realtime, _removal, _revision
+from rwriter.store import _dead_letters, _detail, _identity, _listing, _realtime, _removal, _revision, _usage
 from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._listing import RequestFilter
 from rwriter.store._persist import Persist
-from rwriter.store._results import Erasure, PersistResult, RequestDetail, RequestPage, RequestSummary
+from rwriter.store._results import Erasure, PersistResult, Purge, RequestDetail, RequestPage, RequestSummary
+from rwriter.store._usage import UsageRow
 
 
 class RequestStore:
@@ -28,6 +30,7 @@ class RequestStore:
     def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
         self._connections: Final = Connections(engines, schema)
         self._persist: Final = Persist(self._connections)
+        self._rows: Final = _removal.Rows(self._connections)
 
     async def create_realtime(self, new: NewRequest) -> None:
         """Insert a row in ``processing``, to be finished by ``persist_completed``. Raises ``RequestExists``."""
@@ -88,6 +91,24 @@ class RequestStore:
         """Return ``data`` and ``next_cursor`` of ``list_requests``, without counting how many rows match."""
         return await on_living_connection(lambda: _listing.page(self._connections, filter_, consistent=consistent))
 
+    async def usage(
+        self,
+        *,
+        created_by: str | None = None,
+        since: datetime,
+        until: datetime,
+        by: Sequence[str] = ("day", "model"),
+    ) -> list[UsageRow]:
+        """Return requests, tokens and times of what began from ``since`` on and before ``until``, a row for each group.
+
+        ``by`` names any of ``day``, ``hour``, ``model``, ``created_by``, ``status`` and ``service_tier``; rows are in
+        that order. Days and hours are those of UTC. Without a name there is one row, of everything. Bodies are not
+        read. Raises ``ValueError`` for a naive time or an unknown name.
+        """
+        return await on_living_connection(
+            lambda: _usage.usage(self._connections, created_by=created_by, since=since, until=until, by=by)
+        )
+
     async def delete_request(self, request_id: uuid.UUID, created_by: str | None = None) -> bool:
         """Delete a request and its template; with ``created_by`` only if it is that owner's. Returns True if it was.
 
@@ -95,7 +116,7 @@ class RequestStore:
         ``canceled``, invisible to readers, so that the completion cannot bring the data back.
         """
         return await on_living_connection(
-            lambda: _removal.delete_request(self._connections, request_id, created_by), repeatable=False
+            lambda: _removal.delete_request(self._rows, request_id, created_by), repeatable=False
         )
 
     async def erase(self, created_by: str) -> Erasure:
@@ -106,15 +127,40 @@ class RequestStore:
         blanked as by ``delete_request``. Bounded transactions; rows that another one has locked are tried again for
         two seconds, and then mentioned in the log. A second call returns zeros and moves the mark.
         """
-        return await _removal.erase(self._connections, created_by)
+        return await _removal.erase(self._rows, created_by)
 
-    async def purge(self, before: datetime, limit: int = 10_000) -> int:
-        """Delete finished requests, their templates and dead letters older than ``before``. Returns the rows deleted.
+    async def purge(
+        self,
+        before: datetime,
+        *,
+        bodies_only: bool = False,
+        limit: int | None = None,
+        budget: timedelta | None = None,
+        rest: float = 0.0,
+    ) -> Purge:
+        """Delete finished requests, their templates and dead letters older than ``before``. Returns how many.
 
-        At most ``limit`` of them, the oldest first, the rest at the next call: 0 means that there is nothing left. Only
-        this library's requests and the blanked remains of deletions; rows in flight and the daemon's stay.
+        The oldest requests first, until nothing is left, ``limit`` rows are gone or ``budget`` is used up. Only this
+        library's requests and the blanked remains of deletions; rows in flight and the daemon's stay. Each bounded
+        transaction goes on where the one before ended, so that it costs the same however much was deleted already, and
+        is followed by a pause of ``rest`` times the time it took. Rows that another transaction has locked are left
+        to the next call, rows that a foreign key of the service's own protects are blanked.
+
+        With ``bodies_only`` both bodies and the error become empty texts; states, times, sizes, tokens and metadata
+        stay. Dead letters are deleted, as a letter is bodies.
         """
-        return await _removal.purge(self._connections, before, limit)
+        return await _removal.purge(self._rows, before, bodies_only=bodies_only, limit=limit, budget=budget, rest=rest)
+
+    async def oldest_finished(self) -> datetime | None:
+        """Return when the oldest request began that ``purge`` may delete, or ``None`` where there is none."""
+        return await on_living_connection(lambda: _removal.oldest_finished(self._connections))
+
+    def turn(self, job: str) -> AbstractAsyncContextManager[bool]:
+        """Hold the lock of ``job`` on this database while the block runs; gives False if another process has it.
+
+        It takes a connection of the read pool for as long, or of the write pool where reads go to a replica.
+        """
+        return self._connections.turn(job)
 
     async def fail_stale(self, older_than: timedelta) -> int:
         """Fail realtime rows in ``processing`` for longer than ``older_than``: their process died. Returns how many.

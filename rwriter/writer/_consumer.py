@@ -8,8 +8,10 @@ from datetime import timedelta
 from typing import Final
 
 from rwriter._database_errors import describe
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
+from rwriter.upkeep import Upkeep, keep_up
 from rwriter.writer._channel import Channel
 from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
@@ -29,7 +31,7 @@ class Consumer:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: RecordSink,
         channel: Channel,
         options: Options,
         *,
@@ -43,6 +45,7 @@ class Consumer:
         self._outage: Final = Outage(options)
         self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._upkeep: asyncio.Task[None] | None = None
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
@@ -80,12 +83,16 @@ class Consumer:
             beside: list[asyncio.Task[None]] = []
             if self._replayer is not None:
                 beside.append(group.create_task(self._replayer.run(), name=f"{name}-replay"))
-            if self._options.fail_stale_after is not None:
-                reaping = self._fail_stale(self._options.fail_stale_after)
+            if self._options.fail_stale_after is not None and isinstance(self._store, RequestStore):
+                reaping = self._fail_stale(self._store, self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
+            if self._options.upkeep is not None and isinstance(self._store, RequestStore) and not self._channel.closed:
+                keeping_up = self._keep_up(self._store, self._options.upkeep)
+                self._upkeep = group.create_task(keeping_up, name=f"{name}-upkeep")
+                beside.append(self._upkeep)
             self._tasks = flushes | set(beside)
             await _all_ended(flushes)
-            # these two have no end of their own
+            # these have no end of their own
             for task in beside:
                 task.cancel()
 
@@ -95,8 +102,10 @@ class Consumer:
             await self._overflow.copy(self._channel.entries())
 
     def closing(self) -> None:
-        """Let flushes that wait for the database see that the channel is closed, and try once more at once."""
+        """End the upkeep. Let flushes that wait for the database see that the channel is closed, and try once more."""
         self._outage.hurry()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
 
     def cancel_again(self) -> None:
         """Cancel every task that a first cancellation has not ended.
@@ -170,11 +179,15 @@ class Consumer:
             else:
                 await self._delivery.spool_or_drop(entries, "the database is away")
 
-    async def _fail_stale(self, after: float) -> None:
+    async def _keep_up(self, store: RequestStore, upkeep: Upkeep) -> None:
+        name = self._options.name
+        await keep_up(upkeep, store, name=name, is_up=lambda: self._outage.state is Database.UP)
+
+    async def _fail_stale(self, store: RequestStore, after: float) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._options.flush_timeout):
-                    number = await self._store.fail_stale(timedelta(seconds=after))
+                    number = await store.fail_stale(timedelta(seconds=after))
             except Exception as exc:  # noqa: BLE001 -- housekeeping: the next round will do
                 log.warning("%s: could not look for stale requests: %s", self._options.name, describe(exc))
             else:

@@ -28,7 +28,8 @@ from rwriter._database_errors import (
 )
 from rwriter.errors import RecordDropped, RecordRejected, RecordSkipped, RecordSpooled
 from rwriter.records import CompletedRequest
-from rwriter.store import PersistResult, RequestStore
+from rwriter.sink import RecordSink
+from rwriter.store import PersistResult
 from rwriter.writer import _telemetry as telemetry
 from rwriter.writer._account import Fate
 from rwriter.writer._bisection import halving_search
@@ -88,7 +89,7 @@ class Delivery:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: RecordSink,
         settling: Settling,
         options: Options,
         *,

@@ -12,10 +12,18 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from rwriter._database_errors import Kind, advice, describe, failure_of
-from rwriter.errors import DatabaseRefused, RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
+from rwriter.errors import (
+    DatabaseRefused,
+    RwriterError,
+    SinkUnavailable,
+    WriterClosed,
+    WriterFailed,
+    WriterForked,
+    WriterNotOpen,
+)
 from rwriter.partitions import IdBounds
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
-from rwriter.store import RequestStore
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
 from rwriter.writer._options import Options
@@ -68,7 +76,7 @@ class Lifecycle:
     """Moves one writer from new to closed, and owns its consumer task."""
 
     def __init__(
-        self, store: RequestStore, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
+        self, store: RecordSink, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
     ) -> None:
         self.state = State.NEW
         self._store: Final = store
@@ -206,6 +214,8 @@ class Lifecycle:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._store.check_schema()
                 await self._bounds.learn()
+        except SinkUnavailable as exc:
+            self._consumer.outage.retries_spent(exc)
         except RwriterError:
             raise
         except Exception as exc:  # noqa: BLE001 -- a database that is away must not take the service down with it

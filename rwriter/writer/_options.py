@@ -8,6 +8,7 @@ import msgspec
 
 from rwriter._validation import at_least, one_of, positive
 from rwriter.spool import Spool
+from rwriter.upkeep import Upkeep
 
 MIB: Final = 1024 * 1024
 
@@ -42,6 +43,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "durability": ("", "``journal``: ``send`` returns when the record is in the spool"),
     "replay_interval": ("seconds", "how often the spool is searched for rows other processes left"),
     "fail_stale_after": ("seconds", "age at which ``fail_stale`` fails a row stuck in ``processing``; off"),
+    "upkeep": ("", "an ``Upkeep``: retention, by one process of the fleet at a time"),
     "check_schema": ("", "compare the database with head on start"),
     "name": ("", "in logs, spans and metrics"),
 }
@@ -67,6 +69,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     durability: Literal["memory", "journal"] = "memory"
     replay_interval: float = 5.0
     fail_stale_after: float | None = None
+    upkeep: Upkeep | None = None
     check_schema: bool = True
     name: str = "rwriter"
 
@@ -104,5 +107,6 @@ class WriterOptions(TypedDict, total=False):
     durability: Literal["memory", "journal"]
     replay_interval: float
     fail_stale_after: float | None
+    upkeep: Upkeep | None
     check_schema: bool
     name: str

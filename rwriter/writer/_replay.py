@@ -13,8 +13,8 @@ import msgspec
 
 from rwriter._database_errors import backoff, describe
 from rwriter.errors import RwriterError
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool, SpooledRecord
-from rwriter.store import RequestStore
 from rwriter.writer._account import Fate
 from rwriter.writer._delivery import Delivery, Outcome
 from rwriter.writer._options import Options
@@ -50,7 +50,7 @@ class Replayer:
 
     def __init__(
         self,
-        store: RequestStore,
+        store: RecordSink,
         spool: Spool,
         overflow: Overflow,
         options: Options,

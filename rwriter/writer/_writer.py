@@ -11,8 +11,10 @@ from typing import Final, Literal, Self, Unpack
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter.engines import EngineProvider
+from rwriter.errors import RwriterError
 from rwriter.partitions import IdBounds
 from rwriter.records import CompletedRequest
+from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
 from rwriter.writer import _telemetry as telemetry
@@ -52,6 +54,7 @@ class RequestsWriter:
     ``durability``        ``memory``   ``journal``: ``send`` returns when the record is in the spool
     ``replay_interval``   5 s          how often the spool is searched for rows other processes left
     ``fail_stale_after``  ``None``     seconds after which ``fail_stale`` fails a row stuck in ``processing``; off
+    ``upkeep``            ``None``     an ``Upkeep``: retention, by one process of the fleet at a time
     ``check_schema``      ``True``     compare the database with head on start
     ``name``              ``rwriter``  in logs, spans and metrics
     ===================== ============ ==================================================================
@@ -59,24 +62,26 @@ class RequestsWriter:
     Raises ``ValueError`` naming the option that cannot be used; does no I/O until it is opened.
     """
 
-    def __init__(self, store: RequestStore | EngineProvider | AsyncEngine, **options: Unpack[WriterOptions]) -> None:
+    def __init__(self, store: RecordSink | EngineProvider | AsyncEngine, **options: Unpack[WriterOptions]) -> None:
         self._options: Final = Options(**options)
         self.name: Final = self._options.name
         self.in_flight: Final = InFlight()
         """Calls whose records are still to come: see ``rwriter.asgi``."""
-        self._store: Final = store if isinstance(store, RequestStore) else RequestStore(store)
+        self.sink: Final[RecordSink] = store if isinstance(store, RecordSink) else RequestStore(store)
+        """Where the records go."""
+        if self._options.fail_stale_after is not None and not isinstance(self.sink, RequestStore):
+            msg = f"fail_stale_after needs a RequestStore, and not a {type(self.sink).__name__}: leave it out here"
+            raise ValueError(msg)
         spool = self._options.spool
         self._overflow: Final = None if spool is None else Overflow(spool)
         self._account: Final = Account()
         self._channel: Final = Channel(
             self._account, capacity=self._options.channel_capacity, max_bytes=self._options.channel_bytes
         )
-        self._consumer: Final = Consumer(
-            self._store, self._channel, self._options, spool=spool, overflow=self._overflow
-        )
+        self._consumer: Final = Consumer(self.sink, self._channel, self._options, spool=spool, overflow=self._overflow)
         # of a store; what else a writer writes to has no partitions
-        self._bounds: Final = IdBounds(getattr(self._store, "engine", None))
-        self._lifecycle: Final = Lifecycle(self._store, self._channel, self._consumer, self._options, self._bounds)
+        self._bounds: Final = IdBounds(getattr(self.sink, "engine", None))
+        self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
         telemetry.watch(self)
 
     # -- records
@@ -140,8 +145,11 @@ class RequestsWriter:
 
     @property
     def store(self) -> RequestStore:
-        """The store that the records go to."""
-        return self._store
+        """The store that the records go to. Raises ``RwriterError`` where they go to another sink than a database."""
+        if not isinstance(self.sink, RequestStore):
+            msg = f"this writer's records go to a {type(self.sink).__name__}: make a RequestStore to read them"
+            raise RwriterError(msg)
+        return self.sink
 
     @property
     def spool(self) -> Spool | None:

@@ -23,6 +23,7 @@ import msgspec
 from rwriter import (
     CompletedRequest,
     DbEngines,
+    JetStreamStore,
     NewRequest,
     RequestsWriter,
     Spool,
@@ -39,6 +40,8 @@ class Orders(msgspec.Struct, kw_only=True):
     """Orders to the service. Times are seconds, sizes bytes."""
 
     url: str
+    nats: str | None = None  # publish to the stream there, in place of the database
+    stream: str = ""
     spool: str | None = None
     spool_bytes: int = 1 << 30
     fsync: Literal["full", "normal", "off"] = "full"
@@ -144,16 +147,9 @@ async def serve(orders: Orders) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     spool = None if orders.spool is None else Spool(orders.spool, max_bytes=orders.spool_bytes, fsync=orders.fsync)
-    engines = DbEngines.from_url(
-        orders.url,
-        pgbouncer=orders.pgbouncer,
-        pool_size=orders.pool_size,
-        connect_timeout=orders.connect_timeout,
-        statement_timeout=orders.statement_timeout,
-    )
-    async with engines:
+    async with _destination(orders) as destination:
         durability: Any = "journal" if orders.journal else "memory"
-        writer = RequestsWriter(engines, spool=spool, durability=durability, **orders.writer)
+        writer = RequestsWriter(destination, spool=spool, durability=durability, **orders.writer)
         offering = Offering(writer, orders)
         loop.add_signal_handler(signal.SIGUSR1, offering.stop)
         async with writer:
@@ -166,6 +162,18 @@ async def serve(orders: Orders) -> None:
         await sending
         reporting.cancel()
     offering.report(closed_in)
+
+
+def _destination(orders: Orders) -> DbEngines | JetStreamStore:
+    if orders.nats is not None:
+        return JetStreamStore(orders.nats, stream=orders.stream, timeout=2.0)
+    return DbEngines.from_url(
+        orders.url,
+        pgbouncer=orders.pgbouncer,
+        pool_size=orders.pool_size,
+        connect_timeout=orders.connect_timeout,
+        statement_timeout=orders.statement_timeout,
+    )
 
 
 async def _report(offering: Offering) -> None:

@@ -9,10 +9,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner, Result
 from sqlalchemy import text
-from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from rwriter import CompletedRequest, RequestStore, RequestsWriter, Spool
 from rwriter.cli._main import app
@@ -188,10 +188,12 @@ GROUPS = [[], ["spool"], ["dead-letters"]]
 
 @pytest.mark.parametrize("group", GROUPS, ids=str)
 def test_every_command_takes_both_names_of_help(group: list[str]) -> None:
-    commands = get_command(app)
+    commands: click.Command = app
     for name in group:
-        commands = commands.commands[name]  # type: ignore[attr-defined]
-    names: list[str] = list(commands.commands)  # type: ignore[attr-defined]
+        assert isinstance(commands, click.Group)
+        commands = commands.commands[name]
+    assert isinstance(commands, click.Group)
+    names = list(commands.commands)
     assert names
     for name in names:
         assert ok(*group, name, "-h") == ok(*group, name, "--help") != ""

@@ -15,7 +15,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 WALK = TEXT.split("## The walk of a record")[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("package", ["rwriter", "writer", "store", "spool", "asgi"])
+@pytest.mark.parametrize("package", ["rwriter", "writer", "store", "spool", "stream", "asgi"])
 def test_the_picture_of_a_package_is_what_the_source_imports(package: str) -> None:
     assert drawn(TEXT)[package] == found(package), f"run `python -m tests.docs.imports`; it writes:\n{found(package)}"
 

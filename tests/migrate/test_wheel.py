@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 command.load()()
 """
 
-HEAVY = ("alembic", "pytest", "starlette", "fastapi", "typer", "rich", "hypothesis")
+HEAVY = ("alembic", "pytest", "starlette", "fastapi", "click", "rich", "hypothesis")
 
 
 def test_the_wheel_holds_all_that_is_needed_and_nothing_else(wheel: Path) -> None:

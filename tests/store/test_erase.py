@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import Engine, event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import RequestStore, new_request_id
+from rwriter import Purge, RequestStore, new_request_id
 from rwriter.schema import STATES, TOMBSTONE_OWNER, dead_letters, erasures, request_templates, requests
-from rwriter.store import DeadLetters, _removal
+from rwriter.store import DeadLetters
+from rwriter.store._removal import _erase, _rows
 from tests.support.records import new_request, record
 from tests.support.rows import in_state, insert_request, one, rows, template_ids
 
@@ -29,6 +30,12 @@ def at(moment: datetime, **changes: object) -> dict[str, object]:
 async def erased(store: RequestStore, owner: str) -> tuple[int, int]:
     erasure = await store.erase(owner)
     return erasure.requests, erasure.dead_letters
+
+
+async def purged(store: RequestStore, before: datetime, **options: Any) -> int:
+    """How many rows of both tables went."""
+    purge = await store.purge(before, **options)
+    return purge.requests + purge.dead_letters
 
 
 async def marks(engine: AsyncEngine) -> list[tuple[Any, ...]]:
@@ -105,25 +112,28 @@ async def test_no_more_than_the_limit_goes_at_a_time(store: RequestStore, engine
     await store.persist_completed([record(**at(OLD)) for _ in range(5)])
     async with engine.begin() as connection:
         await connection.execute(insert(dead_letters), [_letter() for _ in range(3)])
-    gone = [await store.purge(CUT, 3) for _ in range(4)]
-    assert gone == [3, 3, 2, 0]
+    gone = [await store.purge(CUT, limit=3) for _ in range(4)]
+    assert gone == [
+        Purge(requests_gone, letters_gone, remaining=left)
+        for requests_gone, letters_gone, left in [(3, 0, True), (2, 1, True), (0, 2, False), (0, 0, False)]
+    ]
     assert (await rows(engine, requests), await letters(engine)) == ([], [])
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 async def test_a_limit_that_removes_nothing_is_refused(store: RequestStore, limit: int) -> None:
     with pytest.raises(ValueError, match="limit"):
-        await store.purge(NEW, limit)
+        await store.purge(NEW, limit=limit)
 
 
 async def test_transactions_are_bounded(
     store: RequestStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_removal, "CHUNK", 4)
+    monkeypatch.setattr(_rows, "CHUNK", 4)
     await store.persist_completed([record(**at(OLD)) for _ in range(10)])
     async with engine.begin() as connection:
         await connection.execute(insert(dead_letters), [_letter() for _ in range(5)])
-    assert await store.purge(CUT, 13) == 13
+    assert await purged(store, CUT, limit=13) == 13
     assert await rows(engine, requests) == []
     assert len(await letters(engine)) == 2
 
@@ -135,7 +145,7 @@ def _letter() -> dict[str, object]:
 async def test_an_erasure_goes_to_the_end_in_bounded_transactions(
     store: RequestStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_removal, "CHUNK", 4)
+    monkeypatch.setattr(_rows, "CHUNK", 4)
     await store.persist_completed([record() for _ in range(10)])
     async with engine.begin() as connection:
         await connection.execute(insert(dead_letters), [_letter() for _ in range(9)])
@@ -146,13 +156,13 @@ async def test_an_erasure_goes_to_the_end_in_bounded_transactions(
 async def test_rows_that_somebody_has_locked_are_passed_over(
     store: RequestStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_removal, "_PASSES", 2)
-    monkeypatch.setattr(_removal, "_WRITER_POLLS", 2)
+    monkeypatch.setattr(_erase, "_PASSES", 2)
+    monkeypatch.setattr(_erase, "_WRITER_POLLS", 2)
     locked, free = record(**at(OLD)), record(**at(OLD))
     await store.persist_completed([locked, free])
     async with engine.begin() as connection:
         await connection.execute(select(requests).where(requests.c.id == locked.request_id).with_for_update())
-        assert await store.purge(CUT) == 1
+        assert await purged(store, CUT) == 1
         assert await erased(store, "tenant-a") == (0, 0)
     assert "call erase() again" in caplog.text
     assert (await one(engine, requests))["id"] == locked.request_id
@@ -162,7 +172,7 @@ async def test_rows_that_somebody_has_locked_are_passed_over(
 async def test_rows_unlocked_meanwhile_are_erased_by_the_same_call(
     store: RequestStore, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_removal, "_PASSES", 10_000)
+    monkeypatch.setattr(_erase, "_PASSES", 10_000)
     given = record()
     await store.persist_completed([given])
     async with engine.connect() as connection:
@@ -262,7 +272,7 @@ async def test_purging_removes_what_is_old_and_finished_and_ours(store: RequestS
     ]
     async with engine.begin() as connection:
         await connection.execute(insert(dead_letters), [_letter(), _letter() | {"created_at": NEW}])
-    assert await store.purge(CUT) == 3
+    assert await purged(store, CUT) == 3
     left = await rows(engine, requests)
     assert {row["id"] for row in left if row["created_at"] == OLD} == set(stay)
     assert {row["created_at"] for row in left} == {OLD, CUT, NEW}
@@ -274,8 +284,8 @@ async def test_the_remains_of_deletions_go_with_age(store: RequestStore, engine:
     new = new_request()
     await store.create_realtime(new)
     await store.delete_request(new.request_id)
-    assert await store.purge(CUT) == 0
-    assert await store.purge(datetime.now(UTC) + timedelta(hours=1)) == 1
+    assert await purged(store, CUT) == 0
+    assert await purged(store, datetime.now(UTC) + timedelta(hours=1)) == 1
     async with engine.connect() as connection:
         assert (await connection.execute(select(func.count()).select_from(requests))).scalar_one() == 0
 

@@ -312,3 +312,24 @@ async def test_writing_and_deleting_scan_no_table(store: RequestStore, large: As
     await eventually(all_counted)
     after = await counters(large)
     assert (after["requests_read"], after["templates_read"]) == (before["requests_read"], before["templates_read"])
+
+
+def usage_read(nodes: list[dict[str, Any]], index: str) -> float:
+    """The rows of requests that a plan reads, of which none may be read but through ``index``."""
+    found = [scan for scan in scans(nodes) if scan.table == "requests" or "ix_" in scan.how]
+    assert {scan.how for scan in found} <= {index, "Bitmap Heap Scan"}
+    return sum(scan.read for scan in found if scan.table == "requests")
+
+
+async def test_usage_of_a_window_reads_its_rows_through_the_index_of_all_rows_by_time(
+    store: RequestStore, plans: Plans
+) -> None:
+    seconds = 600
+    asked = store.usage(since=NOON - timedelta(seconds=seconds), until=NOON, by=["hour", "status"])
+    # batches' rows, a third, are not in the index
+    assert usage_read(await plans.of(asked), "ix_requests_created_at_id") <= seconds
+
+
+async def test_usage_of_an_owner_reads_the_owners_rows_alone(store: RequestStore, plans: Plans) -> None:
+    asked = store.usage(since=NOON - timedelta(days=1), until=NOON + timedelta(days=1), created_by="tenant-7")
+    assert usage_read(await plans.of(asked), "ix_requests_created_by_created_at_id") <= ROWS / OWNERS

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import sys
+from datetime import timedelta
 from typing import Any
 
 from opentelemetry import metrics, trace
@@ -18,11 +19,13 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestsWriter
+from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestStore, RequestsWriter, Upkeep
 from rwriter.engines._urls import connect_arguments
+from rwriter.schema import requests
 from tests.support.records import record
 
 UNREACHABLE = "postgresql+asyncpg://u@127.0.0.1:1/d"
@@ -77,6 +80,20 @@ async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
         }
 
 
+async def keep(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
+    """Have upkeep meet an old row that it cannot delete, as somebody has locked it; returns the metrics then."""
+    old = secret(created_by="old")
+    async with DbEngines.from_url(url) as engines, engines.write.connect() as connection:
+        await RequestStore(engines).persist_completed([old])
+        await connection.execute(select(requests).where(requests.c.id == old.request_id).with_for_update())
+        upkeep = Upkeep(purge_after=timedelta(days=1), every=timedelta(milliseconds=10))
+        async with RequestsWriter(engines, name="kept", upkeep=upkeep), asyncio.timeout(20):
+            while "rwriter.upkeep.backlog" not in (found := reader.get_metrics_data().to_json()):  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+    seen: dict[str, Any] = json.loads(found)
+    return seen
+
+
 async def main(url: str) -> None:
     """Run the three services and print what they returned and exported."""
     # providers are set after the import of rwriter, as in most services
@@ -88,6 +105,7 @@ async def main(url: str) -> None:
     logging.basicConfig(stream=lines)
     logging.getLogger("rwriter").setLevel(logging.DEBUG)
     seen = {"stored": await store(url), "dropped": await drop(), "waiting": await wait(url, reader)}
+    seen["kept"] = await keep(url, reader)
     seen["metrics"] = json.loads(reader.get_metrics_data().to_json())  # type: ignore[union-attr]
     seen["spans"] = {"all": [json.loads(span.to_json()) for span in spans.get_finished_spans()]}
     seen["logs"] = {"all": lines.getvalue()}

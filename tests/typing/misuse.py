@@ -21,6 +21,13 @@ class WriteOnly:
         self.write = engine
 
 
+class HalfASink:
+    """No sink: it cannot bury, nor say who it is."""
+
+    async def persist_completed(self, records: list[CompletedRequest]) -> None:
+        """Take them."""
+
+
 class Blocking:
     """No provider: its engines are not asynchronous."""
 
@@ -38,6 +45,7 @@ async def mistakes(writer: RequestsWriter, store: RequestStore, engine: AsyncEng
     await store.fail_stale(600)  # type: ignore[arg-type]
     (await store.get_request(one.request_id)).body  # type: ignore[union-attr]  # noqa: B018
     (await store.list_requests()).data[0].response_body  # type: ignore[attr-defined]  # noqa: B018
+    RequestsWriter(HalfASink())  # type: ignore[arg-type]
     RequestsWriter(engine, 100)  # type: ignore[call-arg]
     RequestsWriter(engine, batchsize=100)  # type: ignore[call-arg]
     RequestFilter(limit="10")  # type: ignore[arg-type]

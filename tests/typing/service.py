@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,8 +19,11 @@ from rwriter import (
     CompletedRequest,
     DbEngines,
     EngineProvider,
+    Erasure,
     NewRequest,
     PersistResult,
+    Purge,
+    RecordSink,
     RequestDetail,
     RequestFilter,
     RequestPage,
@@ -28,6 +31,7 @@ from rwriter import (
     RequestSummary,
     RequestsWriter,
     RwriterError,
+    UsageRow,
     WriterStats,
     new_request_id,
 )
@@ -86,6 +90,10 @@ async def read(store: RequestStore, request_id: uuid.UUID) -> str | None:
         assert_type(row, RequestSummary)
         assert_type(row.id, uuid.UUID)
         assert_type(row.duration_ms, float | None)
+    now = datetime.now(UTC)
+    for group in await store.usage(since=now - timedelta(days=7), until=now, by=("model", "status")):
+        assert_type(group, UsageRow)
+        assert_type(group.duration_p95_ms, float | None)
     detail = await store.get_request(request_id)
     assert_type(detail, RequestDetail | None)
     return detail.response_body if detail is not None else None
@@ -97,6 +105,8 @@ async def write(store: RequestStore, record: CompletedRequest, new: NewRequest) 
     assert_type(result, PersistResult)
     assert_type(await store.delete_request(record.request_id, created_by="tenant"), bool)
     assert_type(await store.fail_stale(timedelta(minutes=10)), int)
+    assert_type(await store.purge(datetime.now(UTC), bodies_only=True, budget=timedelta(minutes=5)), Purge)
+    assert_type(await store.erase("tenant"), Erasure)
     return result.inserted + result.updated + result.skipped
 
 
@@ -151,6 +161,32 @@ def stores(engine: AsyncEngine) -> list[RequestStore]:
         TestDbEngines(engine, schema="audit"),
     ]
     return [RequestStore(provider, schema="audit") for provider in providers]
+
+
+class OwnSink:
+    """A sink of the service's own, which knows nothing of the library's classes."""
+
+    async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
+        taken = frozenset(record.request_id for record in records)
+        return PersistResult(len(taken), 0, 0, taken)
+
+    async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
+        print(record, sqlstate, error)  # noqa: T201
+
+    async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+        return set(ids)
+
+    async def check_schema(self) -> None:
+        """Nothing to check."""
+
+    async def identity(self) -> str:
+        return "own"
+
+
+def sinks(engine: AsyncEngine) -> list[RequestsWriter]:
+    found: list[RecordSink] = [RequestStore(engine), OwnSink()]
+    assert_type(RequestsWriter(OwnSink()).sink, RecordSink)
+    return [RequestsWriter(sink, name="audit") for sink in found]
 
 
 async def migrate(engine: AsyncEngine) -> None:

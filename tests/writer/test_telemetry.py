@@ -27,6 +27,7 @@ INSTRUMENTS = {
     "rwriter.channel.depth": "{record}",
     "rwriter.channel.bytes": "By",
     "rwriter.oldest_age": "s",
+    "rwriter.upkeep.backlog": "s",
 }
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,12 @@ def test_every_instrument_is_exported_with_its_unit(exported: dict[str, Any]) ->
     assert units.items() >= INSTRUMENTS.items()
     for metric in instruments(exported["metrics"]).values():
         assert metric["description"]
+
+
+def test_upkeep_tells_by_how_much_it_is_behind(exported: dict[str, Any]) -> None:
+    (point,) = points(exported["kept"], "rwriter.upkeep.backlog", "kept").values()
+    # the row began in the spring of 2026, and a day later it was due
+    assert point["value"] > 0
 
 
 def test_records_are_counted_by_outcome_and_each_once(exported: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from rwriter.asgi._capture.privacy import Privacy, Redact, Zdr
 from rwriter.asgi._capture.recorder import CaptureStats, Recorder
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.records import new_request_id
+from rwriter.store import RequestStore
 from rwriter.writer import RequestsWriter
 
 __all__ = ("CaptureMiddleware", "CaptureStats")
@@ -53,7 +54,8 @@ class CaptureMiddleware:
     ``lookup_timeout``           10 s            how long one answer of ``attribute`` may take; then it counts as raised
     ``max_pending_bytes``        64 MiB          memory of all calls together, running and ended: bodies, headers, 8 KiB
                                                  a call; past it bodies are cut, and calls dropped as ``overloaded``
-    ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself
+    ``background``               ``True``        take ``"background": true`` of ``POST /responses`` upon itself; never
+                                                 where the writer's records go to another sink than a database
     ``begin_timeout``            10 s            how long a background client waits for its row before 503, and the
                                                  middleware for the next piece of a body it reads ahead of the app
     ``background_timeout``       3600 s          how long a background response may run
@@ -109,7 +111,8 @@ class CaptureMiddleware:
             max_pending_bytes=max_pending_bytes,
         )
         self._background: Background | None = None
-        if background:
+        # a background row is there before its answer, which takes the database itself
+        if background and isinstance(writer.sink, RequestStore):
             self._background = Background(
                 writer,
                 self._recorder,

@@ -1,0 +1,102 @@
+"""``Upkeep``: retention beside the writer, by one process of the fleet at a time, slowly enough for live traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import msgspec
+from opentelemetry import metrics
+
+from rwriter._database_errors import describe
+from rwriter._validation import at_least, positive
+from rwriter.store import RequestStore
+
+log = logging.getLogger("rwriter")
+
+_backlog: Final = metrics.get_meter("rwriter").create_gauge(
+    "rwriter.upkeep.backlog", unit="s", description="By how much the oldest request is past purge_after."
+)
+
+
+class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
+    """Says what a writer does to old rows: ``RequestsWriter(..., upkeep=Upkeep(...))``. ``None`` leaves a job out.
+
+    ====================  ====================================================================================
+    ``purge_after``       age at which finished requests, their templates and dead letters are deleted
+    ``bodies_after``      age at which their bodies and errors are emptied, and dead letters deleted
+    ``fail_stale_after``  time after which a row still in ``processing`` is failed: its process died
+    ``every``             pause between two rounds
+    ``rest``              pause after each transaction of a round, as a multiple of the time that it took
+    ====================  ====================================================================================
+
+    Raises ``ValueError`` naming the field that cannot be used.
+    """
+
+    purge_after: timedelta | None = None
+    bodies_after: timedelta | None = None
+    fail_stale_after: timedelta | None = None
+    every: timedelta = timedelta(minutes=5)
+    rest: float = 4.0
+
+    def __post_init__(self) -> None:
+        for field in ("purge_after", "bodies_after", "fail_stale_after", "every"):
+            value = getattr(self, field)
+            if value is not None:
+                positive(field, value)
+        at_least("rest", self.rest, 0)
+
+
+async def keep_up(upkeep: Upkeep, store: RequestStore, *, name: str, is_up: Callable[[], bool]) -> None:
+    """Do one round after the other, for ever. Whatever a round raises is logged, and left to the next."""
+    while True:
+        if is_up():
+            try:
+                async with store.turn("upkeep") as mine:
+                    if mine:
+                        await _round(upkeep, store, name)
+            except Exception as exc:  # noqa: BLE001 -- housekeeping: the next round will do
+                log.warning("%s: upkeep is put off for %s: %s", name, upkeep.every, describe(exc))
+        await asyncio.sleep(upkeep.every.total_seconds())
+
+
+async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
+    for job in (_fail_stale, _empty_bodies, _purge):
+        try:
+            done = await job(upkeep, store, name)
+        except Exception as exc:  # noqa: BLE001 -- one job that fails does not stop the others
+            log.warning("%s: upkeep cannot do all of its work: %s", name, describe(exc))
+            continue
+        if done:
+            log.info("%s: upkeep: %s", name, done)
+
+
+async def _fail_stale(upkeep: Upkeep, store: RequestStore, _name: str) -> str:
+    if upkeep.fail_stale_after is None:
+        return ""
+    number = await store.fail_stale(upkeep.fail_stale_after)
+    return f"failed {number} requests stuck in processing" if number else ""
+
+
+async def _empty_bodies(upkeep: Upkeep, store: RequestStore, _name: str) -> str:
+    if upkeep.bodies_after is None:
+        return ""
+    done = await store.purge(datetime.now(UTC) - upkeep.bodies_after, bodies_only=True, rest=upkeep.rest)
+    return f"emptied {done.requests} requests" if done.requests else ""
+
+
+async def _purge(upkeep: Upkeep, store: RequestStore, name: str) -> str:
+    if upkeep.purge_after is None:
+        return ""
+    cut = datetime.now(UTC) - upkeep.purge_after
+    oldest = await store.oldest_finished()
+    overdue = timedelta(0) if oldest is None else max(cut - oldest, timedelta(0))
+    _backlog.set(overdue.total_seconds(), {"writer": name})
+    done = await store.purge(cut, rest=upkeep.rest)
+    if done.requests:
+        _backlog.set(0, {"writer": name})
+    number = done.requests + done.dead_letters
+    return f"deleted {number} requests and dead letters" if number else ""
