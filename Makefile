@@ -7,8 +7,8 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg suite-litellm \
-  suite-lowest release-check \
+.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg \
+  suite-partitioned suite-litellm suite-lowest release-check \
   bench \
   chaos format clean
 
@@ -34,7 +34,7 @@ test: lint types imports suite faults suite-pg15 suite-litellm suite-lowest ## l
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
-test-all: test suite-psycopg ## the same, every test of the store in a second schema too, and on both drivers
+test-all: test suite-psycopg suite-partitioned ## the same, the store's tests in a second schema, on both drivers, partitioned
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -71,6 +71,11 @@ suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
 # The statements through psycopg, the other driver that a service's own engine may have.
 suite-psycopg: $(READY) ## the statements on psycopg in place of asyncpg
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --driver psycopg tests/store tests/writer/test_flow.py
+
+# The same statements and migrations on tables that are partitioned by week; `suite` has a sample of them.
+suite-partitioned: $(READY) ## the statements on partitioned tables
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --partitioned week tests/store tests/migrate tests/partitions \
+	  tests/writer/test_flow.py tests/writer/test_blame.py tests/writer/test_spool.py
 
 # LiteLLM pins packages that the other tests have later versions of: an environment of its own.
 LITELLM_VENV ?= .venv-litellm

@@ -25,13 +25,14 @@ from rwriter.errors import RwriterError
 from rwriter.migrate import (
     SCHEMA_VARIABLE,
     additions_spared,
+    declared,
     is_adopted,
     is_our_object,
     is_ours,
     quiet_reflection,
     run_with_connection,
 )
-from rwriter.schema import VERSION_TABLE, metadata
+from rwriter.schema import VERSION_TABLE
 from rwriter.store import encoding_refusal
 
 # any constant will do, as long as every release uses the same
@@ -78,7 +79,6 @@ def quoted(schema: str) -> str:
 def configure(schema: str | None, **options: Any) -> None:
     """Configure Alembic the same way for every mode."""
     context.configure(
-        target_metadata=metadata,
         version_table=VERSION_TABLE,
         version_table_schema=schema,
         include_name=is_ours,
@@ -103,8 +103,9 @@ def run(connection: Connection, schema: str | None) -> None:
     """Run what the command asked for."""
     # `check` and the like must not leave a version table behind; Alembic itself knows that of `current` alone
     with nullcontext() if connection.in_transaction() else connection.begin():
-        spared = additions_spared if is_adopted(connection) else None
-    configure(schema, connection=connection, dont_mutate=not writes(), process_revision_directives=spared)
+        spared, tables = additions_spared if is_adopted(connection) else None, declared(connection)
+    options = {"target_metadata": tables, "process_revision_directives": spared}
+    configure(schema, connection=connection, dont_mutate=not writes(), **options)
     with context.begin_transaction(), quiet_reflection():
         context.run_migrations()
 

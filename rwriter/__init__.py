@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rwriter.errors import (
         ChannelFull,
         DatabaseRefused,
+        IdRefused,
         InvalidCursor,
         RecordDropped,
         RecordNotStored,
@@ -58,6 +59,7 @@ __all__ = (
     "EngineProvider",
     "Erasure",
     "Health",
+    "IdRefused",
     "InvalidCursor",
     "JetStreamStore",
     "NewRequest",

@@ -167,6 +167,13 @@ def sqlstate_of(exc: BaseException) -> str | None:
     return None
 
 
+def in_no_partition(exc: BaseException) -> bool:
+    """Return True for a row that no partition takes: a violated check that, unlike every other, has no name."""
+    error = _postgres_error(exc)
+    named = getattr(error, "constraint_name", None) or getattr(getattr(error, "diag", None), "constraint_name", None)
+    return sqlstate_of(exc) == "23514" and named is None
+
+
 def out_of_connections(exc: BaseException) -> bool:
     """Return True if the server or the pool had no connection left: somebody else holds them, perhaps this writer."""
     return sqlstate_of(exc) == "53300" or any(isinstance(cause, PoolTimeoutError) for cause in _chain(exc))

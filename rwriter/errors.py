@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 
 class RwriterError(Exception):
     """Base of every exception rwriter raises on purpose."""
@@ -69,6 +71,16 @@ class SinkRefusedRecord(RwriterError):
 
 class RequestExists(RwriterError):
     """``create_realtime`` was called with the id of a row that is already there. Use a fresh ``new_request_id()``."""
+
+
+NO_PARTITION: Final = (
+    "is in none of the partitions: the tables are partitioned by id. Use new_request_id(), and have "
+    "`rwriter partitions ensure` make the partitions ahead"
+)
+
+
+class IdRefused(RwriterError, ValueError):
+    """The tables are partitioned by id, and no partition takes this one: it is no UUIDv7, or of another time."""
 
 
 class InvalidCursor(RwriterError, ValueError):

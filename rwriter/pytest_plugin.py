@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -30,11 +30,15 @@ BIN_DIR_VARIABLE = "RWRITER_TEST_POSTGRES_BIN_DIR"
 
 
 class Databases:
-    """Makes databases on one server: a migrated template for each schema, then clones of it."""
+    """Makes databases on one server: a migrated template for each schema and variant, then clones of it.
 
-    def __init__(self, server_url: str) -> None:
+    ``partitioned`` is the variant of the templates that are asked for without one.
+    """
+
+    def __init__(self, server_url: str, partitioned: Literal["week", "day"] | None = None) -> None:
         self._server_url = server_url
-        self._templates: dict[str | None, str] = {}
+        self._partitioned = partitioned
+        self._templates: dict[tuple[str | None, str | None], str] = {}
 
     def url(self, name: str) -> str:
         """Return the URL of database ``name`` on this server."""
@@ -56,15 +60,16 @@ class Databases:
         """Drop a database and close its connections."""
         self._execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
-    def template(self, schema: str | None = None) -> str:
+    def template(self, schema: str | None = None, partitioned: Literal["week", "day"] | None = None) -> str:
         """Return the name of a database migrated to head in ``schema``."""
-        if schema not in self._templates:
+        variant = partitioned or self._partitioned
+        if (schema, variant) not in self._templates:
             from rwriter.migrate import upgrade
 
             name = self.create()
-            self._templates[schema] = name
-            _run(upgrade(self.url(name), schema=schema))
-        return self._templates[schema]
+            self._templates[schema, variant] = name
+            _run(upgrade(self.url(name), schema=schema, partitioned=variant))
+        return self._templates[schema, variant]
 
     def close(self) -> None:
         """Drop the templates."""

@@ -7,7 +7,7 @@ there too, nothing here depends on the exact set.
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import (
@@ -15,7 +15,9 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    DefaultClause,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -45,6 +47,11 @@ REALTIME_TIER: Final = "priority"
 
 NIL_DAEMON: Final = uuid.UUID(int=0)
 """``daemon_id`` of rows no daemon has claimed: the service itself is working on them."""
+
+PARTITIONED_TABLES: Final = ("requests", "request_templates")
+"""Tables that are partitioned by ``id`` in the variant that ``rwriter migrate --partitioned`` makes."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 """``not_before`` of realtime rows in flight: no daemon claims one that its own upkeep put back to ``pending``."""
@@ -207,3 +214,29 @@ erasures = Table(
 
 TABLES: Final = frozenset(metadata.tables)
 """The names of rwriter's own tables. A service may add tables of its own to ``metadata``."""
+
+
+def first_id(moment: datetime) -> uuid.UUID:
+    """Return the id that is below every UUIDv7 of ``moment`` and later, and above every earlier one."""
+    milliseconds = (moment - _EPOCH) // timedelta(milliseconds=1)
+    return uuid.UUID(int=max(0, milliseconds) << 80)
+
+
+def made_at(identity: uuid.UUID) -> datetime:
+    """Return the moment that a UUIDv7 begins with."""
+    return _EPOCH + timedelta(milliseconds=identity.int >> 80)
+
+
+def _partitioned() -> MetaData:
+    variant = MetaData(naming_convention=metadata.naming_convention)
+    for table in metadata.sorted_tables:
+        copy = table.to_metadata(variant)
+        if table.name in PARTITIONED_TABLES:
+            # a foreign key between partitioned tables costs half of the server's time
+            copy.constraints -= {each for each in copy.constraints if isinstance(each, ForeignKeyConstraint)}
+            copy.c.id.server_default = DefaultClause(text("rwriter_new_id()"))
+    return variant
+
+
+partitioned_metadata: Final = _partitioned()
+"""The tables of the partitioned variant, to compare a database with. Statements are made of the tables above."""

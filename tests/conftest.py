@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +17,11 @@ from tests.support.schemas import AWKWARD_SCHEMA
 pytest_plugins = ["pytester", "tests.support.fixtures"]
 
 CHAOS: Final = Path(__file__).parent / "chaos"
+PARTITIONS: Final = Path(__file__).parent / "partitions"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--every-schema`` and ``--driver``."""
+    """Add ``--every-schema``, ``--driver`` and ``--partitioned``."""
     parser.addoption(
         "--every-schema",
         action="store_true",
@@ -32,6 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="asyncpg",
         help="the driver of the engines that tests get from fixtures",
     )
+    parser.addoption(
+        "--partitioned",
+        choices=("week", "day"),
+        help="partition the tables of every migrated database, not only of the tests marked both_variants",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a sample of the tests on partitioned tables, too: those of each statement, and those marked so."""
+    if "partitioned" not in metafunc.fixturenames or metafunc.config.getoption("partitioned") is not None:
+        return
+    is_sampled = any(map(metafunc.definition.get_closest_marker, ("both_variants", "both_schemas")))
+    if is_sampled and not metafunc.definition.path.is_relative_to(PARTITIONS):
+        metafunc.parametrize("partitioned", [None, "week"], ids=["plain", "partitioned"], indirect=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,15 +59,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         elif "rwriter_postgres" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.db)
     if not config.getoption("every_schema"):
-        left_out = [item for item in items if _is_beyond_the_sample(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not _is_beyond_the_sample(item)]
+        _leave_out(config, items, _is_beyond_the_sample)
+    if config.getoption("partitioned") is not None:
+        _leave_out(config, items, lambda item: item.get_closest_marker("plain_only") is not None)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], is_left_out: Callable[[pytest.Item], bool]) -> None:
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 def _is_beyond_the_sample(item: pytest.Item) -> bool:
     call = getattr(item, "callspec", None)
-    in_second_schema = call is not None and call.params.get("schema") == AWKWARD_SCHEMA
-    return in_second_schema and item.get_closest_marker("both_schemas") is None
+    if call is None or call.params.get("schema") != AWKWARD_SCHEMA:
+        return False
+    # one departure from the usual at a time
+    return item.get_closest_marker("both_schemas") is None or call.params.get("partitioned") is not None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,6 +89,14 @@ def _pepper_of_this_test() -> Iterator[None]:
     _keys.asked_environment = True
     yield
     _keys.pepper, _keys.asked_environment = None, True
+
+
+@pytest.fixture(scope="session")
+def _rwriter_databases(rwriter_postgres: str, pytestconfig: pytest.Config) -> Iterator[Databases]:
+    """The plugin's fixture of that name, with the variant of this run."""
+    databases = Databases(rwriter_postgres, pytestconfig.getoption("partitioned"))
+    yield databases
+    databases.close()
 
 
 @pytest.fixture

@@ -3,13 +3,17 @@
 Frozen: it imports nothing of rwriter, so that what it builds never changes with the code. Names are unqualified; they
 land in the first schema of the search_path, which env.py (or the service's own env.py) sets.
 
+``-x partitioned=week`` or ``day`` (or the attribute ``partitioned`` of Alembic's configuration) makes the partitioned
+variant: requests and request_templates are ranges of their UUIDv7 ``id``, with no foreign key between them, and the
+partitions from the last week or day to four weeks ahead are there from the start.
+
 Revision ID: rwriter_0001
 Revises:
 """
 
 from __future__ import annotations
 
-from alembic import op
+from alembic import context, op
 
 revision = "rwriter_0001"
 down_revision = None
@@ -164,11 +168,55 @@ ALTER TABLE {table} SET (
 )
 """
 
+PERIODS = ("week", "day")
+
+# A UUIDv7 begins with the milliseconds since 1970 in 48 bits: the first id of a moment is a partition's bound.
+ID_FUNCTIONS = (
+    """
+    CREATE FUNCTION rwriter_first_id(moment timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+        SELECT rpad(lpad(to_hex(floor(extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0')::uuid
+    $$
+    """,
+    # a server before 18 has no uuidv7() of its own
+    """
+    CREATE FUNCTION rwriter_new_id() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
+        SELECT (lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
+            || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid
+    $$
+    """,
+)
+
+# In UTC without a time zone, so that no summer time makes a day of 23 hours. The storage settings are each partition's
+# own: a partitioned table takes none.
+FIRST_PARTITIONS = """
+DO $do$
+DECLARE
+    step interval := '1 {period}';
+    today timestamp := now() AT TIME ZONE 'UTC';
+    starts timestamp := date_trunc('{period}', today) - step;
+    parent text;
+    partition text;
+BEGIN
+    WHILE starts < today + interval '28 days' LOOP
+        FOREACH parent IN ARRAY ARRAY['requests', 'request_templates'] LOOP
+            partition := parent || to_char(starts, '_YYYYMMDD');
+            EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)', partition, parent,
+                rwriter_first_id(starts AT TIME ZONE 'UTC'), rwriter_first_id((starts + step) AT TIME ZONE 'UTC'));
+            EXECUTE format('{settings}', partition);
+        END LOOP;
+        starts := starts + step;
+    END LOOP;
+END
+$do$
+"""
+
 DOWNGRADE = (
     "DROP TABLE dead_letters",
     "DROP TABLE requests",
     "DROP TABLE request_templates",
     "DROP FUNCTION rwriter_touch_updated_at()",
+    # of the partitioned variant
+    "DROP FUNCTION IF EXISTS rwriter_first_id(timestamptz), rwriter_new_id()",
 )
 
 # Tables that `rwriter migrate --adopt` found are another program's: there only what it made goes, by its comment.
@@ -207,10 +255,34 @@ $$
 
 def upgrade() -> None:
     """Create the three tables, their indexes, triggers and storage settings."""
-    for statement in (TEMPLATES, REQUESTS, DEAD_LETTERS, *INDEXES, TRIGGER_FUNCTION, *TRIGGERS, COMPRESSION):
+    period = partitioned_by()
+    for statement in (
+        (TEMPLATES, REQUESTS) if period is None else (*ID_FUNCTIONS, *map(partitioned, (TEMPLATES, REQUESTS)))
+    ):
         op.execute(statement)
+    for statement in (DEAD_LETTERS, *INDEXES, TRIGGER_FUNCTION, *TRIGGERS, COMPRESSION):
+        op.execute(statement)
+    if period is not None:
+        op.execute(FIRST_PARTITIONS.format(period=period, settings=AUTOVACUUM.format(table="%I")))
+        return
     for table in ("requests", "request_templates"):
         op.execute(AUTOVACUUM.format(table=table))
+
+
+def partitioned_by() -> str | None:
+    """Return the length of a partition, or ``None`` for plain tables."""
+    asked = context.get_x_argument(as_dictionary=True).get("partitioned")
+    period = asked or context.config.attributes.get("partitioned")
+    if period is not None and period not in PERIODS:
+        msg = f"partitioned must be one of {', '.join(PERIODS)}, not {period!r}"
+        raise ValueError(msg)
+    return str(period) if period else None
+
+
+def partitioned(table: str) -> str:
+    """Return the statement for a table that is partitioned by its id, without the foreign key."""
+    plain = table.replace("REFERENCES request_templates (id) ON DELETE SET NULL", "")
+    return plain.replace("gen_random_uuid()", "rwriter_new_id()").rstrip() + " PARTITION BY RANGE (id)"
 
 
 def downgrade() -> None:

@@ -7,6 +7,7 @@ from rwriter.migrate._adoption import is_adopted
 from rwriter.migrate._commands import (
     SCHEMA_VARIABLE,
     URL_VARIABLE,
+    Period,
     Target,
     adopt,
     alembic_config,
@@ -18,12 +19,13 @@ from rwriter.migrate._commands import (
     upgrade_sql,
     versions_path,
 )
-from rwriter.migrate._comparison import SchemaDrift, additions_spared, quiet_reflection
+from rwriter.migrate._comparison import SchemaDrift, additions_spared, declared, quiet_reflection
 from rwriter.migrate._names import include_name, include_object, is_our_object, is_ours
 
 __all__ = (
     "SCHEMA_VARIABLE",
     "URL_VARIABLE",
+    "Period",
     "SchemaDrift",
     "Target",
     "additions_spared",
@@ -31,6 +33,7 @@ __all__ = (
     "alembic_config",
     "check",
     "current",
+    "declared",
     "downgrade",
     "include_name",
     "include_object",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from alembic import command
 from alembic.config import Config
@@ -18,8 +18,10 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter import partitions
 from rwriter import schema as tables
 from rwriter._escape import escape
+from rwriter._validation import one_of
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
@@ -31,6 +33,8 @@ URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
 SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
+Period: TypeAlias = Literal["week", "day"]
+"""The length of a partition."""
 
 # migrating a large table may take hours; the lock timeouts of env.py bound the waiting
 _STATEMENT_TIMEOUT = 24 * 3600.0
@@ -51,18 +55,23 @@ def alembic_config(schema: str | None = None) -> Config:
     return config
 
 
-async def upgrade(target: Target = None, revision: str = "head", *, schema: str | None = None) -> None:
+async def upgrade(
+    target: Target = None, revision: str = "head", *, schema: str | None = None, partitioned: Period | None = None
+) -> None:
     """Bring the database to ``revision``. Safe to call from many processes at once: they take turns.
 
     ``target`` is an engine, a provider, a URL, or ``None`` for ``RWRITER_DATABASE_URL``; ``schema`` defaults to the
     engine's own and then to ``RWRITER_SCHEMA``. Where a service's own Alembic has rwriter's revisions in its history,
-    nothing is done.
+    nothing is done. ``partitioned`` makes new tables with a partition for each week or day; tables that are there stay
+    as they are: only the first upgrade needs it.
 
-    Raises ``RwriterError`` where that history is behind, where tables of another's making are in the way, and for a
-    revision this release does not know.
+    Raises ``RwriterError`` where that history is behind, where tables of another's making are in the way or are not
+    partitioned as asked, and for a revision this release does not know.
     """
     async with _engine(target, schema) as (engine, name):
         await _refuse_tables_of_others(engine, name)
+        if partitioned is not None:
+            await _refuse_other_variant(engine, partitioned)
         theirs = await revision_in_service(engine)
     if theirs is not None and theirs < tables.HEAD_REVISION:
         msg = (
@@ -72,7 +81,21 @@ async def upgrade(target: Target = None, revision: str = "head", *, schema: str 
         raise RwriterError(msg)
     if theirs is not None:
         return
-    await _over(target, schema, lambda config: command.upgrade(config, revision))
+
+    def run(config: Config) -> None:
+        config.attributes["partitioned"] = partitioned
+        command.upgrade(config, revision)
+
+    await _over(target, schema, run)
+
+
+async def _refuse_other_variant(engine: AsyncEngine, period: Period) -> None:
+    one_of("partitioned", period, tuple(partitions.PERIODS))
+    found = await partitions.variant(engine)
+    if found not in {None, period}:
+        there = "plain" if found == "plain" else f"partitioned by {found}"
+        msg = f"the tables are there and are {there}: only new ones can be partitioned by {period}"
+        raise RwriterError(msg)
 
 
 async def _refuse_tables_of_others(engine: AsyncEngine, schema: str | None) -> None:
@@ -126,9 +149,10 @@ async def downgrade(target: Target = None, revision: str = "base", *, schema: st
     await _over(target, schema, lambda config: command.downgrade(config, revision))
 
 
-def upgrade_sql(revision: str = "head", *, schema: str | None = None) -> str:
+def upgrade_sql(revision: str = "head", *, schema: str | None = None, partitioned: Period | None = None) -> str:
     """Return the SQL that ``upgrade`` would run on an empty database, or from ``A`` for ``revision="A:B"``."""
     config = alembic_config(schema)
+    config.attributes["partitioned"] = partitioned
     config.output_buffer = io.StringIO()
     with _clear_errors():
         command.upgrade(config, revision, sql=True)
@@ -150,6 +174,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
         start = await _start_check(engine)
         async with engine.connect() as connection:
             drift = await connection.run_sync(drift_of, name)
+            drift += await partitions.faults(connection, name)
     if start is not None and not drift:
         raise start
     if drift:

@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.autogenerate.rewriter import Rewriter
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.exc import SAWarning
 
 from rwriter import schema as tables
@@ -67,7 +67,7 @@ def differences(connection: Connection) -> list[Difference]:
     """Return what Alembic finds, but for additions by others and for indexes that theirs make superfluous."""
     opts = {"include_name": is_ours, "include_object": is_our_object, "compare_server_default": True}
     with quiet_reflection():
-        found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), tables.metadata)
+        found: list[Any] = compare_metadata(MigrationContext.configure(connection, opts=opts), declared(connection))
     # changes to one column come as a list, everything else alone
     diffs = [diff for item in found for diff in (item if isinstance(item, list) else [item])]
     present = present_indexes(connection)
@@ -76,6 +76,12 @@ def differences(connection: Connection) -> list[Difference]:
         for diff in diffs
         if not (diff[0].startswith(_TOLERATED) or (diff[0] == "add_index" and is_covered(diff[1], present)))
     ]
+
+
+def declared(connection: Connection) -> MetaData:
+    """Return the tables that the database should have: those of the partitioned variant where it has that."""
+    is_partitioned = connection.scalar(text("SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('requests')"))
+    return tables.partitioned_metadata if is_partitioned else tables.metadata
 
 
 @contextmanager

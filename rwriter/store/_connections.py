@@ -21,6 +21,8 @@ _TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name
 
 _READ_ONLY = "25006"
 
+_IS_PARTITIONED: Final = text("SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(:name))")
+
 _MOST_DEAD: Final = 3
 """Dead connections that an operation may meet in a row before its caller hears of them."""
 
@@ -39,6 +41,7 @@ class Connections:
         direct = getattr(provider, "direct", False)
         apart = self.read.sync_engine.pool is not self.write.sync_engine.pool
         self.has_replica: Final[bool] = getattr(provider, "has_replica", apart)
+        self._partitioned: bool | None = None
         self._autocommit: Final = {engine: _autocommit(engine) for engine in (self.write, self.read) if direct}
 
     @contextlib.asynccontextmanager
@@ -58,6 +61,18 @@ class Connections:
         engine = self.reader(consistent=consistent)
         async with connected(self._autocommit.get(engine, engine)) as connection:
             yield connection
+
+    async def partitioned(self) -> bool:
+        """Return True where the requests are partitioned by their ids. The database is asked once."""
+        if self._partitioned is None:
+            async with self.query(consistent=False) as connection:
+                self._partitioned = bool(await connection.scalar(_IS_PARTITIONED, {"name": self.quoted("requests")}))
+        return self._partitioned
+
+    def quoted(self, name: str) -> str:
+        """Return the name of a table as SQL that the server resolves as it does in the statements."""
+        quote, schema = self.write.dialect.identifier_preparer.quote_identifier, schema_of(self.write)
+        return quote(name) if schema is None else f"{quote(schema)}.{quote(name)}"
 
     @contextlib.asynccontextmanager
     async def turn(self, job: str) -> AsyncIterator[bool]:

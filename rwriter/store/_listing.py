@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
@@ -40,7 +40,7 @@ from rwriter._database_errors import sqlstate_of
 from rwriter._texts import repair
 from rwriter._validation import at_least, aware, between, one_of
 from rwriter.records import Metadata
-from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, State, request_templates, requests
+from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, State, first_id, request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._cursor import Position, decode_cursor, encode_cursor
 from rwriter.store._predicates import AWARE, in_states, json_of, visible
@@ -52,6 +52,13 @@ SHAPES: Final = 64
 
 COUNT_TIMEOUT_MS: Final = 100
 """Milliseconds for an exact total, before the planner's estimate is taken."""
+
+ID_SLACK: Final = timedelta(days=1)
+"""How long before its row's ``created_at`` an id may have been made, for the row to be listed by time where the tables
+are partitioned. Ids are made when a request begins or ends; the rest is the clocks'."""
+
+_NO_EARLIER: Final = datetime(1971, 1, 1, tzinfo=UTC)
+"""Ids count from 1970."""
 
 _QUERY_CANCELED: Final = "57014"
 
@@ -113,8 +120,9 @@ async def page(
     connections: Connections, filter_: RequestFilter, *, consistent: bool
 ) -> tuple[list[RequestSummary], str | None]:
     """Return one page and the cursor of the next. See ``RequestStore.list_page``."""
+    by_id = await _prunes(connections, filter_)
     async with connections.query(consistent=consistent) as connection:
-        result = await connection.execute(*page_query(filter_))
+        result = await connection.execute(*page_query(filter_, by_id=by_id))
         # not as mappings: looking their names up takes as long as the query
         names = tuple(result.keys())
         rows = [with_utc_times(zip(names, row, strict=True)) for row in result]
@@ -125,21 +133,30 @@ async def page(
     return data, encode_cursor(Position(active[len(data) - 1], data[-1].created_at, data[-1].id))
 
 
-async def count(engine: AsyncEngine, filter_: RequestFilter) -> tuple[int, bool]:
+async def count(connections: Connections, filter_: RequestFilter, *, consistent: bool) -> tuple[int, bool]:
     """Return how many rows match, and True where that is the planner's estimate: counting took too long."""
+    by_id, engine = await _prunes(connections, filter_), connections.reader(consistent=consistent)
     number: int | None = None
     try:
         # a transaction of its own: the timeout bounds whatever comes after it too, be it the end of a savepoint
         async with engine.connect() as connection:
             await connection.execute(text(f"SET LOCAL statement_timeout = {COUNT_TIMEOUT_MS}"))
-            number = (await connection.execute(*count_query(filter_))).scalar_one()
+            number = (await connection.execute(*count_query(filter_, by_id=by_id))).scalar_one()
     except DBAPIError as exc:
         if sqlstate_of(exc) != _QUERY_CANCELED:
             raise
     if number is not None:
         return number, False
     async with engine.connect() as connection:
-        return await _estimate(connection, *matching_query(filter_)), True
+        return await _estimate(connection, *matching_query(filter_, by_id=by_id)), True
+
+
+async def _prunes(connections: Connections, filter_: RequestFilter) -> bool:
+    """Return True where a bound of the ids keeps partitions out of which no row can match.
+
+    A later bound there is none: ids of today may be given to requests of long ago, as an import does.
+    """
+    return filter_.created_after is not None and await connections.partitioned()
 
 
 async def _estimate(connection: AsyncConnection, query: Select[Any], parameters: Mapping[str, Any]) -> int:
@@ -148,26 +165,29 @@ async def _estimate(connection: AsyncConnection, query: Select[Any], parameters:
     return int(parsed[0]["Plan"]["Plan Rows"])
 
 
-def page_query(filter_: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
-    """Return the statement and the parameters for one page and one row more, each with ``path`` and ``is_active``."""
+def page_query(filter_: RequestFilter, *, by_id: bool = False) -> tuple[Select[Any], dict[str, Any]]:
+    """Return the statement and the parameters for one page and one row more, each with ``path`` and ``is_active``.
+
+    ``by_id`` bounds the ids by ``created_after``, for tables that are partitioned by them.
+    """
     position = decode_cursor(filter_.cursor) if filter_.cursor is not None else None
     rows = filter_.limit + 1
     scanned = rows + filter_.offset
-    parameters = _values(filter_) | {"rows": rows, "offset": filter_.offset, "scanned": scanned}
+    parameters = _values(filter_, by_id=by_id) | {"rows": rows, "offset": filter_.offset, "scanned": scanned}
     if position is not None:
         parameters |= {"after_created_at": position.created_at, "after_id": position.id}
     row_cap = 1 << (scanned - 1).bit_length()
-    return _page(_shape(filter_), _index_scans(filter_, position), row_cap), parameters
+    return _page(_shape(filter_, by_id=by_id), _index_scans(filter_, position), row_cap), parameters
 
 
-def count_query(filter_: RequestFilter) -> tuple[Select[int], dict[str, Any]]:
+def count_query(filter_: RequestFilter, *, by_id: bool = False) -> tuple[Select[int], dict[str, Any]]:
     """Return the statement that counts the matching rows, cursor and limit aside."""
-    return _count(_shape(filter_)), _values(filter_)
+    return _count(_shape(filter_, by_id=by_id)), _values(filter_, by_id=by_id)
 
 
-def matching_query(filter_: RequestFilter) -> tuple[Select[Any], dict[str, Any]]:
+def matching_query(filter_: RequestFilter, *, by_id: bool = False) -> tuple[Select[Any], dict[str, Any]]:
     """Return a statement for the rows that ``count_query`` counts, for the planner to estimate."""
-    return select(requests.c.id).where(*_conditions(_shape(filter_))), _values(filter_)
+    return select(requests.c.id).where(*_conditions(_shape(filter_, by_id=by_id))), _values(filter_, by_id=by_id)
 
 
 class _Shape(NamedTuple):
@@ -185,6 +205,8 @@ class _Shape(NamedTuple):
     service_tiers: int | None
     no_tier: bool
     metadata: bool
+    by_id: bool
+    """Tables that are partitioned by id are asked for the ids that ``created_after`` leaves."""
 
 
 class _IndexScan(NamedTuple):
@@ -194,7 +216,7 @@ class _IndexScan(NamedTuple):
     after: bool = False
 
 
-def _shape(filter_: RequestFilter) -> _Shape:
+def _shape(filter_: RequestFilter, *, by_id: bool) -> _Shape:
     models, tiers = filter_.models, filter_.service_tiers
     return _Shape(
         created_by=filter_.created_by is not None,
@@ -205,10 +227,11 @@ def _shape(filter_: RequestFilter) -> _Shape:
         service_tiers=None if tiers is None else min(sum(tier is not None for tier in tiers), 2),
         no_tier=tiers is not None and None in tiers,
         metadata=bool(filter_.metadata),
+        by_id=by_id,
     )
 
 
-def _values(filter_: RequestFilter) -> dict[str, Any]:
+def _values(filter_: RequestFilter, *, by_id: bool) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if filter_.created_by is not None:
         values["created_by"] = repair(filter_.created_by)
@@ -216,6 +239,8 @@ def _values(filter_: RequestFilter) -> dict[str, Any]:
         values["models"] = _one_or_all(models)
     if filter_.created_after is not None:
         values["created_after"] = filter_.created_after
+        if by_id:
+            values["first_id"] = first_id(max(filter_.created_after, _NO_EARLIER) - ID_SLACK)
     if filter_.created_before is not None:
         values["created_before"] = filter_.created_before
     if tiers := [repair(tier) for tier in filter_.service_tiers or () if tier is not None]:
@@ -258,6 +283,8 @@ def _conditions(shape: _Shape) -> list[ColumnElement[bool]]:
         conditions.append(_among(requests.c.model, "models", shape.models))
     if shape.created_after:
         conditions.append(requests.c.created_at >= bindparam("created_after", type_=AWARE))
+    if shape.by_id:
+        conditions.append(requests.c.id >= bindparam("first_id", type_=Uuid()))
     if shape.created_before:
         conditions.append(requests.c.created_at <= bindparam("created_before", type_=AWARE))
     if shape.service_tiers is not None:

@@ -9,9 +9,9 @@ import msgspec
 from sqlalchemy import BigInteger, Executable, Interval, Text, bindparam, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from rwriter._database_errors import sqlstate_of
+from rwriter._database_errors import in_no_partition, sqlstate_of
 from rwriter._texts import utf8_size
-from rwriter.errors import RequestExists
+from rwriter.errors import NO_PARTITION, IdRefused, RequestExists
 from rwriter.records import NewRequest
 from rwriter.schema import NEVER, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
@@ -61,6 +61,8 @@ async def create_realtime(connections: Connections, new: NewRequest) -> None:
         async with connections.autocommit() as connection:
             await connection.execute(_BEGIN, _parameters(new))
     except IntegrityError as exc:
+        if in_no_partition(exc):
+            raise IdRefused(f"{new.request_id} {NO_PARTITION}") from exc
         if sqlstate_of(exc) != _UNIQUE_VIOLATION:
             raise
         msg = f"a request with id {new.request_id} exists; use a fresh new_request_id()"

@@ -80,8 +80,9 @@ class RequestStore:
         """Return one page of the rows that match. See ``RequestFilter`` for the order and the bounds."""
         filter_ = filter_ if filter_ is not None else RequestFilter()
         data, next_cursor = await self.list_page(filter_, consistent=consistent)
-        reader = self._connections.reader(consistent=consistent)
-        total, is_estimate = await on_living_connection(lambda: _listing.count(reader, filter_))
+        total, is_estimate = await on_living_connection(
+            lambda: _listing.count(self._connections, filter_, consistent=consistent)
+        )
         return RequestPage(data, total, is_estimate, next_cursor)
 
     async def list_page(
@@ -177,6 +178,11 @@ class RequestStore:
     async def identity(self) -> str:
         """Return a text that tells this database, and the schema of the tables, from any other. Asks the primary."""
         return await on_living_connection(lambda: _identity.identity(self._connections))
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine that the statements write through, with their schema."""
+        return self._connections.write
 
     @property
     def has_replica(self) -> bool:

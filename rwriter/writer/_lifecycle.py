@@ -21,6 +21,7 @@ from rwriter.errors import (
     WriterForked,
     WriterNotOpen,
 )
+from rwriter.partitions import IdBounds
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.writer._channel import Channel
@@ -74,12 +75,15 @@ os.register_at_fork(after_in_child=_refuse_in_child)
 class Lifecycle:
     """Moves one writer from new to closed, and owns its consumer task."""
 
-    def __init__(self, store: RecordSink, channel: Channel, consumer: Consumer, options: Options) -> None:
+    def __init__(
+        self, store: RecordSink, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
+    ) -> None:
         self.state = State.NEW
         self._store: Final = store
         self._channel: Final = channel
         self._consumer: Final = consumer
         self._options: Final = options
+        self._bounds: Final = bounds
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
@@ -209,6 +213,7 @@ class Lifecycle:
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 await self._store.check_schema()
+                await self._bounds.learn()
         except SinkUnavailable as exc:
             self._consumer.outage.retries_spent(exc)
         except RwriterError:

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter._texts import repair
 from rwriter.engines import EngineProvider
 from rwriter.errors import RecordSkipped, RwriterError
+from rwriter.partitions import IdBounds
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
@@ -80,7 +81,9 @@ class RequestsWriter:
             self._account, capacity=self._options.channel_capacity, max_bytes=self._options.channel_bytes
         )
         self._consumer: Final = Consumer(self.sink, self._channel, self._options, spool=spool, overflow=self._overflow)
-        self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options)
+        # of a store; what else a writer writes to has no partitions
+        self._bounds: Final = IdBounds(getattr(self.sink, "engine", None))
+        self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
         telemetry.watch(self)
 
     # -- records
@@ -92,21 +95,32 @@ class RequestsWriter:
         became of it: ``RecordRejected``, ``RecordSkipped``, ``RecordSpooled``, ``RecordDropped``. Cancelled then, the
         record stays accepted.
 
-        Raises ``WriterNotOpen``, ``WriterClosed``, or ``WriterFailed`` when the background task died.
+        Raises ``WriterNotOpen``, ``WriterClosed``, or ``WriterFailed`` when the background task died, and on
+        partitioned tables ``IdRefused`` for an id that no partition takes.
         """
         if wait not in {"accepted", "committed"}:
             msg = f"wait must be 'accepted' or 'committed', not {wait!r}"
             raise ValueError(msg)
+        check_type(record)
+        if self._bounds.are_limited:
+            await self._bounds.check(record.request_id)
         if self._overflow is not None and self._options.durability == "journal":
-            entry = await self._journal(checked(record), self._overflow)
+            entry = await self._journal(record, self._overflow)
         else:
-            entry = await self._channel.send(checked(record))
+            entry = await self._channel.send(record)
         if wait == "committed":
             await self._channel.wait_settled(entry)
 
     def send_nowait(self, record: CompletedRequest) -> None:
-        """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``, but never journaled."""
-        self._channel.send_nowait(checked(record))
+        """Hand over a record, or raise ``ChannelFull`` at once. Otherwise as ``send``, but never journaled.
+
+        An id of a time that no partition is known for is refused for a few seconds after the partitions were read;
+        later its record becomes a dead letter if there is still none.
+        """
+        check_type(record)
+        if self._bounds.are_limited:
+            self._bounds.check_known(record.request_id)
+        self._channel.send_nowait(record)
 
     async def _journal(self, record: CompletedRequest, overflow: Overflow) -> PendingRecord:
         size = await self._channel.wait_for_room(record)
@@ -261,9 +275,8 @@ def _signature() -> inspect.Signature:
 RequestsWriter.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
-def checked(record: CompletedRequest) -> CompletedRequest:
-    """Return ``record``. Raises ``TypeError`` for anything that is no ``CompletedRequest``."""
+def check_type(record: CompletedRequest) -> None:
+    """Raise ``TypeError`` for anything that is no ``CompletedRequest``."""
     if not isinstance(record, CompletedRequest):
         msg = f"record must be a CompletedRequest, not {type(record).__name__}"
         raise TypeError(msg)
-    return record

@@ -71,6 +71,7 @@ async def test_begun_rows_are_finished_in_id_order_too(store: RequestStore, engi
     assert list(written) == sorted(given.request_id for given in batch)
 
 
+@pytest.mark.both_variants
 async def test_writers_with_overlapping_ids_in_opposite_order_never_deadlock(
     database: str, schema: str | None, engine: AsyncEngine
 ) -> None:
@@ -138,6 +139,7 @@ async def test_a_call_that_waited_for_a_beginning_that_failed_inserts_its_own_ro
     assert await template_ids(engine) == {(await one(engine, requests))["template_id"]}
 
 
+@pytest.mark.both_variants
 async def test_create_realtime_racing_persist_leaves_one_finished_row_and_its_own_template(
     database: str, schema: str | None, engine: AsyncEngine
 ) -> None:

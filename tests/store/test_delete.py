@@ -107,6 +107,7 @@ async def test_a_request_in_flight_leaves_a_blank_row_that_no_reader_sees(
         assert (page.data, page.total_count) == ([], 0)
 
 
+@pytest.mark.both_variants
 async def test_a_late_completion_cannot_bring_a_deleted_request_back(store: RequestStore, engine: AsyncEngine) -> None:
     new = new_request()
     await store.create_realtime(new)

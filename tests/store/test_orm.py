@@ -77,6 +77,7 @@ async def test_a_template_that_was_not_asked_for_is_an_error_not_a_hidden_query(
             _ = found.template
 
 
+@pytest.mark.plain_only
 async def test_a_template_deleted_in_a_session_leaves_its_request(store: RequestStore, engine: AsyncEngine) -> None:
     one = record()
     await store.persist_completed([one])

@@ -238,6 +238,7 @@ async def test_the_first_terminal_state_wins_for_ever(store: RequestStore, engin
     await assert_skipped(store, engine, ids)
 
 
+@pytest.mark.both_variants
 async def test_a_redelivery_of_a_whole_batch_changes_nothing(store: RequestStore, engine: AsyncEngine) -> None:
     begun = new_request()
     await store.create_realtime(begun)
@@ -315,6 +316,7 @@ async def test_a_generator_is_stored_whole(store: RequestStore, engine: AsyncEng
     assert [row["model"] for row in await rows(engine, requests)] == ["model-0", "model-1", "model-2"]
 
 
+@pytest.mark.plain_only
 async def test_ids_of_every_version_are_stored(store: RequestStore, engine: AsyncEngine) -> None:
     ids = {uuid.uuid1(), uuid.uuid4(), uuid.uuid5(uuid.NAMESPACE_URL, "x"), uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)}
     assert (await store.persist_completed(record(request_id=i) for i in ids)).inserted == len(ids)
@@ -342,6 +344,7 @@ async def test_a_template_has_its_requests_id(store: RequestStore, engine: Async
     assert {row["template_id"] for row in await rows(engine, requests)} == ids
 
 
+@pytest.mark.plain_only
 async def test_a_row_begun_without_a_template_of_its_own_is_finished_without_one(
     store: RequestStore, engine: AsyncEngine
 ) -> None:

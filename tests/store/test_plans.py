@@ -19,7 +19,7 @@ from rwriter.pytest_plugin import Databases
 from tests.support.driving import eventually
 from tests.support.records import new_request, record
 
-pytestmark = pytest.mark.costs
+pytestmark = [pytest.mark.costs, pytest.mark.plain_only]  # tests/partitions has the plans of the other variant
 
 ROWS, OWNERS, ACTIVE = 50_000, 20, 40
 LIMIT = 50

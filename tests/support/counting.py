@@ -45,15 +45,19 @@ async def calls_of(work: Callable[[], Awaitable[Any]]) -> int:
 
 
 async def table_counters(engine: AsyncEngine) -> dict[str, Counter[str]]:
-    """Return the server's counts for each table since it was made."""
+    """Return the server's counts for each table since it was made, its partitions together."""
     query = text(
-        "SELECT relname, n_tup_ins AS inserted, n_tup_upd AS updated, n_tup_del AS deleted, seq_tup_read AS scanned,"
-        " coalesce(idx_tup_fetch, 0) AS fetched FROM pg_stat_user_tables"
-        " WHERE relname IN ('requests', 'request_templates', 'dead_letters')"
+        "SELECT coalesce(parent.relname, s.relname) AS name, n_tup_ins AS inserted, n_tup_upd AS updated,"
+        " n_tup_del AS deleted, seq_tup_read AS scanned, coalesce(idx_tup_fetch, 0) AS fetched"
+        " FROM pg_stat_user_tables s LEFT JOIN (pg_inherits JOIN pg_class parent ON parent.oid = inhparent)"
+        " ON inhrelid = s.relid"
+        " WHERE coalesce(parent.relname, s.relname) IN ('requests', 'request_templates', 'dead_letters')"
     )
+    counted: dict[str, Counter[str]] = {}
     async with engine.connect() as connection:
-        rows = (await connection.execute(query)).mappings()
-        return {row["relname"]: Counter({name: int(row[name]) for name in _COUNTED}) for row in rows}
+        for row in (await connection.execute(query)).mappings():
+            counted.setdefault(row["name"], Counter()).update({name: int(row[name]) for name in _COUNTED})
+    return counted
 
 
 _COUNTED: Final = ("inserted", "updated", "deleted", "scanned", "fetched")

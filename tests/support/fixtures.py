@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -33,9 +34,18 @@ def schema(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture
-def database(_rwriter_databases: Databases, schema: str | None) -> Iterator[str]:
+def partitioned(request: pytest.FixtureRequest) -> Literal["week", "day"] | None:
+    """The length of the partitions in this test's database, ``None`` for plain tables."""
+    period: Literal["week", "day"] | None = getattr(request, "param", request.config.getoption("partitioned"))
+    return period
+
+
+@pytest.fixture
+def database(
+    _rwriter_databases: Databases, schema: str | None, partitioned: Literal["week", "day"] | None
+) -> Iterator[str]:
     """URL of a database migrated to head in ``schema``, for this test alone."""
-    name = _rwriter_databases.create(_rwriter_databases.template(schema))
+    name = _rwriter_databases.create(_rwriter_databases.template(schema, partitioned))
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
 
@@ -50,6 +60,14 @@ def driver(request: pytest.FixtureRequest) -> str:
 def engines(database: str, schema: str | None, driver: str) -> TestDbEngines:
     """The engine swap on ``database``: its ``read`` refuses writes."""
     return TestDbEngines(unpooled(database, driver), schema=schema, direct=True)
+
+
+@pytest.fixture
+def rwriter_database(_rwriter_databases: Databases, partitioned: Literal["week", "day"] | None) -> Iterator[str]:
+    """The plugin's fixture of that name, in the variant of this test."""
+    name = _rwriter_databases.create(_rwriter_databases.template(partitioned=partitioned))
+    yield _rwriter_databases.url(name)
+    _rwriter_databases.drop(name)
 
 
 @pytest.fixture

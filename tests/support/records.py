@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
 from rwriter.records import RenamedRequest
+from rwriter.schema import first_id
 
 STARTED: Final = datetime(2026, 3, 4, 5, 6, 7, 890123, tzinfo=UTC)
 TOOK: Final = timedelta(milliseconds=1234.5)
+
+
+def id_at(moment: datetime) -> uuid.UUID:
+    """Return a fresh UUIDv7 that was made at ``moment``."""
+    randomness = new_request_id().int & ((1 << 80) - 1)
+    return uuid.UUID(int=first_id(moment).int | randomness)
 
 
 def record(**changes: Any) -> CompletedRequest:

@@ -115,6 +115,7 @@ async def changed(engine: AsyncEngine, call: Callable[[], Any], expected: dict[s
         assert await counts() == expected
 
 
+@pytest.mark.plain_only
 async def test_a_new_record_is_two_rows_and_the_foreign_keys_look_at_one_of_them(
     rwriter_engines: TestDbEngines,
 ) -> None:
@@ -240,6 +241,7 @@ def traced() -> Iterator[None]:
         tracemalloc.stop()
 
 
+@pytest.mark.plain_only
 async def test_handing_a_record_over_is_less_than_a_hundred_calls(pooled: RequestsWriter) -> None:
     async def hand_over() -> None:
         for _ in range(SIZE):

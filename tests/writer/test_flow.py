@@ -47,6 +47,7 @@ async def batch_sizes(engines: EngineProvider) -> list[int]:
     return [number for _, number in sorted(Counter(mine for mine, _ in pairs).items())]
 
 
+@pytest.mark.both_variants
 async def test_what_is_sent_is_stored_when_the_block_is_left(rwriter_engines: TestDbEngines) -> None:
     sent = [record() for _ in range(250)]
     async with RequestsWriter(rwriter_engines) as writer:
@@ -56,6 +57,7 @@ async def test_what_is_sent_is_stored_when_the_block_is_left(rwriter_engines: Te
     assert (writer.stats.accepted, writer.stats.persisted, writer.stats.pending) == (250, 250, 0)
 
 
+@pytest.mark.both_variants
 async def test_under_load_a_flush_is_one_transaction_of_batch_size_rows(rwriter_engines: TestDbEngines) -> None:
     async with RequestsWriter(rwriter_engines, flush_concurrency=1) as writer:
         async with table_locked(rwriter_engines):
@@ -185,6 +187,7 @@ async def test_send_committed_raises_when_the_row_is_somebody_elses(rwriter_engi
     assert (writer.stats.skipped, writer.stats.persisted) == (1, 1)
 
 
+@pytest.mark.both_variants
 async def test_send_committed_raises_when_the_record_is_refused(rwriter_engines: TestDbEngines) -> None:
     async with rwriter_engines.write.begin() as connection:
         await connection.execute(text("ALTER TABLE requests ADD CHECK (model <> 'bad')"))
