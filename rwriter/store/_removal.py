@@ -149,11 +149,19 @@ _LETTERS_BEFORE: Final = _delete_letters(dead_letters.c.created_at < _BEFORE)
 
 async def delete_request(connections: Connections, request_id: uuid.UUID, created_by: str | None) -> bool:
     """Delete or blank one request and return True if it was there. See ``RequestStore.delete_request``."""
-    owner = None if created_by is None else repair(created_by)
-    async with connections.transaction() as connection:
-        found = (await connection.execute(_LOCK_ONE, {"request_id": request_id, "owner": owner})).all()
-        await _remove(connection, found)
-    return bool(found)
+    was_there = False
+
+    async def attempt() -> None:
+        # found, it is gone even where the connection dies with the answer to COMMIT, and is not found again
+        nonlocal was_there
+        owner = None if created_by is None else repair(created_by)
+        async with connections.transaction() as connection:
+            found = (await connection.execute(_LOCK_ONE, {"request_id": request_id, "owner": owner})).all()
+            was_there = was_there or bool(found)
+            await _remove(connection, found)
+
+    await on_living_connection(attempt)
+    return was_there
 
 
 async def erase(connections: Connections, created_by: str) -> Erasure:
