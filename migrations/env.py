@@ -18,7 +18,7 @@ from typing import Any
 from alembic import context
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RwriterError
@@ -225,6 +225,9 @@ def migrate_alone(connection: Connection, schema: str | None) -> None:
             try:
                 before_the_revisions(connection)
                 run(connection, schema)
+            except PendingRollbackError as exc:
+                # a connection that died in an autocommit_block, whose end hides why
+                raise exc.__context__ or exc from None
             except DBAPIError as exc:
                 if sqlstate_of(exc) not in LOCK_NOT_HAD or attempt == LOCK_ATTEMPTS:
                     raise

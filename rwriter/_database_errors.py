@@ -172,9 +172,8 @@ def failure_of(exc: BaseException) -> Kind:
         if isinstance(cause, _LOST):
             # a ValueError too: a certificate that cannot be trusted, or an argument of connect() that cannot be used
             return Kind.CONFIGURATION if isinstance(cause, ValueError) else Kind.TRANSIENT
-        if isinstance(cause, DBAPIError) and cause.connection_invalidated:
-            return Kind.TRANSIENT
-        if isinstance(cause, InvalidRequestError) and met_connecting(exc):
+        no_living_one = isinstance(cause, InvalidRequestError) and met_connecting(exc)
+        if no_living_one or (isinstance(cause, DBAPIError) and cause.connection_invalidated):
             return Kind.TRANSIENT
         # psycopg's: libpq tells no SQLSTATE of a connection that was not made, nor of a value that it cannot send
         if isinstance(cause, OperationalError):

@@ -174,6 +174,13 @@ Index(
     requests.c.id.desc(),
     postgresql_where=text("created_by IS NOT NULL AND state IN ('processing', 'claimed', 'pending')"),
 )
+# list_requests(status="failed") over all tenants, the operator's first question: among rows that hardly ever fail
+Index(
+    "ix_requests_failed",
+    requests.c.created_at.desc(),
+    requests.c.id.desc(),
+    postgresql_where=text("created_by IS NOT NULL AND state = 'failed'"),
+)
 # the reader looks a response up under the id its client knows, within the owner's rows
 Index(
     "ix_requests_custom_id",

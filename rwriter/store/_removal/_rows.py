@@ -116,8 +116,8 @@ class Rows:
     ) -> tuple[Sequence[Any], int]:
         """Lock rows by a statement made of ``to_remove``, and remove them with their templates.
 
-        Calls ``locked`` with the rows before it removes them. Returns the rows that were locked, and how many of them were removed: one that was blanked before and is still
-        referred to is left as it is.
+        Calls ``locked`` with the rows before it removes them. Returns the rows that were locked, and how many of them
+        were removed: one that was blanked before and is still referred to is left as it is.
         """
         for way in self._ways[:-1]:
             try:
