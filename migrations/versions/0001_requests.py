@@ -13,7 +13,7 @@ from alembic import op
 
 revision = "rwriter_0001"
 down_revision = None
-branch_labels = ("rwriter",)
+branch_labels: tuple[str, ...] = ("rwriter",)
 depends_on = None
 
 TEMPLATES = """
