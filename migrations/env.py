@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from alembic import context
+from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -47,7 +48,7 @@ LOCK_NOT_HAD = {"55P03", "40P01"}
 # of the role or of a caller, for requests and not for migrations
 TIME_OUTS = ("statement_timeout", "idle_in_transaction_session_timeout")
 
-config = context.config
+config: Config = context.config
 
 
 def target_schema(connection: Connection | None = None) -> str | None:
