@@ -7,6 +7,8 @@ import binascii
 import re
 from typing import Any, Final
 
+from msgspec import Raw
+
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.tree import Budget, Indexed, Node
 from rwriter.asgi._json import encode
@@ -125,7 +127,7 @@ class CompletionsFold:
         if held is None:
             return
         for key, value in logprobs.items():
-            if type(value) is list:
+            if type(value) in {list, Raw}:
                 tree.extend(held, key, value, self._budget)
             else:
                 tree.set_value(held, key, value, self._budget)
@@ -172,6 +174,8 @@ class CompletionsFold:
                     self._merge(held, value, depth - 1)
             elif kind is list and depth:
                 self._merge_list(node, key, value, depth)
+            elif kind is Raw and depth:
+                tree.extend(node, key, value, self._budget)
             else:
                 tree.set_value(node, key, value, self._budget)
 

@@ -10,7 +10,7 @@ from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
 from rwriter.asgi._fold.tree import Budget
-from rwriter.asgi._json import loads
+from rwriter.asgi._json import sparse
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
@@ -59,7 +59,7 @@ def parse(name: str, data: bytes) -> dict[str, Any] | None:
     """
     if data.strip() == b"[DONE]":
         return DONE
-    value = loads(data)
+    value = sparse(data)
     if type(value) is list and value:
         value = value[0]  # an error, as some providers put it
     if type(value) is not dict:

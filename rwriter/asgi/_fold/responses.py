@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from msgspec import Raw
+
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.tree import Budget, Indexed, Node
 
@@ -124,7 +126,7 @@ class ResponsesFold:
             return
         tree.add_text(node, place.key, text, self._budget)
         logprobs = event.get("logprobs")
-        if type(logprobs) is list and logprobs:
+        if type(logprobs) in {list, Raw} and logprobs:
             tree.extend(node, "logprobs", logprobs, self._budget)
 
     def _set_part(self, place: _Place, step: str, event: dict[str, Any]) -> None:
