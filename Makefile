@@ -10,7 +10,7 @@ PG15 ?= /usr/lib/postgresql/15/bin
 .PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest release-check docs \
   bench \
-  chaos format clean
+  chaos fuzz format clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -131,6 +131,11 @@ bench-%: $(READY)
 # The faults of docs/explanation/guarantees.md at length, with a table; up to twenty minutes.
 chaos: $(READY) ## the faults at length, up to twenty minutes
 	$(BIN)/python -m tests.chaos
+
+# Targets of tests/fuzz at length: coding chains, folds, JSON that is nearly JSON, rendering. They count calls and bytes.
+FUZZ ?= 25
+fuzz: $(READY) ## the fuzz targets at length, some minutes
+	RWRITER_FUZZ=$(FUZZ) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/fuzz
 
 format: $(READY) ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

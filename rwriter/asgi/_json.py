@@ -20,11 +20,16 @@ _MAX_LEVELS: Final = 100
 """Levels written of a value that is nested too deeply to be written whole."""
 
 _BOM: Final = "\ufeff"
-_LARGE: Final = 64 * 1024
+LARGE: Final = 64 * 1024
+"""Bytes from which on values that are only passed on are not made: a million small ones stop every thread."""
+_LEVELS: Final = 6
+_ITERATED: Final = frozenset({"choices", "tool_calls", "candidates", "parts"})
+_READ: Final = frozenset({"content", "summary", *_ITERATED})
 # possessive: no byte is looked at twice
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|NaN|-?Infinity', re.DOTALL)
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _RAW_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 # bound once: the fold calls them for each event of a stream
 encode: Final = msgspec.json.Encoder().encode
@@ -61,7 +66,7 @@ def shallow(text: str | None, wanted: Collection[str]) -> Any:
 
     Those called ``wanted`` are read whatever their size. Millions of small values are then never made, only passed on.
     """
-    if text is None or len(text) <= _LARGE:
+    if text is None or len(text) <= LARGE:
         return loads(text)
     plain = mended(text)
     try:
@@ -71,6 +76,36 @@ def shallow(text: str | None, wanted: Collection[str]) -> Any:
     except UNREADABLE:
         return loads(text)
     return {name: _unless_large(value, always=name in wanted) for name, value in members.items()}
+
+
+def sparse(text: bytes) -> Any:
+    """Return the value in ``text`` as ``loads`` does, but the large lists of an event as they are written.
+
+    Left so are lists that a fold appends or keeps whole (log probabilities, an output), and not those it looks into.
+    """
+    if len(text) <= LARGE or not text[:LARGE].lstrip().startswith(b"{"):
+        return loads(text)
+    try:
+        text.decode()  # what is only passed on is not looked at otherwise
+        return _sparse("", msgspec.Raw(text), _LEVELS)
+    except UNREADABLE:
+        return loads(text)
+
+
+def _sparse(name: str | None, raw: msgspec.Raw, levels: int) -> Any:
+    """Return the value called ``name``; called ``None`` if nobody looks into it."""
+    text = bytes(raw)
+    if len(text) <= LARGE or not levels:
+        return decode(text)
+    if text[:LARGE].lstrip().startswith(b"{"):
+        members = _RAW_MEMBERS.decode(text).items()
+        return {key: _sparse(None if name == "logprobs" else key, value, levels - 1) for key, value in members}
+    if not text.startswith(b"["):
+        return decode(text)
+    if name in _ITERATED:
+        return [_sparse("", value, levels - 1) for value in _RAW_VALUES.decode(text)]
+    # numbered items are merged one by one
+    return decode(text) if name in _READ or (name and b'"index"' in text) else msgspec.Raw(text)
 
 
 def mended(text: str) -> str:
@@ -87,7 +122,7 @@ def is_list(value: Any) -> bool:
 
 
 def _unless_large(value: msgspec.Raw, *, always: bool) -> Any:
-    return loads(bytes(value)) if always or memoryview(value).nbytes <= _LARGE else value
+    return loads(bytes(value)) if always or memoryview(value).nbytes <= LARGE else value
 
 
 class Members:
@@ -181,7 +216,7 @@ def with_error(text: str, error: dict[str, Any]) -> str:
     """
     if not text:
         return to_text({"error": error})
-    partial = loads(text)
+    partial = shallow(text, ("error",))
     if isinstance(partial, dict):
         # what an upstream's error frame says is kept
         return to_text(partial if partial.get("error") else partial | {"error": error})

@@ -17,6 +17,8 @@ BETWEEN: Final = 64 * 1024 * 1024
 """Most bytes that may pass between two codings: the last coding's own output is bounded by who takes it."""
 EMPTY_MEMBERS: Final = 64
 """Most members or frames of one body that may hold nothing."""
+MOST_MEMBERS: Final = 16 * 1024
+"""Most members or frames of one body: files of many members have one for each 64 kB or so."""
 
 _INPUT: Final = 4 * 1024
 """Bytes fed at a time to a coding of several members: each member copies what is left of them."""
@@ -41,6 +43,7 @@ class _Members:
 
     def __init__(self, coding: str) -> None:
         self._coding: Final = coding
+        self._number = 0
         self._empty = 0
         self._held = False
 
@@ -50,10 +53,11 @@ class _Members:
             yield piece
 
     def next(self) -> None:
-        """Begin the next member. Raises ``UndecodableBody`` if too many have been empty."""
+        """Begin the next member. Raises ``UndecodableBody`` if there are too many, or too many that are empty."""
+        self._number += 1
         self._empty += not self._held
         self._held = False
-        if self._empty > EMPTY_MEMBERS:
+        if self._empty > EMPTY_MEMBERS or self._number > MOST_MEMBERS:
             raise UndecodableBody(self._coding)
 
 
@@ -90,7 +94,8 @@ class _Deflate:
             # the standard asks for zlib's format, but many servers send bare deflate
             has_zlib_header = data[0] & 0x0F == zlib.DEFLATED and int.from_bytes(data[:_ZLIB_HEADER], "big") % 31 == 0
             self._stream = zlib.decompressobj(zlib.MAX_WBITS if has_zlib_header else -zlib.MAX_WBITS)
-        yield from _inflate(self._stream, data)
+        if not self._stream.eof:  # zlib would keep all that comes behind the end
+            yield from _inflate(self._stream, data)
 
 
 def _inflate(stream: zlib._Decompress, data: bytes) -> Iterator[bytes]:

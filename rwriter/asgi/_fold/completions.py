@@ -7,6 +7,8 @@ import binascii
 import re
 from typing import Any, Final
 
+from msgspec import Raw
+
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.places import ids_of, name_of, number_of
@@ -128,7 +130,7 @@ class CompletionsFold:
         if held is None:
             return
         for key, value in logprobs.items():
-            if type(value) is list:
+            if type(value) in {list, Raw}:
                 tree.extend(held, key, value, self._budget)
             else:
                 tree.set_value(held, key, value, self._budget)
@@ -178,6 +180,8 @@ class CompletionsFold:
                     self._merge(held, value, depth - 1)
             elif kind is list and depth:
                 self._merge_list(node, key, value, depth)
+            elif kind is Raw and depth:
+                tree.extend(node, key, value, self._budget)
             else:
                 tree.set_value(node, key, value, self._budget)
 

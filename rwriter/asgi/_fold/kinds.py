@@ -11,7 +11,7 @@ from rwriter.asgi._fold.lines import LinesFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
-from rwriter.asgi._json import loads
+from rwriter.asgi._json import sparse
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
@@ -66,7 +66,7 @@ def parse(name: str, data: bytes) -> dict[str, Any] | None:
     """
     if data.strip() == b"[DONE]":
         return DONE
-    value = loads(data)
+    value = sparse(data)
     if type(value) is list and value:
         value = value[0]  # an error, as some providers put it
     if type(value) is not dict:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from msgspec import Raw
+
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.places import Ids, ids_of, name_of, number_of
 from rwriter.asgi._fold.tree import Indexed, Node
+from rwriter.asgi._json import decode, encode
 
 _LAST: Final = frozenset(
     {"response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done"}
@@ -90,8 +93,8 @@ class ResponsesFold:
         """Take the response as it stands before its end: items in it are announced by it."""
         self._first_id = self._first_id or name_of(response.get("id"))
         for key, value in response.items():
-            if key == "output" and type(value) is list and value:
-                for number, item in enumerate(value):
+            if key == "output" and type(value) in {list, Raw} and value:
+                for number, item in enumerate(decode(encode(value))):
                     self._set_item("added", {"output_index": number, "item": item})
             elif key == "usage" and type(value) is dict:
                 tree.merge_counts(self._top, key, value, self._budget)
@@ -165,7 +168,7 @@ class ResponsesFold:
                 return
             self._last = told, node
         tree.add_text(self._last[1], place.key, text, self._budget)
-        if type(logprobs) is list and logprobs:
+        if type(logprobs) in {list, Raw} and logprobs:
             tree.extend(self._last[1], "logprobs", logprobs, self._budget)
 
     def _set_part(self, place: _Place, step: str, event: dict[str, Any]) -> None:

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from msgspec import Raw
+
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.places import Places
-from rwriter.asgi._json import UNREADABLE, decode, encode
+from rwriter.asgi._json import LARGE, UNREADABLE, decode, encode
 
 Node = dict[str, Any]
 
@@ -141,14 +143,14 @@ def _text_part(text: str) -> dict[str, str]:
     return {"type": "text", "text": text}
 
 
-def extend(node: Node, key: str, values: list[Any], budget: Budget) -> None:
-    """Append ``values`` to the list at ``key``, if they fit."""
+def extend(node: Node, key: str, values: list[Any] | Raw, budget: Budget) -> None:
+    """Append ``values``, or those of the list as it is written, to the list at ``key``, if they fit."""
     held = node.get(key)
     if type(held) is not Items:
         if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
             return
         held = node[key] = _items(held)
-    text = encode(values)[1:-1]
+    text = encode(values)[1:-1].strip()
     if text and budget.grow(len(text) + 1):
         held += b"," + text
 
@@ -221,7 +223,7 @@ def size_of(node: Any) -> int:
 
 
 def render(node: Any) -> Any:
-    """Return ``node`` as plain objects that nothing else refers to."""
+    """Return ``node`` as plain objects that nothing else refers to, and what is large as it is written."""
     kind = type(node)
     if kind is dict:
         return {key: render(one) for key, one in node.items()}
@@ -237,6 +239,8 @@ def render(node: Any) -> Any:
 
 
 def _decoded(text: bytes) -> Any:
+    if len(text) > LARGE and not text.startswith(b'"'):
+        return Raw(text)
     try:
         return decode(text)
     except RecursionError:  # nested to the limit, and rendered from deeper in the stack than it was taken

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -63,6 +64,27 @@ def test_members_that_hold_nothing_are_bounded(coding: str, pack: Any) -> None:
     many.feed(pack(b"") * (codings.EMPTY_MEMBERS + 1) + pack(b"text"))
     assert few.text(coding) == "text"
     assert json.loads(many.text(coding))["rwriter"]["envelope"] == "base64"
+
+
+@pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("zstd", zstd.compress)])
+def test_members_that_hold_little_are_bounded(coding: str, pack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codings, "MOST_MEMBERS", 10)
+    few, many = Body(1 << 20), Body(1 << 20)
+    few.feed(pack(b"x") * 10)
+    many.feed(pack(b"x") * 12)
+    assert few.text(coding) == "x" * 10
+    assert json.loads(many.text(coding))["rwriter"]["envelope"] == "base64"
+
+
+def test_what_comes_behind_the_end_of_deflate_is_not_kept() -> None:
+    chain = decoders("deflate")
+    assert b"".join(decode(chain, zlib.compress(b"text"))) == b"text"
+    tracemalloc.start()
+    for _ in range(200):
+        assert b"".join(decode(chain, b"x" * 10_000)) == b""
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_many_members_cost_what_they_weigh(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from rwriter._guarded import Guarded
 from rwriter._texts import repair
 from rwriter.asgi._capture.facts._skim import skim
-from rwriter.asgi._json import UNREADABLE, loads
+from rwriter.asgi._json import LARGE, UNREADABLE, decode, loads
 from rwriter.asgi._usage import tokens_in
 from rwriter.records import METADATA_LIMIT, NAME_LIMIT
 
@@ -59,6 +59,10 @@ class Said(Guarded, frozen=True, rename=_NAMES):
     eval_count: Any = None
 
 
+class _Choice(Guarded, frozen=True):
+    usage: Any = None
+
+
 T = TypeVar("T", Asked, Said)
 
 
@@ -68,13 +72,32 @@ def read(text: str, fields: type[T]) -> T:
     What a strict parser refuses (a byte order mark, NaN) is read from both ends. Never raises.
     """
     try:
-        return msgspec.json.decode(text, type=fields)
+        if len(text) <= LARGE:
+            return msgspec.json.decode(text, type=fields)
+        return _small_ones(msgspec.json.decode(text, type=_WRITTEN[fields]), fields)
     except UNREADABLE:
         pass
     names = dict(zip(fields.__struct_encode_fields__, fields.__struct_fields__, strict=True))
     names.pop("choices", None)
     head, tail = (end.encode("utf-8", "replace") for end in (text[:_END], text[-_END:]))
     return fields(**{names[name]: value for name, value in skim(head, tail, names).items()})
+
+
+def _small_ones(written: Any, fields: type[T]) -> T:
+    """Return the members of ``written`` that are not large: a fact of a row never is."""
+    found = ((name, getattr(written, name)) for name in fields.__struct_fields__)
+    facts = {name: raw for name, raw in found if 0 < memoryview(raw).nbytes <= LARGE or name == "choices"}
+    return fields(**{name: raw if name == "choices" else decode(bytes(raw)) for name, raw in facts.items()})
+
+
+def _written(fields: type[Guarded]) -> Any:
+    """Return ``fields`` with each member as it is written."""
+    names = dict(zip(fields.__struct_fields__, fields.__struct_encode_fields__, strict=True))
+    members = [(name, msgspec.Raw, msgspec.Raw(b"")) for name in names]
+    return msgspec.defstruct(f"{fields.__name__}Written", members, rename=names)
+
+
+_WRITTEN: Final[dict[Any, Any]] = {fields: _written(fields) for fields in (Asked, Said)}
 
 
 def name_in(*values: Any) -> str | None:
@@ -114,6 +137,16 @@ def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, (str, float))
 
 
+def _choices(text: bytes) -> Any:
+    """Return the choices of an answer; of large ones their usage alone."""
+    if len(text) <= LARGE:
+        return loads(text)
+    try:
+        return [{"usage": choice.usage} for choice in msgspec.json.decode(text, type=list[_Choice])]
+    except UNREADABLE:
+        return None
+
+
 def tokens_of(said: Said) -> dict[str, int]:
     """Return the token counts of an answer, by the names of the record's fields; those that are told."""
     members = {
@@ -125,5 +158,5 @@ def tokens_of(said: Said) -> dict[str, int]:
         "eval_count": said.eval_count,
     }
     if not said.usage and b'"usage"' in bytes(said.choices):
-        members["choices"] = loads(bytes(said.choices))
+        members["choices"] = _choices(bytes(said.choices))
     return tokens_in(members)
