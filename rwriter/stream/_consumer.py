@@ -18,7 +18,7 @@ from rwriter.engines import EngineProvider
 from rwriter.errors import DatabaseRefused, RwriterError
 from rwriter.store import RequestStore
 from rwriter.stream import _telemetry as telemetry
-from rwriter.stream._connection import Connection
+from rwriter.stream._connection import Connection, look_at_the_error
 from rwriter.stream._messages import Unreadable
 from rwriter.stream._options import ConsumeOptions, ConsumerStats, Options
 from rwriter.stream._source import Contents, PartsMissing, Source
@@ -371,6 +371,7 @@ async def _held(source: Source, message: Msg) -> AsyncIterator[None]:
 async def _until(shutdown: asyncio.Event, fetch: Coroutine[Any, Any, Msg | None]) -> Msg | None:
     """Return what ``fetch`` returns, or ``None`` where it still waits when ``shutdown`` is set."""
     fetching, stopping = asyncio.ensure_future(fetch), asyncio.ensure_future(shutdown.wait())
+    fetching.add_done_callback(look_at_the_error)
     try:
         await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not fetching.done():

@@ -123,6 +123,7 @@ class Source:
                 filter_subject=self._subjects.records,
                 max_ack_pending=MOST_UNACKNOWLEDGED,
             )
+        self._subjects.check_durable(durable, info.config)
         self.ack_wait = info.config.ack_wait or self._options.ack_wait
         return await stream.pull_subscribe_bind(durable, stream=name)
 

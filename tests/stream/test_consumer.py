@@ -11,6 +11,7 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.msg import Msg
+from nats.js import api
 from sqlalchemy import text
 
 from rwriter import (
@@ -20,12 +21,14 @@ from rwriter import (
     RequestStore,
     RequestsWriter,
     SchemaOutdated,
+    SinkMisconfigured,
     consume,
 )
 from rwriter.schema import requests
 from rwriter.stream import ConsumerStats, StreamConsumer
 from rwriter.stream import _messages as messages
 from rwriter.stream._options import ConsumeOptions, Options
+from rwriter.stream._subjects import Subjects
 from rwriter.testing import SINK_CHECKS, SinkCheck, TestDbEngines
 from tests.docs.pages import ROOT
 from tests.stream.conftest import MAX_PAYLOAD
@@ -310,6 +313,24 @@ async def test_a_database_that_is_not_migrated_is_told_on_start(
 
     with pytest.raises(SchemaOutdated):
         await consume(broker.url, unpooled(empty_database, "asyncpg"), asyncio.Event(), stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_deliver": 5}, "gives messages up"),
+        ({"ack_policy": api.AckPolicy.NONE}, "no acknowledgements"),
+        ({"filter_subject": "S.other"}, r"is not for S\.records"),
+        ({"filter_subject": None}, r"is not for S\.records"),
+        ({"deliver_subject": "x"}, "pushes"),
+    ],
+)
+def test_a_durable_that_would_leave_messages_undelivered_is_refused(changes: dict[str, Any], words: str) -> None:
+    fields: dict[str, Any] = {"ack_policy": api.AckPolicy.EXPLICIT, "filter_subject": "S.records"}
+    subjects = Subjects("S", None)
+    subjects.check_durable("d", api.ConsumerConfig(**fields))
+    with pytest.raises(SinkMisconfigured, match=words):
+        subjects.check_durable("d", api.ConsumerConfig(**(fields | changes)))
 
 
 def test_the_options_are_named_once_and_checked() -> None:
