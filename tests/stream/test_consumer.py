@@ -39,7 +39,7 @@ from tests.support.driving import eventually
 from tests.support.fates import ids, letters, stored
 from tests.support.faults import refuse_bad_bodies, table_locked, through_a_proxy
 from tests.support.records import record
-from tests.support.rows import one
+from tests.support.rows import one, rows
 from tests.support.sinks import kept_in
 
 
@@ -75,6 +75,19 @@ async def test_a_writer_and_two_consumers_store_each_record_once(
     assert closes(one_consumer.stats)
     assert closes(other.stats)
     assert one_consumer.health.state == other.health.state == "ok"
+
+
+async def test_small_messages_are_stored_together(
+    store: JetStreamStore, broker: Broker, stream: str, rwriter_engines: TestDbEngines
+) -> None:
+    records = [record() for _ in range(100)]
+    for each in records:
+        await store.persist_completed([each])
+    stats = await drained(broker, stream, rwriter_engines, concurrency=1)
+    assert (stats.messages, stats.persisted) == (100, 100)
+    assert await stored(rwriter_engines) == ids(records)
+    transactions = {row["xmin"] for row in await rows(rwriter_engines.write, requests)}
+    assert len(transactions) <= 10
 
 
 async def test_a_record_in_parts_is_stored_and_leaves_nothing_behind(
@@ -282,7 +295,7 @@ async def test_a_stream_that_comes_later_is_waited_for(
             await store.create_stream(max_bytes=1_000_000)
             await store.persist_completed([record()])
         await eventually(lambda: consumer.stats.persisted == 1)
-        assert consumer.health.state == "ok"
+        await eventually(lambda: consumer.health.state == "ok")
 
 
 async def test_a_server_that_comes_later_or_goes_is_waited_for(
@@ -300,7 +313,7 @@ async def test_a_server_that_comes_later_or_goes_is_waited_for(
                 await store.create_stream(max_bytes=1_000_000)
                 await store.persist_completed([record()])
                 await eventually(lambda number=number: consumer.stats.persisted == number)  # type: ignore[misc]
-                assert consumer.health.state == "ok"
+                await eventually(lambda: consumer.health.state == "ok")
                 await asyncio.to_thread(broker.kill)
     finally:
         broker.kill()
