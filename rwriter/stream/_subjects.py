@@ -52,6 +52,8 @@ class Subjects:
         for fault, remedy in (
             (config.storage == api.StorageType.MEMORY, "is in memory: make one with storage file"),
             (config.discard != api.DiscardPolicy.NEW, "drops the oldest when it is full: set discard to new"),
+            # with interest, a message before the first consumer is gone; with limits, none ever goes, and it fills up
+            (config.retention != api.RetentionPolicy.WORK_QUEUE, "is no work queue: set retention to workqueue"),
             (bool(config.max_age), "drops what is older than max_age: set that to 0"),
             (
                 (config.max_msgs_per_subject or -1) > 0,
