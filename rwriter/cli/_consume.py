@@ -26,7 +26,7 @@ URL_VARIABLE = "RWRITER_NATS_URL"
 )
 @click.option("--stream", metavar="NAME", required=True, help="The stream's name.")
 @click.option("--durable", metavar="NAME", default="rwriter", help="The name that all consumers share.")
-@click.option("--concurrency", type=click.IntRange(min=1), default=2, help="Messages in hand at once.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=2, help="Flushes at once.")
 @options.schema
 @options.database_url
 @options.json

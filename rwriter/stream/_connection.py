@@ -59,7 +59,7 @@ class Connection:
             client = await self.client()
             lost = self._lost
             task = asyncio.ensure_future(work(client.jetstream(timeout=self._timeout)))
-            task.add_done_callback(_look_at_the_error)
+            task.add_done_callback(look_at_the_error)
             try:
                 waited: set[asyncio.Future[Any]] = {task} if lost is None else {task, lost}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -135,7 +135,7 @@ def _is_refusal(exc: BaseException) -> bool:
     return type(exc) is errors.Error
 
 
-def _look_at_the_error(task: asyncio.Future[Any]) -> None:
-    # of a call that nobody waits for any more
+def look_at_the_error(task: asyncio.Future[Any]) -> None:
+    """Take the error of a task that nobody may wait for any more, so that asyncio does not complain of it."""
     if not task.cancelled():
         task.exception()

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Unpack
+from typing import Any, Final, NamedTuple, Unpack
 
 from nats.aio.msg import Msg
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,13 +18,13 @@ from rwriter.engines import EngineProvider
 from rwriter.errors import DatabaseRefused, RwriterError
 from rwriter.store import RequestStore
 from rwriter.stream import _telemetry as telemetry
-from rwriter.stream._connection import Connection
-from rwriter.stream._messages import Unreadable
+from rwriter.stream._account import ENDS, Account
+from rwriter.stream._connection import Connection, look_at_the_error
+from rwriter.stream._messages import Letter, Unreadable
 from rwriter.stream._options import ConsumeOptions, ConsumerStats, Options
-from rwriter.stream._source import Contents, PartsMissing, Source
+from rwriter.stream._source import PartsMissing, Source
 from rwriter.stream._subjects import Subjects
 from rwriter.writer import Health
-from rwriter.writer._account import Fate
 from rwriter.writer._delivery import Delivery
 from rwriter.writer._options import Options as WriterOptions
 from rwriter.writer._outage import Database, Outage
@@ -46,40 +46,20 @@ REMEMBERED: Final = 10_000
 log = logging.getLogger("rwriter")
 
 
+class _Taken(NamedTuple):
+    """A message in hand: its records, or the one record that was refused before, and why."""
+
+    message: Msg
+    letter: Letter | None
+    entries: list[PendingRecord]
+
+
 class _StreamOutage(Outage):
     """An outage of the database while the records wait in the stream."""
 
     @property
     def _meanwhile(self) -> str:
         return "records stay in the stream"
-
-
-class _Account:
-    """Gives records their fate, and counts them in ``stats``."""
-
-    def __init__(self) -> None:
-        self.stats: Final = ConsumerStats()
-
-    def settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:
-        """Give ``entries`` their fate. ``dropped`` is none here: such a record is returned with its message."""
-        del error
-        settled = [entry for entry in entries if entry.fate is None]
-        for entry in settled:
-            entry.fate = fate
-        if fate in {"persisted", "skipped", "dead"}:
-            setattr(self.stats, fate, getattr(self.stats, fate) + len(settled))
-            self.stats.pending -= len(settled)
-        return len(settled)
-
-    def received(self, number: int) -> None:
-        """Count records that were taken out of a message."""
-        self.stats.received += number
-        self.stats.pending += number
-
-    def returned(self, number: int) -> None:
-        """Count records that go back with their message."""
-        self.stats.returned += number
-        self.stats.pending -= number
 
 
 class StreamConsumer:
@@ -93,7 +73,7 @@ class StreamConsumer:
     ==================== ============ =====================================================================
     ``subject``          ``None``     the store's, if that is not ``<stream>.records``
     ``durable``          ``rwriter``  the name that the consumers share
-    ``concurrency``      2            messages in hand at once, each on a connection of the pool
+    ``concurrency``      2            flushes at once, each on a connection of the pool
     ``ack_wait``         60 s         after which the message of a dead consumer goes to another
     ``return_delay``     60 s         most seconds before a message that was returned comes again
     ``max_retries``      3            attempts after the first; then the database counts as away
@@ -125,7 +105,7 @@ class StreamConsumer:
         self._connection: Final = Connection(
             servers, self._options.connect, name=self.name, timeout=self._options.timeout
         )
-        self._account: Final = _Account()
+        self._account: Final = Account()
         writing = WriterOptions(
             max_retries=self._options.max_retries,
             retry_base_delay=self._options.retry_base_delay,
@@ -204,9 +184,7 @@ class StreamConsumer:
                 if shutdown.is_set():
                     return
             try:
-                message = await _until(shutdown, source.fetch())
-                if message is not None:
-                    await self._store_message(source, message)
+                await self._store_messages(source, await _until(shutdown, source.fetch()))
             except RwriterError as exc:
                 self._lost(exc)
                 await _wait(shutdown, self._delay(failures))
@@ -230,9 +208,22 @@ class StreamConsumer:
 
     # -- one message
 
-    async def _store_message(self, source: Source, message: Msg) -> None:
-        redelivered = message.metadata.num_delivered > 1
-        self.stats.redelivered += redelivered
+    async def _store_messages(self, source: Source, fetched: Sequence[Msg]) -> None:
+        taken = [each for each in [await self._read(source, message) for message in fetched] if each is not None]
+        if not taken:
+            return
+        async with _held(source, [each.message for each in taken]):
+            await self._deliver(taken)
+        for message, _, entries in taken:
+            if all(entry.fate in ENDS for entry in entries):
+                await self._acknowledge(source, message)
+            else:
+                telemetry.count(self.name, "returned", redelivered=message.metadata.num_delivered > 1)
+                await source.give_back(message, self._return_delay(message))
+
+    async def _read(self, source: Source, message: Msg) -> _Taken | None:
+        """Return what is in a message, or ``None`` for one that nothing is to be stored of."""
+        self.stats.redelivered += message.metadata.num_delivered > 1
         try:
             contents = await source.contents(message)
         except PartsMissing as exc:
@@ -243,45 +234,38 @@ class StreamConsumer:
         except Unreadable as exc:
             await self._leave(source, message, exc)
         else:
-            async with _held(source, message):
-                stored = await self._deliver(message, contents)
-            if stored:
-                await self._acknowledge(source, message)
-            else:
-                await source.give_back(message, self._return_delay(message))
-                telemetry.count(self.name, "returned", redelivered=redelivered)
+            number, now = message.metadata.sequence.stream, time.monotonic()
+            refused_at = self._refused_at.pop(number, None)
+            return _Taken(
+                message,
+                contents.letter,
+                [PendingRecord(each, each.text_bytes, number, now, refused_at=refused_at) for each in contents.records],
+            )
+        return None
 
-    async def _deliver(self, message: Msg, contents: Contents) -> bool:
-        """Store the records of a message. Returns True if each of them has its end in the database."""
-        number = message.metadata.sequence.stream
-        now = time.monotonic()
-        refused_at = self._refused_at.pop(number, None)
-        entries = [
-            PendingRecord(record, record.text_bytes, number, now, refused_at=refused_at) for record in contents.records
-        ]
-        self._account.received(len(entries))
+    async def _deliver(self, taken: Sequence[_Taken]) -> None:
+        """Store the records of messages together, and put those that were refused before into ``dead_letters``."""
+        self._account.received(sum(len(each.entries) for each in taken))
         try:
-            if contents.letter is None:
-                await self._delivery.deliver(entries)
-            else:
-                await self._bury(entries, contents)
+            together = [entry for each in taken if each.letter is None for entry in each.entries]
+            if together:
+                await self._delivery.deliver(together)
+            for each in taken:
+                if each.letter is not None:
+                    await self._bury(each.entries, each.letter)
         finally:
-            left = [entry for entry in entries if entry.fate in {None, "dropped"}]
-            self._account.returned(len(left))
-            self._remember(number, left)
-        return not left
+            for each in taken:
+                left = [entry for entry in each.entries if entry.fate not in ENDS]
+                self._account.returned(len(left))
+                self._remember(each.message.metadata.sequence.stream, left)
 
-    async def _bury(self, entries: list[PendingRecord], contents: Contents) -> None:
-        """Put a record that was refused before the stream into ``dead_letters``."""
-        if contents.letter is None:
-            return
+    async def _bury(self, entries: Sequence[PendingRecord], letter: Letter) -> None:
+        record = entries[0].record
         try:
             async with asyncio.timeout(self._options.flush_timeout):
-                await self._store.bury(
-                    contents.records[0], sqlstate=contents.letter.sqlstate, error=contents.letter.error
-                )
+                await self._store.bury(record, sqlstate=letter.sqlstate, error=letter.error)
         except Exception as exc:  # noqa: BLE001 -- whatever it is, the letter stays in the stream
-            log.warning("%s: cannot bury record %s: %s", self.name, contents.records[0].request_id, describe(exc))
+            log.warning("%s: cannot bury record %s: %s", self.name, record.request_id, describe(exc))
         else:
             self._account.settle(entries, "dead")
 
@@ -352,14 +336,15 @@ async def consume(
 
 
 @contextlib.asynccontextmanager
-async def _held(source: Source, message: Msg) -> AsyncIterator[None]:
-    """Keep ``message`` from being delivered to another consumer for as long as the block takes."""
+async def _held(source: Source, messages: Sequence[Msg]) -> AsyncIterator[None]:
+    """Keep ``messages`` from being delivered to another consumer for as long as the block takes."""
 
     async def hold() -> None:
         while True:
             await asyncio.sleep(source.ack_wait / 3)
             with contextlib.suppress(RwriterError):
-                await source.hold(message)
+                for message in messages:
+                    await source.hold(message)
 
     holding = asyncio.create_task(hold(), name="rwriter-consume-hold")
     try:
@@ -368,14 +353,15 @@ async def _held(source: Source, message: Msg) -> AsyncIterator[None]:
         holding.cancel()
 
 
-async def _until(shutdown: asyncio.Event, fetch: Coroutine[Any, Any, Msg | None]) -> Msg | None:
-    """Return what ``fetch`` returns, or ``None`` where it still waits when ``shutdown`` is set."""
+async def _until(shutdown: asyncio.Event, fetch: Coroutine[Any, Any, list[Msg]]) -> list[Msg]:
+    """Return what ``fetch`` returns, or nothing where it still waits when ``shutdown`` is set."""
     fetching, stopping = asyncio.ensure_future(fetch), asyncio.ensure_future(shutdown.wait())
+    fetching.add_done_callback(look_at_the_error)
     try:
         await asyncio.wait({fetching, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not fetching.done():
             await asyncio.wait({fetching}, timeout=FETCH_GRACE)
-        return fetching.result() if fetching.done() else None
+        return fetching.result() if fetching.done() else []
     finally:
         fetching.cancel()
         stopping.cancel()

@@ -22,6 +22,15 @@ from rwriter.stream._subjects import Subjects
 FETCH_SECONDS: Final = 1.0
 """Seconds that a request for a message waits for one."""
 
+MORE_SECONDS: Final = 0.1
+"""Seconds that a request for messages that are there waits for them: another consumer may have taken them since."""
+
+SMALL: Final = 32 * 1024
+"""Bytes up to which a message is stored together with others; a larger one is a batch by itself."""
+
+TOGETHER: Final = 32
+"""Most messages that are stored together."""
+
 MOST_UNACKNOWLEDGED: Final = 1_000
 """Messages that all consumers together may have in hand."""
 
@@ -42,7 +51,7 @@ class PartsMissing(Unreadable):
 
 
 class Source:
-    """Fetches messages one by one over a subscription, made anew when its connection is another."""
+    """Fetches messages over a subscription, made anew when its connection is another."""
 
     def __init__(self, connection: Connection, subjects: Subjects, options: Options) -> None:
         self._connection: Final = connection
@@ -53,8 +62,11 @@ class Source:
         self.ack_wait = options.ack_wait
         """Seconds after which the server gives a message that was not acknowledged to another consumer."""
 
-    async def fetch(self) -> Msg | None:
-        """Return a message, or ``None`` when none came within a second. Raises one of the errors of a sink."""
+    async def fetch(self) -> list[Msg]:
+        """Return messages to store together, or none when none came within a second.
+
+        Raises one of the errors of a sink.
+        """
         client = await self._connection.client()
         if self._subscription is None or self._subscribed_on is not client:
             self._subscription = await self._connection.call(self._subscribe)
@@ -123,6 +135,7 @@ class Source:
                 filter_subject=self._subjects.records,
                 max_ack_pending=MOST_UNACKNOWLEDGED,
             )
+        self._subjects.check_durable(durable, info.config)
         self.ack_wait = info.config.ack_wait or self._options.ack_wait
         return await stream.pull_subscribe_bind(durable, stream=name)
 
@@ -156,10 +169,18 @@ class Source:
         return found
 
 
-async def _fetched(subscription: JetStreamContext.PullSubscription) -> Msg | None:
+async def _fetched(subscription: JetStreamContext.PullSubscription) -> list[Msg]:
+    # One first, as the client waits for all that it is asked for. The server says with it how many there are.
+    fetched = await _at_most(subscription, 1, FETCH_SECONDS)
+    if fetched and len(fetched[0].data) <= SMALL:
+        more = min(TOGETHER - 1, fetched[0].metadata.num_pending)
+        if more:
+            fetched += await _at_most(subscription, more, MORE_SECONDS)
+    return fetched
+
+
+async def _at_most(subscription: JetStreamContext.PullSubscription, number: int, seconds: float) -> list[Msg]:
     try:
-        # One: the client waits for all that it is asked for. A message is a batch already.
-        (message,) = await subscription.fetch(1, timeout=FETCH_SECONDS)
+        return await subscription.fetch(number, timeout=seconds)
     except errors.TimeoutError:
-        return None
-    return message
+        return []

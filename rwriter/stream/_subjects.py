@@ -31,6 +31,18 @@ class Subjects:
         """Return the subject of all parts of a payload."""
         return f"{self.records}.part.{digest}.>"
 
+    def check_durable(self, name: str, config: api.ConsumerConfig) -> None:
+        """Raise ``SinkMisconfigured`` where a durable that somebody else made would leave messages undelivered."""
+        filters = [config.filter_subject or "", *(config.filter_subjects or [])]
+        for fault, remedy in (
+            (config.ack_policy != api.AckPolicy.EXPLICIT, "wants no acknowledgements: set ack_policy to explicit"),
+            ((config.max_deliver or -1) > 0, "gives messages up: set max_deliver to -1"),
+            (bool(config.deliver_subject), "pushes: make one that is pulled"),
+            (not any(_covers(each, self.records) for each in filters if each), f"is not for {self.records}"),
+        ):
+            if fault:
+                raise SinkMisconfigured(f"the durable {name} of stream {self.stream} {remedy}")
+
     def check(self, config: api.StreamConfig) -> None:
         """Raise ``SinkMisconfigured`` where a stream with ``config`` would lose records, or does not take them."""
         subjects = config.subjects or []
@@ -40,6 +52,8 @@ class Subjects:
         for fault, remedy in (
             (config.storage == api.StorageType.MEMORY, "is in memory: make one with storage file"),
             (config.discard != api.DiscardPolicy.NEW, "drops the oldest when it is full: set discard to new"),
+            # with interest, a message before the first consumer is gone; with limits, none ever goes, and it fills up
+            (config.retention != api.RetentionPolicy.WORK_QUEUE, "is no work queue: set retention to workqueue"),
             (bool(config.max_age), "drops what is older than max_age: set that to 0"),
             (
                 (config.max_msgs_per_subject or -1) > 0,

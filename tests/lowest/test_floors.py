@@ -18,11 +18,12 @@ DECLARED = [
     *PROJECT["dependencies"],
     *PROJECT["optional-dependencies"]["asgi"],
     *PROJECT["optional-dependencies"]["embedded"],
+    *PROJECT["optional-dependencies"]["nats"],
 ]
 FLOORS = [match.groups() for line in DECLARED if (match := re.match(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", line))]
 PAGES = (
     "",
-    *("migrate", "current", "check", "demo", "reap"),
+    *("migrate", "current", "check", "demo", "consume", "reap"),
     *("spool", "spool ls", "spool show", "spool replay", "spool purge"),
     *("dead-letters", "dead-letters ls", "dead-letters show", "dead-letters replay", "dead-letters purge"),
 )

@@ -11,6 +11,7 @@ from typing import Any
 import nats
 import pytest
 from nats.aio.msg import Msg
+from nats.js import api
 from sqlalchemy import text
 
 from rwriter import (
@@ -20,12 +21,14 @@ from rwriter import (
     RequestStore,
     RequestsWriter,
     SchemaOutdated,
+    SinkMisconfigured,
     consume,
 )
 from rwriter.schema import requests
 from rwriter.stream import ConsumerStats, StreamConsumer
 from rwriter.stream import _messages as messages
 from rwriter.stream._options import ConsumeOptions, Options
+from rwriter.stream._subjects import Subjects
 from rwriter.testing import SINK_CHECKS, SinkCheck, TestDbEngines
 from tests.docs.pages import ROOT
 from tests.stream.conftest import MAX_PAYLOAD
@@ -36,7 +39,7 @@ from tests.support.driving import eventually
 from tests.support.fates import ids, letters, stored
 from tests.support.faults import refuse_bad_bodies, table_locked, through_a_proxy
 from tests.support.records import record
-from tests.support.rows import one
+from tests.support.rows import one, rows
 from tests.support.sinks import kept_in
 
 
@@ -72,6 +75,19 @@ async def test_a_writer_and_two_consumers_store_each_record_once(
     assert closes(one_consumer.stats)
     assert closes(other.stats)
     assert one_consumer.health.state == other.health.state == "ok"
+
+
+async def test_small_messages_are_stored_together(
+    store: JetStreamStore, broker: Broker, stream: str, rwriter_engines: TestDbEngines
+) -> None:
+    records = [record() for _ in range(100)]
+    for each in records:
+        await store.persist_completed([each])
+    stats = await drained(broker, stream, rwriter_engines, concurrency=1)
+    assert (stats.messages, stats.persisted) == (100, 100)
+    assert await stored(rwriter_engines) == ids(records)
+    transactions = {row["xmin"] for row in await rows(rwriter_engines.write, requests)}
+    assert len(transactions) <= 10
 
 
 async def test_a_record_in_parts_is_stored_and_leaves_nothing_behind(
@@ -186,7 +202,9 @@ async def test_a_consumer_killed_in_the_middle_has_its_message_stored_by_another
         with pytest.raises(asyncio.CancelledError):
             await running
     stats = await drained(broker, stream, rwriter_engines)
-    assert (stats.redelivered, stats.received, stats.persisted) == (1, 5, 5)
+    assert stats.redelivered >= 1
+    assert stats.persisted == 5
+    assert closes(stats)
     assert await stored(rwriter_engines) == ids(records)
 
 
@@ -279,7 +297,7 @@ async def test_a_stream_that_comes_later_is_waited_for(
             await store.create_stream(max_bytes=1_000_000)
             await store.persist_completed([record()])
         await eventually(lambda: consumer.stats.persisted == 1)
-        assert consumer.health.state == "ok"
+        await eventually(lambda: consumer.health.state == "ok")
 
 
 async def test_a_server_that_comes_later_or_goes_is_waited_for(
@@ -297,7 +315,7 @@ async def test_a_server_that_comes_later_or_goes_is_waited_for(
                 await store.create_stream(max_bytes=1_000_000)
                 await store.persist_completed([record()])
                 await eventually(lambda number=number: consumer.stats.persisted == number)  # type: ignore[misc]
-                assert consumer.health.state == "ok"
+                await eventually(lambda: consumer.health.state == "ok")
                 await asyncio.to_thread(broker.kill)
     finally:
         broker.kill()
@@ -310,6 +328,24 @@ async def test_a_database_that_is_not_migrated_is_told_on_start(
 
     with pytest.raises(SchemaOutdated):
         await consume(broker.url, unpooled(empty_database, "asyncpg"), asyncio.Event(), stream=stream)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_deliver": 5}, "gives messages up"),
+        ({"ack_policy": api.AckPolicy.NONE}, "no acknowledgements"),
+        ({"filter_subject": "S.other"}, r"is not for S\.records"),
+        ({"filter_subject": None}, r"is not for S\.records"),
+        ({"deliver_subject": "x"}, "pushes"),
+    ],
+)
+def test_a_durable_that_would_leave_messages_undelivered_is_refused(changes: dict[str, Any], words: str) -> None:
+    fields: dict[str, Any] = {"ack_policy": api.AckPolicy.EXPLICIT, "filter_subject": "S.records"}
+    subjects = Subjects("S", None)
+    subjects.check_durable("d", api.ConsumerConfig(**fields))
+    with pytest.raises(SinkMisconfigured, match=words):
+        subjects.check_durable("d", api.ConsumerConfig(**(fields | changes)))
 
 
 def test_the_options_are_named_once_and_checked() -> None:

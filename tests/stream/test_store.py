@@ -188,6 +188,8 @@ async def test_a_stream_that_is_missing_is_told_on_start(broker: Broker, stream:
     [
         ({"storage": api.StorageType.MEMORY}, "is in memory"),
         ({"discard": api.DiscardPolicy.OLD}, "set discard to new"),
+        ({"retention": api.RetentionPolicy.INTEREST}, "retention to workqueue"),
+        ({"retention": api.RetentionPolicy.LIMITS}, "retention to workqueue"),
         ({"max_age": 60.0}, "max_age"),
         ({"no_ack": True}, "no_ack"),
         ({"max_msgs_per_subject": 5}, "max_msgs_per_subject"),
@@ -200,6 +202,7 @@ def test_a_stream_that_would_lose_records_is_refused(changes: dict[str, Any], wo
         "subjects": ["S.records", "S.records.part.>"],
         "storage": api.StorageType.FILE,
         "discard": api.DiscardPolicy.NEW,
+        "retention": api.RetentionPolicy.WORK_QUEUE,
     }
     subjects = Subjects("S", None)
     subjects.check(api.StreamConfig(**fields))
@@ -209,7 +212,12 @@ def test_a_stream_that_would_lose_records_is_refused(changes: dict[str, Any], wo
 
 @pytest.mark.parametrize("taken", [["S.>"], [">"], ["*.records", "*.*.part.>"], ["S.*", "S.records.>"]])
 def test_wildcards_cover_the_subjects(taken: list[str]) -> None:
-    config = api.StreamConfig(subjects=taken, storage=api.StorageType.FILE, discard=api.DiscardPolicy.NEW)
+    config = api.StreamConfig(
+        subjects=taken,
+        storage=api.StorageType.FILE,
+        discard=api.DiscardPolicy.NEW,
+        retention=api.RetentionPolicy.WORK_QUEUE,
+    )
     Subjects("S", None).check(config)
 
 

@@ -108,7 +108,10 @@ class Scene:
         await self.service.process.wait()
         await self.service.__aexit__(None, None, None)
         self.told.extend(self.service.told)
-        await eventually(self._is_empty, within=PATIENCE)
+        try:
+            await eventually(self._is_empty, within=PATIENCE)
+        except TimeoutError:
+            raise AssertionError(await self._left()) from None
         self.consumer_lives()
         assert self._consumer is not None
         self._consumer.terminate()
@@ -123,6 +126,13 @@ class Scene:
         if self._consumer is not None and self._consumer.returncode is None:
             self._consumer.kill()
             await self._consumer.wait()
+
+    async def _left(self) -> str:
+        """Say what is in the stream, what the durable knows of it, and what the consumer said last."""
+        state = (await asked(self._brokers[0], lambda jetstream: jetstream.stream_info(STREAM))).state
+        durable = await asked(self._brokers[0], lambda jetstream: jetstream.consumer_info(STREAM, "rwriter"))
+        said = self._log.read_text(errors="replace")[-3000:]
+        return f"left in the stream: {state}\nthe durable: {durable}\nthe consumer said: {said}"
 
     async def _is_empty(self) -> bool:
         info = await asked(self._brokers[0], lambda jetstream: jetstream.stream_info(STREAM))
