@@ -22,7 +22,7 @@ DECLARED = [
 FLOORS = [match.groups() for line in DECLARED if (match := re.match(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", line))]
 PAGES = (
     "",
-    *("migrate", "current", "check", "demo", "reap"),
+    *("ls", "show", "tail", "stats", "usage", "purge", "erase", "reap", "migrate", "current", "check", "demo"),
     *("spool", "spool ls", "spool show", "spool replay", "spool purge"),
     *("dead-letters", "dead-letters ls", "dead-letters show", "dead-letters replay", "dead-letters purge"),
 )
