@@ -17,9 +17,11 @@ from rwriter.cli._consume import consume
 from rwriter.cli._dead_letters import dead_letters
 from rwriter.cli._demo import demo
 from rwriter.cli._doctor import doctor
-from rwriter.cli._requests import reap
+from rwriter.cli._removal import erase, purge
+from rwriter.cli._requests import ls, reap, show, tail
 from rwriter.cli._schema import check, current, migrate
 from rwriter.cli._spool import spool
+from rwriter.cli._usage import stats, usage
 from rwriter.migrate import URL_VARIABLE
 
 FAILED: Final = 1
@@ -39,7 +41,10 @@ def app() -> None:
 
 
 # in the order in which the help lists them
-for command in (reap, migrate, current, check, doctor, demo, consume, spool, dead_letters):
+for command in (
+    *(ls, show, tail, stats, usage, purge, erase, reap),
+    *(migrate, current, check, doctor, demo, consume, spool, dead_letters),
+):
     app.add_command(command)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import click
@@ -12,6 +14,7 @@ from rwriter.engines import DbEngines
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
 from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
+from rwriter.schema import STATES
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
 """Settings of the outermost group, inherited by every command."""
@@ -31,6 +34,18 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def moment(text: str) -> datetime:
+    """Return the time that a duration before now says, or an ISO 8601 date or time; of UTC where it names no zone."""
+    if re.fullmatch(r"[0-9]+[smhd]", text):
+        return datetime.now(UTC) - duration(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        msg = f"{text!r} is no time: write 7d for seven days ago, 2026-03-04 or 2026-03-04T05:06:07+01:00"
+        raise click.BadParameter(msg) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 class Group(click.Group):
     """Lists commands in the order in which they were added: click sorts them by name."""
 
@@ -47,6 +62,21 @@ json = click.option("--json", is_flag=True, help="JSON instead of lines for peop
 limit = click.option("--limit", type=click.IntRange(min=1), default=100, help="Most lines.")
 bodies = click.option("--bodies", is_flag=True, help="Print both bodies whole.")
 older_than = click.option("--older-than", type=duration, metavar="DURATION", required=True, help="90s, 30m, 12h or 7d.")
+owner = click.option("--owner", metavar="NAME", help="Only what is created_by this one.")
+models = click.option("--model", "models", metavar="NAME", multiple=True, help="Only this model; may be repeated.")
+status = click.option("--status", type=click.Choice(STATES), help="Only requests in this state.")
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+spool_folder = click.option(
+    "--spool", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="FOLDER", help="A spool, too."
+)
+
+
+def since(default: str | None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option ``--since``."""
+    return click.option("--since", type=moment, metavar="WHEN", default=default, help="7d (ago), 2026-03-04 or a time.")
+
+
+until = click.option("--until", type=moment, metavar="WHEN", help="As --since; without it, now.")
 
 
 def engines_for(database_url: str | None, schema: str | None, *, pool_size: int = 5) -> DbEngines:

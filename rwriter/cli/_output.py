@@ -38,10 +38,14 @@ def print_record(record: CompletedRequest | None, name: str, *, bodies: bool, js
     if record is None:
         msg = f"there is no {name}"
         raise RwriterError(msg)
-    shown: dict[str, Any] = to_builtins(record)
-    if not bodies:
-        for field in ("request_body", "response_body"):
-            shown[field] = shown[field] if len(shown[field]) <= CUT else shown[field][:CUT] + "…"
+    print_fields(to_builtins(record), cut=() if bodies else ("request_body", "response_body"), json=json)
+
+
+def print_fields(shown: dict[str, Any], *, cut: Sequence[str], json: bool) -> None:
+    """Print a line for each field, the texts of those named in ``cut`` cut."""
+    for field in cut:
+        if isinstance(shown[field], str) and len(shown[field]) > CUT:
+            shown[field] = shown[field][:CUT] + "…"
     if json:
         click.echo(to_json(shown))
         return

@@ -150,6 +150,12 @@ class RequestStore:
         """
         return await _removal.purge(self._rows, before, bodies_only=bodies_only, limit=limit, budget=budget, rest=rest)
 
+    async def purgeable(self, before: datetime, *, bodies_only: bool = False) -> Purge:
+        """Return how many requests and dead letters ``purge`` would find now. It counts them, and changes nothing."""
+        return await on_living_connection(
+            lambda: _removal.purgeable(self._connections, before, bodies_only=bodies_only)
+        )
+
     async def oldest_finished(self) -> datetime | None:
         """Return when the oldest request began that ``purge`` may delete, or ``None`` where there is none."""
         return await on_living_connection(lambda: _removal.oldest_finished(self._connections))

@@ -114,12 +114,13 @@ class Delivery:
         Cancelled, entries not settled are the caller's.
         """
         started = time.monotonic()
-        outcome = Outcome.ANSWERED
+        outcome, failed = Outcome.ANSWERED, False
         with telemetry.flush_span(self._name, len(entries)) as span:
             try:
                 for part in _statements(entries):
                     refused = await self._persist(part)
                     if refused is not None:
+                        failed = True
                         telemetry.flush_failed(span, describe(_cause(refused)))
                         await self._isolate(part, refused)
             except _Away as away:
@@ -127,13 +128,13 @@ class Delivery:
                 outcome = Outcome.UNREACHABLE if met_connecting(cause) else Outcome.REFUSING
                 if outcome is Outcome.UNREACHABLE or not self._passes_by():
                     self._outage.retries_spent(cause)
-                reason = describe(cause)
+                failed, reason = True, describe(cause)
                 telemetry.flush_failed(span, reason)
                 if not self._holds:
                     await self.spool_or_drop([entry for entry in entries if entry.fate is None], reason)
         if self._overflow is not None:
             await self._overflow.discard_copies(entries)
-        telemetry.flush_done(self._name, len(entries), time.monotonic() - started)
+        telemetry.flush_done(self._name, len(entries), time.monotonic() - started, failed=failed)
         return outcome
 
     def _passes_by(self) -> bool:

@@ -7,7 +7,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -89,9 +89,21 @@ _meter = metrics.get_meter("rwriter")
 _tracer = trace.get_tracer("rwriter")
 
 _records = _meter.create_counter("rwriter.records", unit="{record}", description="Records by outcome.")
-_flush_size = _meter.create_histogram("rwriter.flush.size", unit="{record}", description="Records in a flush.")
+_RECORDS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+# the defaults are for milliseconds: of seconds all but the first bucket would be empty
+_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+_flush_size = _meter.create_histogram(
+    "rwriter.flush.size",
+    unit="{record}",
+    description="Records in a flush.",
+    explicit_bucket_boundaries_advisory=_RECORDS,
+)
 _flush_duration = _meter.create_histogram(
-    "rwriter.flush.duration", unit="s", description="From taking a batch to knowing every record's fate."
+    "rwriter.flush.duration",
+    unit="s",
+    description="From taking a batch to knowing every record's fate.",
+    explicit_bucket_boundaries_advisory=_SECONDS,
 )
 _retries = _meter.create_counter("rwriter.retries", unit="{attempt}", description="Failed attempts by what followed.")
 
@@ -118,6 +130,14 @@ _meter.create_observable_gauge(
 )
 _meter.create_observable_gauge(
     "rwriter.oldest_age", [_observe("oldest_age", max)], unit="s", description="Age of the oldest record in the buffer."
+)
+
+
+_meter.create_observable_counter(
+    "rwriter.replayed",
+    [_observe("replayed", sum)],
+    unit="{record}",
+    description="Records that went from the spool to the database.",
 )
 
 
@@ -154,7 +174,7 @@ def flush_failed(span: Span, description: str) -> None:
     span.set_status(Status(StatusCode.ERROR, description))
 
 
-def flush_done(writer: str, size: int, seconds: float) -> None:
-    """Record a flush's size and duration."""
+def flush_done(writer: str, size: int, seconds: float, *, failed: bool) -> None:
+    """Record a flush's size, and its duration by its outcome."""
     _flush_size.record(size, {"writer": writer})
-    _flush_duration.record(seconds, {"writer": writer})
+    _flush_duration.record(seconds, {"writer": writer, "outcome": "failed" if failed else "stored"})

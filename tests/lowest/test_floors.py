@@ -23,7 +23,8 @@ DECLARED = [
 FLOORS = [match.groups() for line in DECLARED if (match := re.match(r"([\w.-]+)(?:\[\w+\])?>=([\d.]+)", line))]
 PAGES = (
     "",
-    *("migrate", "current", "check", "demo", "consume", "reap"),
+    *("ls", "show", "tail", "stats", "usage", "purge", "erase", "reap"),
+    *("migrate", "current", "check", "demo", "consume"),
     *("spool", "spool ls", "spool show", "spool replay", "spool purge"),
     *("dead-letters", "dead-letters ls", "dead-letters show", "dead-letters replay", "dead-letters purge"),
 )

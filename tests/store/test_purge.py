@@ -126,6 +126,18 @@ async def test_bounds_that_make_no_sense_are_refused_by_name(store: RequestStore
         await store.purge(CUT, **wrong)
 
 
+@pytest.mark.both_schemas("RequestStore.purgeable")
+async def test_what_a_purge_would_find_is_counted_and_left(store: RequestStore, engine: AsyncEngine) -> None:
+    await store.persist_completed([old(), old(1), record(started_at=NEW, completed_at=NEW)])
+    await letter(engine)
+    await store.purge(OLD + timedelta(seconds=1), bodies_only=True)
+    await letter(engine)
+    assert await store.purgeable(CUT) == Purge(2, 1, remaining=True)
+    assert await store.purgeable(CUT, bodies_only=True) == Purge(1, 1, remaining=True)
+    assert await store.purgeable(OLD) == Purge(0, 0, remaining=False)
+    assert len(await rows(engine, requests)) == 3
+
+
 @pytest.mark.both_schemas("RequestStore.oldest_finished")
 async def test_the_oldest_that_may_go_is_told(store: RequestStore, engine: AsyncEngine) -> None:
     assert await store.oldest_finished() is None

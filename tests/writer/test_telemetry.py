@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ INSTRUMENTS = {
     "rwriter.channel.bytes": "By",
     "rwriter.oldest_age": "s",
     "rwriter.upkeep.backlog": "s",
+    "rwriter.replayed": "{record}",
 }
 ROOT = Path(__file__).parents[2]
 
@@ -108,12 +110,29 @@ def test_retries_are_counted_by_what_followed(exported: dict[str, Any]) -> None:
 def test_each_flush_has_a_span_a_size_and_a_duration(exported: dict[str, Any], writer: str) -> None:
     spans = spans_of(exported, writer)
     size = points(exported["metrics"], "rwriter.flush.size", writer)[None]
-    duration = points(exported["metrics"], "rwriter.flush.duration", writer)[None]
+    durations = points(exported["metrics"], "rwriter.flush.duration", writer).values()
     assert {span["name"] for span in spans} == {"rwriter.flush"}
-    assert len(spans) == size["count"] == duration["count"] >= 1
+    assert len(spans) == size["count"] == sum(each["count"] for each in durations) >= 1
     sizes = [span["attributes"]["rwriter.flush.size"] for span in spans]
     assert sum(sizes) == size["sum"] == exported[writer]["accepted"]
-    assert 0 < duration["sum"] < 60
+    assert 0 < sum(each["sum"] for each in durations) < 60
+
+
+@pytest.mark.parametrize("writer", ["stored", "dropped"])
+def test_failed_flushes_are_told_apart_as_their_spans_tell(exported: dict[str, Any], writer: str) -> None:
+    codes = Counter(span["status"]["status_code"] for span in spans_of(exported, writer))
+    found = points(exported["metrics"], "rwriter.flush.duration", writer)
+    assert {outcome: point["count"] for outcome, point in found.items()} == {
+        outcome: codes[code] for outcome, code in {"failed": "ERROR", "stored": "UNSET"}.items() if codes[code]
+    }
+    assert codes["ERROR"]
+
+
+def test_buckets_tell_a_millisecond_from_five_seconds(exported: dict[str, Any]) -> None:
+    for point in points(exported["metrics"], "rwriter.flush.duration", "stored").values():
+        assert set(point["explicit_bounds"]) >= {0.001, 0.01, 0.1, 1, 5}
+    (size,) = points(exported["metrics"], "rwriter.flush.size", "stored").values()
+    assert {1, 100, 1_000} <= set(size["explicit_bounds"])
 
 
 def test_a_span_says_that_a_flush_failed_and_why_but_records_no_exception(exported: dict[str, Any]) -> None:

@@ -11,7 +11,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, and_, bindparam, case, exists, false, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    and_,
+    bindparam,
+    case,
+    exists,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rwriter._validation import at_least, aware, positive
@@ -107,6 +120,17 @@ class _Walk:
             await asyncio.sleep(min((time.monotonic() - began) * self._rest, self._deadline - time.monotonic()))
         self.cut_short = True
         return total
+
+
+async def purgeable(connections: Connections, before: datetime, *, bodies_only: bool) -> Purge:
+    """Return what ``purge`` would do. See ``RequestStore.purgeable``."""
+    aware("before", before)
+    rows = _WITH_BODIES.where(_HAS_BODY) if bodies_only else _TO_REMOVE
+    letters = select(dead_letters.c.id).where(_OLD_LETTERS)
+    query = select(*(select(func.count()).select_from(each.subquery()).scalar_subquery() for each in (rows, letters)))
+    async with connections.query(consistent=False) as connection:
+        requests_old, letters_old = (await connection.execute(query, {"before": before})).one()
+    return Purge(requests_old, letters_old, remaining=requests_old + letters_old > 0)
 
 
 async def oldest_finished(connections: Connections) -> datetime | None:
