@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,8 @@ URL_FORM: Final = "postgresql://user:password@host:5432/database"
 """The form of URL that messages and help pages tell the user to write."""
 
 DRIVER: Final = "postgresql+asyncpg"
+
+DEFAULT_PORT: Final = 5432
 
 _PLAIN_SCHEMES: Final = ("postgresql", "postgres")
 _SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -88,8 +91,13 @@ def read_url(url: str | URL) -> DatabaseUrl:
     """
     parsed, hosts = _parse(url)
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in parsed.query.items()}
-    hosts = _hosts_in(query) or hosts
-    arguments: dict[str, Any] = _addresses(hosts)
+    named = _hosts_in(query)
+    if service := os.environ.get("PGSERVICE"):
+        # the driver takes it from a URL alone
+        query.setdefault("service", service)
+    # of hosts named in the query the port is that of the URL; of several in the URL each has its own
+    port = (parsed.port if named else None) or _default_port()
+    arguments: dict[str, Any] = _addresses(named or hosts, port)
     _drop_unmet(query)
     if (attributes := query.pop("target_session_attrs", None)) is not None:
         one_of("target_session_attrs", attributes, _SESSION_ATTRIBUTES)
@@ -171,11 +179,16 @@ def _host_in_list(text: str) -> tuple[str, int | None]:
     return _address(text)
 
 
-def _addresses(hosts: list[tuple[str, int | None]]) -> dict[str, Any]:
+def _default_port() -> int:
+    port = os.environ.get("PGPORT", "")
+    return int(port) if port.isdecimal() else DEFAULT_PORT
+
+
+def _addresses(hosts: list[tuple[str, int | None]], default_port: int) -> dict[str, Any]:
     if not hosts:
         return {}
     names = [host or "localhost" for host, _ in hosts]
-    ports = [port or 5432 for _, port in hosts]
+    ports = [port or default_port for _, port in hosts]
     return {"host": names, "port": ports} if len(hosts) > 1 else {"host": names[0], "port": ports[0]}
 
 

@@ -21,6 +21,7 @@ from rwriter.engines._urls import connect_arguments, read_url
 from rwriter.schema import requests
 from rwriter.testing import TestDbEngines
 from tests.support.driving import eventually
+from tests.support.faults import address_of
 from tests.support.records import record
 from tests.support.rows import need, rows, run_sql, sessions
 
@@ -105,11 +106,13 @@ async def test_a_standby_is_not_written_to_where_a_primary_is_asked_for(
     ("url", "arguments"),
     [
         ("postgresql://u:p@h1,h2:6000/db", {"host": ["h1", "h2"], "port": [5432, 6000]}),
+        ("postgresql://h1:6000,h2", {"host": ["h1", "h2"], "port": [6000, 5432]}),
         ("postgresql://h1,h2", {"host": ["h1", "h2"], "port": [5432, 5432]}),
         ("postgresql://[::1]:6000,[fe80::2]/db", {"host": ["::1", "fe80::2"], "port": [6000, 5432]}),
         ("postgresql:///db?host=h1,h2&port=1,2", {"host": ["h1", "h2"], "port": [1, 2]}),
         ("postgresql:///db?host=h1,h2&port=7", {"host": ["h1", "h2"], "port": [7, 7]}),
         ("postgresql:///db?host=h1:1&host=h2:2", {"host": ["h1", "h2"], "port": [1, 2]}),
+        ("postgresql://name:6000/db?hostaddr=10.0.0.1", {"host": "10.0.0.1", "port": 6000}),
         ("postgresql:///db?hostaddr=::1,10.0.0.1", {"host": ["::1", "10.0.0.1"], "port": [5432, 5432]}),
         ("postgresql:///db?host=/var/run/pg&port=6000", {"host": "/var/run/pg", "port": 6000}),
         ("postgresql://u@%2Fvar%2Frun%2Fpg/db", {"host": "/var/run/pg", "port": 5432}),
@@ -148,6 +151,19 @@ def test_the_roots_of_the_system_are_trusted_where_the_url_says_so() -> None:
     _, arguments = connect_arguments("postgresql://h/db?sslmode=verify-full&sslrootcert=system")
     assert isinstance(arguments["ssl"], ssl.SSLContext)
     assert arguments["ssl"].check_hostname
+
+
+async def test_a_service_of_the_environment_is_read_as_one_in_the_url(
+    rwriter_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, port = address_of(rwriter_database)
+    made = make_url(rwriter_database)
+    file = tmp_path / "services"
+    file.write_text(f"[mine]\nhost={host}\nport={port}\ndbname={made.database}\nuser={made.username}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+    monkeypatch.setenv("PGSERVICE", "mine")
+    async with DbEngines.from_url("postgresql://") as engines:
+        assert await stores_a_row(engines)
 
 
 @pytest.mark.parametrize("password", ["plain", "a,b", "a%40b", "a%2Cb%2F", "a:b", "%C3%BC,"])
