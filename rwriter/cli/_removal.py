@@ -11,9 +11,9 @@ from typing import Final
 import click
 
 from rwriter._escape import escape
+from rwriter._texts import repair
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
-from rwriter.records import repair
 from rwriter.spool import Spool
 from rwriter.store import Erasure, Purge, RequestStore
 

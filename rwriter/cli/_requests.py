@@ -16,6 +16,7 @@ from rwriter._escape import escape
 from rwriter.cli import _options as options
 from rwriter.cli._output import print_fields, print_rows, to_json
 from rwriter.errors import RwriterError
+from rwriter.schema import State
 from rwriter.store import RequestDetail, RequestFilter, RequestStore, RequestSummary
 
 _COLUMNS: Final = (
@@ -71,7 +72,7 @@ def _fact(given: str) -> tuple[str, Any]:
 def ls(  # noqa: PLR0913 -- a parameter for each option
     *,
     owner: str | None,
-    status: str | None,
+    status: State | None,
     models: tuple[str, ...],
     tiers: tuple[str, ...],
     facts: tuple[tuple[str, Any], ...],
@@ -152,7 +153,7 @@ def show(*, request_id: uuid.UUID, bodies: bool, schema: str | None, database_ur
 def tail(  # noqa: PLR0913 -- a parameter for each option
     *,
     owner: str | None,
-    status: str | None,
+    status: State | None,
     models: tuple[str, ...],
     every: timedelta,
     window: timedelta,
