@@ -16,6 +16,7 @@ from rwriter.cli import _options as options
 from rwriter.cli._dead_letters import dead_letters
 from rwriter.cli._demo import demo
 from rwriter.cli._doctor import doctor
+from rwriter.cli._partitions import partitions
 from rwriter.cli._requests import reap
 from rwriter.cli._schema import check, current, migrate
 from rwriter.cli._spool import spool
@@ -36,7 +37,7 @@ def app() -> None:
 
 
 # in the order in which the help lists them
-for command in (reap, migrate, current, check, doctor, demo, spool, dead_letters):
+for command in (reap, migrate, current, check, doctor, demo, partitions, spool, dead_letters):
     app.add_command(command)
 
 
