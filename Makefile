@@ -7,8 +7,8 @@ JOBS ?= auto
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg suite-partitioned suite-litellm \
-  suite-lowest \
+.PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg \
+  suite-partitioned suite-litellm suite-lowest release-check \
   bench \
   chaos format clean
 
@@ -81,7 +81,7 @@ suite-partitioned: $(READY) ## the statements on partitioned tables
 LITELLM_VENV ?= .venv-litellm
 $(LITELLM_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(LITELLM_VENV)
-	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]' --editable '.[test]' pytest-asyncio blockbuster
+	$(LITELLM_VENV)/bin/python -m pip install --quiet 'litellm[proxy]' --editable '.[test]' blockbuster
 	touch $@
 
 suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment of its own
@@ -89,8 +89,7 @@ suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment o
 
 # The lowest versions that pyproject.toml declares, on whichever Python this is: uv can resolve downwards, pip cannot.
 LOWEST_VENV ?= .venv-lowest
-# the tools of the tests are ours to choose: pytest-asyncio 1.0 leaves event loops open, which a later test is blamed for
-LOWEST_TOOLS := 'pytest-asyncio>=1.5' 'blockbuster>=1.5.11' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27'
+LOWEST_TOOLS := 'blockbuster>=1.5.11' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27'
 $(LOWEST_VENV)/.ready: pyproject.toml
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
@@ -105,6 +104,17 @@ suite-lowest: $(LOWEST_VENV)/.ready ## a cross-section of the tests on the lowes
 	  -k "not named_schema" tests/lowest tests/test_records.py tests/engines/test_engines.py tests/engines/test_engines_network.py \
 	  tests/store/test_persist.py tests/store/test_read.py tests/writer/test_flow.py tests/cli tests/migrate/test_alembic_command.py \
 	  tests/asgi/capture/test_rows.py
+
+# What a service's type checker sees of the installed package, and whether PyPI takes what is built. Not part of `make test`.
+RELEASE_VENV ?= .venv-release
+release-check: ## the built wheel: metadata as PyPI wants it, public types complete
+	rm -rf $(RELEASE_VENV) dist
+	$(PYTHON) -m venv $(RELEASE_VENV)
+	$(RELEASE_VENV)/bin/python -m pip install --quiet build twine 'pyright[nodejs]'
+	$(RELEASE_VENV)/bin/python -m build --quiet
+	$(RELEASE_VENV)/bin/twine check --strict dist/*
+	$(RELEASE_VENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[asgi,test]" 'litellm[proxy]'
+	cd $(RELEASE_VENV) && PATH="$$PWD/bin:$$PATH" VIRTUAL_ENV="$$PWD" pyright --ignoreexternal --verifytypes rwriter
 
 # Throughput beside peers, ten minutes. `make bench-memory` and the like run the other commands of `python -m bench`;
 # BENCH="--quick" shortens any of them.
@@ -123,4 +133,4 @@ format: $(READY) ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 clean: ## remove environments and caches
-	rm -rf $(VENV) $(LITELLM_VENV) $(LOWEST_VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) $(LOWEST_VENV) $(RELEASE_VENV) build dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

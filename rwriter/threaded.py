@@ -20,6 +20,7 @@ from rwriter.engines import DbEngines, EngineProvider
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
+from rwriter.store import Erasure
 from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
@@ -172,6 +173,11 @@ class ThreadedWriter:
             return writer.get(request_id)
 
         return self._call(look())
+
+    def erase(self, created_by: str) -> Erasure:
+        """As ``RequestsWriter.erase``."""
+        writer, _, _ = self._opened()
+        return self._call(writer.erase(created_by))
 
     @property
     def stats(self) -> WriterStats:

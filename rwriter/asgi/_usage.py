@@ -7,9 +7,24 @@ from typing import Any, Final
 
 _MOST_TOKENS: Final = 2**31 - 1
 
+_MEMBERS: Final = ("usage", "usageMetadata", "x_groq", "amazon-bedrock-invocationMetrics")
+"""Members of an answer that are a usage, or have one."""
+
 _COUNTS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    "input_tokens": (("input_tokens",), ("prompt_tokens",), ("inputTokens",), ("promptTokenCount",)),
-    "output_tokens": (("output_tokens",), ("completion_tokens",), ("outputTokens",), ("candidatesTokenCount",)),
+    "input_tokens": (
+        ("input_tokens",),
+        ("prompt_tokens",),
+        ("inputTokens",),
+        ("promptTokenCount",),
+        ("inputTokenCount",),
+    ),
+    "output_tokens": (
+        ("output_tokens",),
+        ("completion_tokens",),
+        ("outputTokens",),
+        ("candidatesTokenCount",),
+        ("outputTokenCount",),
+    ),
     "cached_input_tokens": (
         ("input_tokens_details", "cached_tokens"),
         ("prompt_tokens_details", "cached_tokens"),
@@ -53,7 +68,7 @@ def count_at(usage: Mapping[str, Any], *place: str) -> int | None:
 
 
 def _usages(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for value in (body.get("usage"), body.get("usageMetadata"), body.get("x_groq")):
+    for value in map(body.get, _MEMBERS):
         if isinstance(value, dict):
             inner = value.get("usage")
             yield inner if isinstance(inner, dict) else value

@@ -13,6 +13,7 @@ from rwriter._database_errors import explain
 from rwriter._escape import escape
 from rwriter.cli import _completion as completion
 from rwriter.cli import _options as options
+from rwriter.cli._consume import consume
 from rwriter.cli._dead_letters import dead_letters
 from rwriter.cli._demo import demo
 from rwriter.cli._doctor import doctor
@@ -24,6 +25,8 @@ from rwriter.migrate import URL_VARIABLE
 
 FAILED: Final = 1
 MISUSED: Final = 2
+
+URL_OPTIONS: Final = ("--database-url", "--from")
 
 
 @click.group("rwriter", cls=options.Group, context_settings=options.CONTEXT)
@@ -37,7 +40,7 @@ def app() -> None:
 
 
 # in the order in which the help lists them
-for command in (reap, migrate, current, check, doctor, demo, partitions, spool, dead_letters):
+for command in (reap, migrate, current, check, doctor, demo, partitions, consume, spool, dead_letters):
     app.add_command(command)
 
 
@@ -53,7 +56,7 @@ def main() -> None:
 def _refuse_stray_url(arguments: list[str]) -> None:
     # usage errors quote the argument that makes no sense, and this one would be quoted with its password
     for before, argument in itertools.pairwise(["", *arguments]):
-        if "://" in argument and before != "--database-url" and not argument.startswith("--database-url="):
+        if "://" in argument and before not in URL_OPTIONS and argument.partition("=")[0] not in URL_OPTIONS:
             _fail(f"give the database as --database-url URL, or set {URL_VARIABLE}", MISUSED)
 
 

@@ -49,9 +49,9 @@ bodies = click.option("--bodies", is_flag=True, help="Print both bodies whole.")
 older_than = click.option("--older-than", type=duration, metavar="DURATION", required=True, help="90s, 30m, 12h or 7d.")
 
 
-def engines_for(database_url: str | None, schema: str | None) -> DbEngines:
+def engines_for(database_url: str | None, schema: str | None, *, pool_size: int = 5) -> DbEngines:
     """Return engines for the options given; raises ``RwriterError`` where no database is named."""
     if not database_url:
         msg = f"no database given: pass --database-url, or set {URL_VARIABLE}"
         raise RwriterError(msg)
-    return DbEngines.from_url(database_url, schema=schema)
+    return DbEngines.from_url(database_url, schema=schema, pool_size=pool_size)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rwriter.errors import SpoolFull, SpoolUnusable
-from rwriter.spool import _folder
+from rwriter.spool import _folder, _log
+from rwriter.spool._forget import forget
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
 from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
@@ -48,7 +49,7 @@ class SpoolFile:
         self._synchronous = synchronous
         # Updates that failed on a full disk. Applied before the next claim: until then those rows look claimed.
         self._deferred: list[tuple[str, list[tuple[int]]]] = []
-        with _telling_why(directory):
+        with _folder.telling_why(directory):
             _folder.prepare(directory, self._path, create=create)
             self._claimant = Claimant(directory)
             try:
@@ -197,6 +198,10 @@ class SpoolFile:
                 number += self._db.execute(free, (before,)).rowcount
             return number
 
+    def forget(self, is_theirs: Callable[[bytes], bool]) -> int:
+        """Delete every row whose payload ``is_theirs``, claimed or not, and what is left of it in the file."""
+        return self._sound(lambda: forget(self._db, self.directory, is_theirs))
+
     def restore(self) -> int:
         """Put rows that were set aside back among those to be replayed. Returns how many."""
         with self._transaction():
@@ -223,13 +228,13 @@ class SpoolFile:
         if self._inode == _folder.inode_of(self._path) and self._claimant.is_in_place():
             return
         log.error("the spool %s was removed or replaced while it was open: it is made anew", self._path)
-        with _telling_why(self.directory):
+        with _folder.telling_why(self.directory):
             old = self._db
             _folder.prepare(self.directory, self._path, create=True)
             self._claimant.renew()
             if self._inode != _folder.inode_of(self._path):
                 # the rows are still there for who has the file open; those of others are saved by whoever comes first
-                kept, lost = salvage(old, self._open_anew)
+                kept, lost = salvage(old, lambda: self._connect(self._path))
                 self._db = kept.db
                 log.error("%d records of the spool %s were moved to the new one, %d lost", kept.rows, self._path, lost)
         self._inode = _folder.inode_of(self._path)
@@ -238,6 +243,8 @@ class SpoolFile:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            if self._claimant.is_alone():
+                _log.mend(self._path)
             return self._connect(self._path)
         except sqlite3.OperationalError as exc:
             # not the file's fault: no permission, no space, locked for too long
@@ -246,9 +253,6 @@ class SpoolFile:
         except sqlite3.DatabaseError as exc:
             return self._replace_damaged(exc)
 
-    def _open_anew(self) -> sqlite3.Connection:
-        return self._connect(self._path)
-
     def _replace_damaged(self, exc: sqlite3.Error) -> sqlite3.Connection:
         """Keep the damaged file under another name, and return a new one with every row that can be read."""
         aside = self._path.with_name(f"{FILE_NAME}.corrupt-{time.time_ns()}")
@@ -256,7 +260,7 @@ class SpoolFile:
             with contextlib.suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
         old = _connected(aside)
-        kept, lost = salvage(old, self._open_anew)
+        kept, lost = salvage(old, lambda: self._connect(self._path))
         log.error(
             "the spool %s cannot be read (%s): kept as %s; %d records of it are in a new one, %d at least are not",
             self._path, exc, aside.name, kept.rows, lost,
@@ -376,15 +380,6 @@ class SpoolFile:
                 log.warning("adopting spooled records of a process that died (%s)", self.directory)
                 self._db.execute("UPDATE records SET claimant = NULL WHERE CAST(claimant AS BLOB) = ?", (found,))
                 bury(self.directory, claimant)
-
-
-@contextlib.contextmanager
-def _telling_why(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, sqlite3.Error) as exc:
-        msg = f"cannot use the spool in {directory}: {exc}"
-        raise SpoolUnusable(msg) from exc
 
 
 def _connected(path: Path) -> sqlite3.Connection:

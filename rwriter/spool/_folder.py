@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +36,16 @@ def inode_of(path: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def telling_why(directory: Path) -> Iterator[None]:
+    """Raise what the disk and SQLite raise as ``SpoolUnusable``, with the folder."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as exc:
+        msg = f"cannot use the spool in {directory}: {exc}"
+        raise SpoolUnusable(msg) from exc
 
 
 def _refuse_foreign(path: Path, is_right: Callable[[int], bool], wanted: str) -> None:

@@ -37,6 +37,12 @@ class Claimant:
         held = os.fstat(self._lock)
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
+    def is_alone(self) -> bool:
+        """Return True unless another claimant of the folder lives."""
+        directory = self._path.parent
+        names = [path.stem for path in directory.glob("*.lock") if path.stem != self.name]
+        return not any(is_alive(directory, name) for name in names)
+
     def renew(self) -> None:
         """Put the lock back where it was removed."""
         if self.is_in_place():

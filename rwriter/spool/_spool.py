@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -218,6 +219,23 @@ class Spool:
     async def purge(self, before: float, *, set_aside_only: bool = False) -> int:
         """Delete records spooled before ``before`` (Unix seconds) that no process has claimed. Returns how many."""
         return await self._on_thread(lambda file: file.purge(before, set_aside_only=set_aside_only))
+
+    async def forget(self, created_by: str, until: datetime) -> int:
+        """Delete the records of an owner that began up to ``until``, in whosever hands. Returns how many.
+
+        The file is rewritten, so that nothing of them can be read from it any more, nor of rows deleted before.
+        """
+        if not created_by:
+            return 0
+
+        def is_theirs(payload: bytes) -> bool:
+            try:
+                record = decode_record(payload)
+            except (msgspec.MsgspecError, ValueError, TypeError):
+                return created_by.encode() in payload
+            return record.created_by == created_by and record.started_at <= until
+
+        return await self._on_thread(lambda file: file.forget(is_theirs))
 
     async def restore(self) -> int:
         """Let records that were set aside be replayed once more. Returns how many."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from nats import errors
 from nats.aio.client import Client
@@ -22,6 +23,8 @@ from rwriter.stream._refusals import classified
 
 T = TypeVar("T")
 
+SCHEMES: Final = ("nats", "tls", "ws", "wss")
+
 log = logging.getLogger("rwriter")
 
 
@@ -31,8 +34,7 @@ class Connection:
     def __init__(
         self, servers: str | Sequence[str], options: Mapping[str, Any] | None, *, name: str, timeout: float
     ) -> None:
-        listed = servers.split(",") if isinstance(servers, str) else list(servers)
-        self._servers: Final = [server.strip() for server in listed]
+        self._servers: Final = _listed(servers)
         self._options: Final = {"connect_timeout": timeout, **(options or {}), "name": name}
         self._timeout: Final = timeout
         self._lock: Final = asyncio.Lock()
@@ -47,7 +49,8 @@ class Connection:
             if self._ended:
                 raise SinkUnavailable("the connection to NATS was closed")
             if self._client is None or self._client.is_closed:
-                self._client = await self._connect()
+                with classified():
+                    self._client = await self._connect()
             return self._client
 
     async def call(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
@@ -108,6 +111,23 @@ class Connection:
             raise
         self._lost = lost
         return client
+
+
+def _listed(servers: str | Sequence[str]) -> list[str]:
+    """Return each server's URL. Raises ``ValueError`` that does not quote it: a password may be in it."""
+    listed = [server.strip() for server in (servers.split(",") if isinstance(servers, str) else servers)]
+    if not listed or not all(map(_is_url, listed)):
+        msg = "servers must be URLs as nats://HOST:4222, with commas between them"
+        raise ValueError(msg)
+    return listed
+
+
+def _is_url(server: str) -> bool:
+    try:
+        parts = urlsplit(server if "://" in server else f"nats://{server}")
+        return parts.scheme in SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_refusal(exc: BaseException) -> bool:

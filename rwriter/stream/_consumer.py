@@ -103,7 +103,7 @@ class StreamConsumer:
     ``lag_interval``     5 s          between two looks at the stream's lag
     ``timeout``          5 s          for a connection to NATS, and for its answers
     ``check_schema``     ``True``     compare the database with head on start
-    ``connect``          none         options of ``nats.connect``: ``tls``, ``user_credentials``, ``token``
+    ``connect``          ``None``     options of ``nats.connect``: ``tls``, ``user_credentials``, ``token``
     ``name``             see below    in logs and metrics: ``rwriter-consume``
     ==================== ============ =====================================================================
 

@@ -6,6 +6,7 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
+from rwriter._guarded import Guarded
 from rwriter._validation import at_least, positive
 
 _LEAST: Final[dict[str, float]] = {
@@ -17,8 +18,10 @@ _LEAST: Final[dict[str, float]] = {
 _POSITIVE: Final = ("ack_wait", "return_delay", "flush_timeout", "lag_interval", "timeout")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(Guarded, frozen=True, kw_only=True):
     """Holds the options of one consumer. Raises ``ValueError`` naming the one that cannot be used."""
+
+    __shown__ = ("durable", "concurrency", "name")
 
     subject: str | None = None
     durable: str = "rwriter"
@@ -32,7 +35,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     lag_interval: float = 5.0
     timeout: float = 5.0
     check_schema: bool = True
-    connect: dict[str, Any] = {}
+    connect: dict[str, Any] | None = None
     name: str = "rwriter-consume"
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class ConsumeOptions(TypedDict, total=False):
     lag_interval: float
     timeout: float
     check_schema: bool
-    connect: dict[str, Any]
+    connect: dict[str, Any] | None
     name: str
 
 

@@ -11,12 +11,13 @@ import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Final, TypeVar
 
 from rwriter.errors import ChannelFull, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer._account import Account, Fate
-from rwriter.writer._pending import PendingIndex, PendingRecord
+from rwriter.writer._pending import PendingIndex, PendingRecord, resolve, retrieve
 
 E = TypeVar("E", bound=WriterNotOpen | WriterClosed)
 
@@ -242,7 +243,7 @@ class Channel:
         try:
             await waiter
         finally:
-            _retrieve(waiter)
+            retrieve(waiter)
 
     async def drained(self) -> None:
         """Return once everything accepted before the call is settled; raise if the consumer died meanwhile."""
@@ -256,7 +257,7 @@ class Channel:
             await barrier
         finally:
             self._barriers.pop(barrier, None)
-            _retrieve(barrier)
+            retrieve(barrier)
 
     # -- the end
 
@@ -286,6 +287,15 @@ class Channel:
     def entries(self) -> list[PendingRecord]:
         """Return every pending entry, oldest first."""
         return list(self._order.values())
+
+    def forget(self, created_by: str, until: datetime, error: Exception) -> list[PendingRecord]:
+        """Settle an owner's entries that began up to ``until`` as skipped, in flight or not, and return them."""
+        of_owner = [entry for entry in self._order.values() if entry.record.created_by == created_by]
+        theirs = [entry for entry in of_owner if entry.record.started_at <= until]
+        self.settle(theirs, "skipped", error)
+        self._queue = deque(entry for entry in self._queue if entry.fate is None)
+        self._queued_bytes = sum(entry.size for entry in self._queue)
+        return theirs
 
     def drain_all(self) -> list[PendingRecord]:
         """Empty the queue and return every pending entry, for ``aclose()`` to spool or drop."""
@@ -344,7 +354,7 @@ class Channel:
         loop = asyncio.get_running_loop()
         taker: asyncio.Future[None] = loop.create_future()
         self._takers.append(taker)
-        timer = None if timeout is None else loop.call_later(timeout, _resolve, taker)
+        timer = None if timeout is None else loop.call_later(timeout, resolve, taker)
         try:
             await taker
         except asyncio.CancelledError:
@@ -369,7 +379,7 @@ class Channel:
         oldest = next(iter(self._order)) if self._order else self.account.accepted
         while self._barriers and oldest >= next(iter(self._barriers.values())):
             barrier, _ = self._barriers.popitem(last=False)
-            _resolve(barrier)
+            resolve(barrier)
 
     def _close_with(self, refusal: WriterClosed) -> None:
         self._refusal = refusal
@@ -386,14 +396,3 @@ def _again(error: E) -> E:
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _retrieve(future: asyncio.Future[None]) -> None:
-    # the waiter was cancelled at the same moment: keep asyncio from reporting an exception "never retrieved"
-    if future.done() and not future.cancelled():
-        future.exception()

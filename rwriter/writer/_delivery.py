@@ -258,6 +258,8 @@ class Delivery:
             raise _Away from _cause(unclear)
 
     async def _bury(self, entry: PendingRecord, refusal: Exception) -> None:
+        if entry.fate is not None:
+            return  # its owner was erased meanwhile
         record, sqlstate, reason = entry.record, sqlstate_of(refusal), describe(refusal)
         error = server_message(refusal)
         try:

@@ -20,6 +20,7 @@ from rwriter._database_errors import (
     out_of_connections,
     sqlstate_of,
 )
+from rwriter.errors import SinkUnavailable
 from rwriter.writer._options import Options
 
 log = logging.getLogger("rwriter")
@@ -261,7 +262,8 @@ class Outage:
         if failure_of(exc) is Kind.CONFIGURATION:
             log.error("%s: cannot write, %s: %s; %s", self._name, describe(exc), advice(exc), self._meanwhile)
         else:
-            log.warning("%s: the database is away, %s: retrying; %s", self._name, describe(exc), self._meanwhile)
+            away = "the sink" if isinstance(exc, SinkUnavailable) else "the database"
+            log.warning("%s: %s is away, %s: retrying; %s", self._name, away, describe(exc), self._meanwhile)
 
     @property
     def _meanwhile(self) -> str:

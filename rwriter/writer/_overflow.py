@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Final
 
 from rwriter._database_errors import describe
@@ -100,6 +101,15 @@ class Overflow:
             await self._spool.remove(numbers)
         except Exception as exc:  # noqa: BLE001 -- the row stays and is replayed once more, which changes nothing
             log.warning("cannot remove stored records from the spool: %s", describe(exc))
+
+    async def forget(self, created_by: str, until: datetime, settled: Iterable[PendingRecord]) -> None:
+        """Delete an owner's records that began up to ``until`` from the spool, whoever has put or claimed them.
+
+        ``settled`` are those of this writer's buffer.
+        """
+        for entry in settled:
+            self._copies.pop(entry, None)
+        await self._spool.forget(created_by, until)
 
     async def set_aside(self, entry: PendingRecord, reason: str) -> bool:
         """Keep a record that even ``dead_letters`` refuses where it is not replayed. Returns False if that failed."""

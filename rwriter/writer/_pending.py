@@ -67,10 +67,12 @@ class PendingIndex:
             if self._by_custom_id.get((custom_id, record.created_by)) is entry:
                 del self._by_custom_id[custom_id, record.created_by]
         number = record.request_id.int
+        behind = self._queued_behind.get(number)
         if self._head_by_id.get(number) is not entry:
+            if behind is not None and entry in behind:
+                behind.remove(entry)
             return None
         del self._head_by_id[number]
-        behind = self._queued_behind.get(number)
         if not behind:
             return None
         following = self._head_by_id[number] = behind.popleft()
@@ -91,3 +93,15 @@ class PendingIndex:
         """Return the latest record that its owner's client knows as ``custom_id``, or ``None``."""
         entry = self._by_custom_id.get((custom_id, created_by))
         return None if entry is None else entry.record
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    """Wake whoever waits for ``future``, unless that was done before."""
+    if not future.done():
+        future.set_result(None)
+
+
+def retrieve(future: asyncio.Future[None]) -> None:
+    """Look at the error of a future whose waiter was cancelled at the same moment: asyncio would report it."""
+    if future.done() and not future.cancelled():
+        future.exception()

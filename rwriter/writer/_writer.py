@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import uuid
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Literal, Self, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter._texts import repair
 from rwriter.engines import EngineProvider
-from rwriter.errors import RwriterError
+from rwriter.errors import RecordSkipped, RwriterError
 from rwriter.partitions import IdBounds
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
-from rwriter.store import RequestStore
+from rwriter.store import Erasure, RequestStore
 from rwriter.writer import _telemetry as telemetry
 from rwriter.writer._account import Account
 from rwriter.writer._channel import Channel
@@ -142,6 +144,31 @@ class RequestsWriter:
     def find(self, custom_id: str, created_by: str) -> CompletedRequest | None:
         """Return the latest record not yet stored that ``created_by``'s client knows as ``custom_id``, or ``None``."""
         return self._channel.find(custom_id, created_by)
+
+    async def erase(self, created_by: str) -> Erasure:
+        """Delete everything of an owner's: from this writer's buffer and spool at once, and from the database.
+
+        Records in the buffer that began before count as ``skipped``, and a ``send(wait="committed")`` of one raises
+        ``RecordSkipped``. Nothing of them can be read from the spool's files any more; a spool on another host drops
+        them when it replays them. What began after ``Erasure.erased_at`` is stored as ever.
+
+        Raises ``WriterNotOpen`` or ``WriterClosed``, ``RwriterError`` where the records go to another sink than a
+        database, and what the database raises: buffer and spool have forgotten the owner then, and the call is to be
+        repeated.
+        """
+        self._channel.check_accepting()
+        store, owner = self.store, repair(created_by).strip()
+        # at once, and again for what was accepted, or put into the spool, while the database was asked
+        await self._forget(owner, datetime.now(UTC))
+        erasure = await store.erase(owner)
+        await self._forget(owner, erasure.erased_at)
+        return erasure
+
+    async def _forget(self, owner: str, until: datetime) -> None:
+        forgotten = self._channel.forget(owner, until, RecordSkipped("its owner was erased"))
+        telemetry.count(self.name, "skipped", len(forgotten))
+        if self._overflow is not None:
+            await self._overflow.forget(owner, until, forgotten)
 
     @property
     def store(self) -> RequestStore:

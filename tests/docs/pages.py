@@ -41,6 +41,12 @@ def noted(page: Path, note: str) -> str:
     return code
 
 
+def files(page: Path) -> dict[str, str]:
+    """Return the files of the project that a page writes: its blocks noted ``project: NAME``."""
+    parts = ((*block.note.partition("project: "), block.code) for block in blocks(page))
+    return {name: code for before, found, name, code in parts if found and not before}
+
+
 def name_of(page: Path) -> str:
     """Return the page's path from the root, for the names of tests."""
     return page.relative_to(ROOT).as_posix()

@@ -24,6 +24,7 @@ from rwriter import (
 from rwriter.stream import _messages as messages
 from rwriter.stream._subjects import Subjects
 from rwriter.testing import TcpProxy
+from rwriter.threaded import ThreadedWriter
 from tests.stream.conftest import MAX_PAYLOAD
 from tests.support.brokers import Broker, asked, broker_in, raw_messages, records_in
 from tests.support.driving import eventually, settle_loop
@@ -146,6 +147,19 @@ async def test_a_server_that_is_absent_on_start_is_an_outage(tmp_path: Path, str
         broker.kill()
 
 
+async def test_a_server_that_is_absent_is_away_whatever_is_asked_of_it(tmp_path: Path, stream: str) -> None:
+    async with JetStreamStore(Broker(tmp_path).url, stream=stream) as store:
+        for ask in (
+            store.persist_completed([record()]),
+            store.bury(record(), sqlstate=None, error=""),
+            store.finished_ids(()),
+            store.check_schema(),
+            store.identity(),
+        ):
+            with pytest.raises(SinkUnavailable, match="NATS is away, NoServersError"):
+                await ask
+
+
 async def test_a_lost_connection_fails_what_is_under_way_at_once(broker: Broker, stream: str) -> None:
     """Its own time-out is an hour."""
     async with TcpProxy("127.0.0.1", broker.port) as proxy:
@@ -238,6 +252,28 @@ async def test_a_closed_store_takes_nothing_and_says_so(store: JetStreamStore) -
 def test_a_name_that_cannot_be_used_is_refused(arguments: tuple[str, str | None], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         JetStreamStore("nats://localhost", stream=arguments[0], subject=arguments[1])
+
+
+@pytest.mark.parametrize(
+    "servers",
+    ["", "nats://", "nats://secret:4222,", "postgresql://user:secret@host", "nats://user:secret@host:port", []],
+)
+def test_an_address_that_cannot_be_used_is_refused_and_not_quoted(servers: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="servers must be URLs") as refused:
+        JetStreamStore(servers, stream="s")
+    assert "secret" not in str(refused.value)
+
+
+async def test_a_thread_of_its_own_publishes_as_well(broker: Broker, stream: str, store: JetStreamStore) -> None:
+    del store  # which made the stream
+    one = record()
+
+    def service() -> None:
+        with ThreadedWriter(lambda: JetStreamStore(broker.url, stream=stream)) as writer:
+            writer.send(one, wait="committed")
+
+    await asyncio.to_thread(service)
+    assert await records_in(broker, stream) == [one]
 
 
 def test_a_message_that_cannot_be_read_says_so_and_quotes_nothing() -> None:

@@ -13,7 +13,7 @@ from rwriter.asgi._capture.body import Body, truncated
 from rwriter.asgi._capture.budget import Part, Share
 from rwriter.asgi._capture.client import ClientWatch
 from rwriter.asgi._capture.endings import DISCONNECTED, NO_ANSWER, TRUNCATED, Failure
-from rwriter.asgi._capture.stream import LINES_OF_JSON, StreamedBody, begins_as_events, is_lines_of_json
+from rwriter.asgi._capture.stream import LINES_OF_JSON, StreamedBody, begins_as_events, pieces_in
 from rwriter.asgi._fold.stream import StreamError
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._types import Message, Receive, Send, content_encoding, header
@@ -110,14 +110,14 @@ class Answer:
         return (truncated(text, len(text) + self._lost) if self._lost else text), error
 
     def folded(self, text: str) -> tuple[str, StreamError | None, bool] | None:
-        """Return what a whole body of JSON lines folds to, its error, and whether it was cut; ``None`` for another."""
-        if self._stream is not None or not is_lines_of_json(text):
+        """Return what a whole body of pieces folds to, its error, and True if it was cut; ``None`` for another body."""
+        pieces = None if self._stream is not None else pieces_in(text)
+        if pieces is None:
             return None
         lines = StreamedBody(None, self._max_body_bytes)
-        lines.feed(text.encode("utf-8", "replace") + b"\n")
-        if not lines.known:
-            return None
-        return *lines.text(), not lines.ended
+        lines.feed(pieces.lines.encode("utf-8", "replace"))
+        lines.settle()
+        return (*lines.text(), not (lines.ended or pieces.closed)) if lines.known else None
 
     def _settle_head(self) -> None:
         """Take a body for a plain one that ended before it could be told."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import re
+from typing import Final, NamedTuple
 
 from rwriter.asgi._capture.body import Body, truncated
 from rwriter.asgi._capture.codings import Decoder, UndecodableBody, decode, decoders
@@ -28,6 +30,9 @@ LINES_OF_JSON: Final = frozenset(
 
 _HEAD: Final = 64
 """Bytes that tell what a body is."""
+_DECODER: Final = json.JSONDecoder(strict=False)
+_NEXT: Final = re.compile(r"[\s,]*+\{")
+_END: Final = re.compile(r"\s*+\]\s*+\Z")
 _BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -39,10 +44,32 @@ def begins_as_events(head: bytes | bytearray) -> bool | None:
     return None if len(head) < _HEAD and any(beginning.startswith(start) for beginning in _BEGINNINGS) else False
 
 
-def is_lines_of_json(text: str) -> bool:
-    """Return True if ``text`` is an object on its first line and something on the next."""
-    first, newline, rest = text.lstrip("\ufeff \t\r\n").partition("\n")
-    return bool(newline) and rest.lstrip()[:1] == "{" and first[:1] == "{" and isinstance(loads(first), dict)
+class Pieces(NamedTuple):
+    """A body of pieces of an answer, as lines of JSON. ``closed`` if its own end shows that none is missing."""
+
+    lines: str
+    closed: bool
+
+
+def pieces_in(text: str) -> Pieces | None:
+    """Return the pieces of an answer that ``text`` holds on lines, or in one array; ``None`` for another body."""
+    start = text.lstrip("\ufeff \t\r\n")
+    if start[:1] == "[":
+        return _pieces_of_array(start)
+    first, newline, rest = start.partition("\n")
+    is_lines = bool(newline) and rest.lstrip()[:1] == "{" and first[:1] == "{" and isinstance(loads(first), dict)
+    return Pieces(text + "\n", closed=False) if is_lines else None
+
+
+def _pieces_of_array(text: str) -> Pieces | None:
+    lines, at = [], 1
+    while (found := _NEXT.match(text, at)) is not None:
+        try:
+            value, at = _DECODER.raw_decode(text, found.end() - 1)
+        except (ValueError, RecursionError):
+            break
+        lines.append(to_text(value))
+    return Pieces("\n".join(lines) + "\n", closed=_END.match(text, at) is not None) if lines else None
 
 
 class StreamedBody:
@@ -79,13 +106,14 @@ class StreamedBody:
 
     @property
     def is_silent(self) -> bool:
-        """True if no event has come."""
-        self._catch_up()
-        return self._chain is not None and not self._fold.known and not self._fold.unknown
+        """True if nothing has come that says anything: no event, and no JSON in place of events."""
+        self._finish()
+        return self._chain is not None and not self._fold.known and not self._fold.unknown and not self._is_json
 
     @property
     def ended(self) -> bool:
-        """True once the stream's own end marker or an error frame has come."""
+        """True if the stream's own end marker or an error frame has come. Asked when nothing more comes."""
+        self._finish()
         return self.known and (self._fold.ended or self._lost > 0)
 
     @property
@@ -129,6 +157,7 @@ class StreamedBody:
     def text(self) -> tuple[str, StreamError | None]:
         """Return the folded object as JSON and its error frame; the raw text, if the events are of no known kind."""
         self.settle()
+        self._finish()
         if not self.known:
             return self._raw.text(self._content_encoding), None
         folded = self._fold.result()
@@ -140,6 +169,17 @@ class StreamedBody:
     @property
     def _understood(self) -> bool:
         return self._chain is not None and self._fold.known
+
+    @property
+    def _is_json(self) -> bool:
+        # of a large one its beginning has to do: it is asked on the event loop
+        text = self._raw.text(self._content_encoding)
+        return isinstance(loads(text), dict | list) if len(text) <= LARGE_BYTES else text.lstrip()[:1] in {"{", "["}
+
+    def _finish(self) -> None:
+        self._catch_up()
+        if self._late is None:
+            self._fold.finish()
 
     def _catch_up(self) -> None:
         if not self._waiting:

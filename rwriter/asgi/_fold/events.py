@@ -86,6 +86,14 @@ class EventParser:
         more = [value] if field == b"data" else []
         return Event(self._name, b"\n".join(self._data + more))
 
+    def finish(self) -> Event | None:
+        """Return the line of JSON that the stream ended with, its newline missing; ``None`` if it ended otherwise."""
+        tail = bytes(self._tail)
+        if tail[:1] != b"{" and tail[:2] != b"[{":
+            return None
+        self._tail.clear()
+        return Event("", tail)
+
     def _completed(self, line: bytes) -> bytes:
         """Return the whole line that ends with ``line``; a comment in place of one that was too long."""
         if self._skipping:

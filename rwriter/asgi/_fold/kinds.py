@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.completions import DONE, CompletionsFold
+from rwriter.asgi._fold.gemini import GeminiFold
 from rwriter.asgi._fold.lines import LinesFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
@@ -53,6 +54,8 @@ def fold_for(event: dict[str, Any], budget: Budget) -> Fold | None:
         return MessagesFold(budget)
     if type(event.get("done")) is bool and (type(event.get("message")) is dict or type(event.get("response")) is str):
         return LinesFold(budget)
+    if type(event.get("candidates")) is list or type(event.get("promptFeedback")) is dict:
+        return GeminiFold(budget)
     return CompletionsFold(budget) if type(event.get("choices")) is list else None
 
 

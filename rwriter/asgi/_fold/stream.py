@@ -63,6 +63,12 @@ class StreamFold:
         for event in self._parser.feed(data):
             self._take(event)
 
+    def finish(self) -> None:
+        """Take note that the stream has ended: a last line of JSON needs no newline."""
+        event = self._parser.finish()
+        if event is not None and parse(event.name, event.data) is not None:
+            self._take(event)
+
     @property
     def pending_bytes(self) -> int:
         """Bytes of the event that has begun."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from rwriter.asgi._json import is_list, objects_in, text_or_empty
+from rwriter.asgi._render import foreign
 from rwriter.asgi._render.blocks import Blocks
 from rwriter.asgi._render.items import Ids, Item, function_call, image, message, output_text, reasoning
 
@@ -30,7 +31,10 @@ class Output(NamedTuple):
 
 
 def kind_of(body: Any, path: str) -> str:
-    """Tell the kind of object in ``body``: ``response``, ``chat``, ``text``, ``message`` or ``other``."""
+    """Tell the kind of object in ``body``.
+
+    ``response``, ``chat``, ``text``, ``message``; ``ollama``, ``gemini``, ``converse``; else ``other``.
+    """
     if not isinstance(body, dict):
         return "other"
     known = _KINDS.get(str(body.get("object") or body.get("type")))
@@ -42,7 +46,9 @@ def kind_of(body: Any, path: str) -> str:
         return "response"
     if isinstance(body.get("choices"), list):
         return "chat" if any("message" in choice for choice in objects_in(body["choices"])) else "text"
-    return "message" if isinstance(body.get("content"), list) and path.endswith("/messages") else "other"
+    if isinstance(body.get("content"), list) and path.endswith("/messages"):
+        return "message"
+    return foreign.kind_of(body) or "other"
 
 
 _KINDS: Final = {
@@ -178,6 +184,9 @@ _RENDERERS: Final[dict[str, Callable[[dict[str, Any], Ids, bool], Output]]] = {
     "chat": _from_chat,
     "text": _from_text,
     "message": _from_message,
+    "ollama": lambda body, ids, whole: _from_chat(foreign.chat_of_ollama(body), ids, whole),
+    "gemini": lambda body, ids, whole: _from_chat(foreign.chat_of_gemini(body), ids, whole),
+    "converse": lambda body, ids, whole: _from_message(foreign.message_of_converse(body), ids, whole),
 }
 
 

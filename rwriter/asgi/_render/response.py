@@ -30,7 +30,9 @@ STATUS: Final = {
 _REQUEST: Final = _json.Members("background", EXTENSION, *ECHOED)
 _BACKGROUND: Final = _json.Members("background", EXTENSION)
 
-_READ: Final = frozenset({"choices", "content", "usage", "error", "x_groq", EXTENSION})
+_READ: Final = frozenset(
+    {"choices", "content", "usage", "error", "x_groq", "candidates", "message", "response", EXTENSION}
+)
 """Members of an answer that are read whatever their size: the others are shown as they are."""
 
 _PREVIOUS: Final = _json.Members("previous_response_id")

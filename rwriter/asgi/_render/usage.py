@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rwriter.asgi._usage import count_at, tokens_in, usages_in
 
-_INPUTS: Final = ("prompt_tokens", "promptTokenCount")
+_INPUTS: Final = ("prompt_tokens", "promptTokenCount", "inputTokenCount")
 _PARTS_OF_INPUT: Final = (
     ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
     ("inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"),

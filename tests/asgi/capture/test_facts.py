@@ -86,6 +86,7 @@ def test_a_form_may_name_the_model() -> None:
         ({"usage": {"inputTokens": 3, "outputTokens": 4, "cacheReadInputTokens": 1}}, (3, 4, 1, None)),
         ({"usageMetadata": {"promptTokenCount": 3, "thoughtsTokenCount": 5}}, (3, None, None, 5)),
         ({"usageMetadata": {"candidatesTokenCount": 4, "cachedContentTokenCount": 5}}, (None, 4, 5, None)),
+        ({"amazon-bedrock-invocationMetrics": {"inputTokenCount": 3, "outputTokenCount": 4}}, (3, 4, None, None)),
         ({"x_groq": {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}, "usage": {}}, (3, 4, None, None)),
         ({"choices": [{"usage": {"prompt_tokens": 3, "completion_tokens": 4}}]}, (3, 4, None, None)),
         ({"prompt_eval_count": 3, "eval_count": 4}, (3, 4, None, None)),

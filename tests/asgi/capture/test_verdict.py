@@ -26,6 +26,7 @@ TOLD: dict[str, tuple[Any, int]] = {
         {"object": "response", "status": "failed", "error": {"code": "server_error", "message": "x"}},
         500,
     ),
+    "no envelope": ({"object": "error", "message": "too long", "code": 400}, 400),
     "a list": ([{"error": {"code": 400, "message": "bad"}}], 400),
 }
 ANSWERS: dict[str, Any] = {
@@ -86,6 +87,69 @@ async def test_a_stream_without_an_event_is_truncated(capture: Capture, rows: Ro
     assert (row.status, row.response_status) == ("failed", 502)
 
 
+@pytest.mark.parametrize("said", [{"error": {"code": 401, "message": "who?"}}, [{"error": {"code": 401}}]])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("end", ["", "\n"])
+async def test_json_in_place_of_a_stream_is_judged_as_json(
+    capture: Capture, rows: Rows, said: Any, indent: int | None, end: str
+) -> None:
+    middleware = capture(answering([(json.dumps(said, indent=indent) + end).encode()], SSE))
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert (row.status, row.response_status) == ("failed", 401)
+
+
+async def test_the_last_line_of_a_stream_needs_no_newline(capture: Capture, rows: Rows) -> None:
+    middleware = capture(answering([chunk("a"), b'{"error": {"code": 403, "message": "refused"}}'], SSE))
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert (row.status, row.response_status) == ("failed", 403)
+    assert json.loads(row.response_body or "")["choices"][0]["message"]["content"] == "a"
+
+
+def piece(text: str, **more: Any) -> dict[str, Any]:
+    return {
+        "candidates": [{"content": {"parts": [{"text": text}], "role": "model"}, **more}],
+        "usageMetadata": {"promptTokenCount": 4, "candidatesTokenCount": len(text)},
+        "responseId": "r-1",
+    }
+
+
+ARRAY = json.dumps([piece("Hel"), piece("lo", finishReason="STOP")], indent=2)
+ARRAYS = {
+    "whole": (ARRAY, 200),
+    "compact": (json.dumps([piece("Hel"), piece("lo")]).replace("}, {", "}\n,\r\n{"), 200),
+    "cut in the second piece": (ARRAY[: ARRAY.index('"lo"')], 502),
+    "cut behind the first": (ARRAY[: ARRAY.index('"r-1"') + 10], 502),
+    "cut behind the last": (ARRAY[:-2], 200),
+    "an error at the end": (json.dumps([piece("Hel"), {"error": {"code": 503, "message": "overloaded"}}]), 503),
+}
+
+
+@pytest.mark.parametrize(("said", "status"), ARRAYS.values(), ids=ARRAYS)
+@pytest.mark.parametrize("size", [7, 10_000])
+async def test_an_array_of_pieces_is_folded(capture: Capture, rows: Rows, said: str, status: int, size: int) -> None:
+    pieces = [said.encode()[at : at + size] for at in range(0, len(said), size)]
+    middleware = capture(answering(pieces, JSON))
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert row.response_status == status
+    (candidate,) = json.loads(row.response_body or "")["candidates"]
+    expected = "Hello" if status == 200 else "Hel"
+    assert candidate["content"] == {"parts": [{"text": expected}], "role": "model"}
+    assert row.input_tokens == 4
+
+
+@pytest.mark.parametrize(
+    "said", ["[1, 2]", '[{"a": 1}, {"b": 2}]', '[{"a": 1}', "[", '{"a": 1}\n', '[{"candidates": 1}]']
+)
+async def test_another_array_is_stored_as_it_came(capture: Capture, rows: Rows, said: str) -> None:
+    middleware = capture(answering([said.encode()], JSON))
+    await Exchange(middleware).run()
+    row = await rows.one(middleware)
+    assert (row.status, row.response_body) == ("completed", said)
+
+
 @pytest.mark.parametrize("headers", [JSON, [(b"content-type", b"application/x-ndjson")]], ids=["json", "ndjson"])
 @pytest.mark.parametrize("ends", [True, False])
 async def test_lines_of_json_are_folded(
@@ -93,7 +157,8 @@ async def test_lines_of_json_are_folded(
 ) -> None:
     lines = [{"message": {"role": "assistant", "content": piece}, "done": False} for piece in ("a", "b")]
     lines += [{"message": {"role": "assistant", "content": "c"}, "done": True}] if ends else []
-    middleware = capture(answering([json.dumps(one).encode() + b"\n" for one in lines], headers))
+    said = [json.dumps(one).encode() + b"\n" for one in lines]
+    middleware = capture(answering([*said[:-1], said[-1][:-1]], headers))
     await Exchange(middleware).run()
     row = await rows.one(middleware)
     assert (row.status, row.response_status) == (("completed", 200) if ends else ("failed", 502))

@@ -59,6 +59,11 @@ class Scene:
         with self._log.open("ab") as log:
             self._consumer = await asyncio.create_subprocess_exec(*command, stderr=log, cwd=ROOT)
 
+    def consumer_lives(self) -> None:
+        """Fail, with the end of its log, if the consumer ended by itself."""
+        assert self._consumer is not None
+        assert self._consumer.returncode is None, self._log.read_text(errors="replace")[-3000:]
+
     async def kill(self, what: str, *, turn: int) -> None:
         """``kill -9`` one of the processes and start it again."""
         if what == "broker":
@@ -78,12 +83,14 @@ class Scene:
 
     async def _kill_consumer_at_work(self) -> None:
         """Kill the consumer while it has messages in hand and waits for the database."""
+        self.consumer_lives()
         assert self._consumer is not None
         connection = await asyncpg.connect(self.database, timeout=PATIENCE)
         try:
             async with connection.transaction():
                 await connection.execute("LOCK TABLE requests IN ACCESS EXCLUSIVE MODE")
                 await eventually(self._is_delivered, within=PATIENCE)
+                self.consumer_lives()
                 self._consumer.kill()
                 await self._consumer.wait()
         finally:
@@ -102,6 +109,7 @@ class Scene:
         await self.service.__aexit__(None, None, None)
         self.told.extend(self.service.told)
         await eventually(self._is_empty, within=PATIENCE)
+        self.consumer_lives()
         assert self._consumer is not None
         self._consumer.terminate()
         async with asyncio.timeout(PATIENCE):

@@ -33,7 +33,14 @@ class Asked(Guarded, frozen=True):
     metadata: Any = None
 
 
-class Said(Guarded, frozen=True, rename={"usage_metadata": "usageMetadata", "response_id": "responseId"}):
+_NAMES: Final = {
+    "usage_metadata": "usageMetadata",
+    "response_id": "responseId",
+    "bedrock": "amazon-bedrock-invocationMetrics",
+}
+
+
+class Said(Guarded, frozen=True, rename=_NAMES):
     """Members of an answer."""
 
     id: Any = None
@@ -45,6 +52,9 @@ class Said(Guarded, frozen=True, rename={"usage_metadata": "usageMetadata", "res
     choices: msgspec.Raw = msgspec.Raw(b"")
     error: Any = None
     status: Any = None
+    object: Any = None
+    type: Any = None
+    bedrock: Any = None
     prompt_eval_count: Any = None
     eval_count: Any = None
 
@@ -110,6 +120,7 @@ def tokens_of(said: Said) -> dict[str, int]:
         "usage": said.usage,
         "usageMetadata": said.usage_metadata,
         "x_groq": said.x_groq,
+        _NAMES["bedrock"]: said.bedrock,
         "prompt_eval_count": said.prompt_eval_count,
         "eval_count": said.eval_count,
     }

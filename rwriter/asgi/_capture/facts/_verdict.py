@@ -12,7 +12,7 @@ import msgspec
 from rwriter._guarded import Guarded
 from rwriter.asgi._capture.facts._fields import Said
 from rwriter.asgi._fold.errors import StreamError, describe
-from rwriter.asgi._json import UNREADABLE, loads
+from rwriter.asgi._json import UNREADABLE, loads, loads_object
 
 _LIST_BYTES: Final = 64 * 1024
 """A longer list is an answer, and no error in a list."""
@@ -27,6 +27,9 @@ class _Choice(Guarded, frozen=True):
 def error_told(said: Said, text: str) -> StreamError | None:
     """Return the error that the body of an answer tells, ``None`` for a body that is an answer."""
     found = _error_object(said.error) or _in_choices(bytes(said.choices)) or _in_list(text)
+    if found is None and "error" in (said.object, said.type):
+        # an error without an envelope
+        found = loads_object(text) or _FAILED
     if found is None and said.status == "failed":
         found = _FAILED
     return None if found is None else describe(found)
