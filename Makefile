@@ -8,7 +8,7 @@ PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg \
-  suite-partitioned suite-litellm suite-lowest release-check \
+  suite-partitioned suite-litellm suite-lowest release-check docs \
   bench \
   chaos format clean
 
@@ -30,7 +30,7 @@ example: $(READY) ## the gateway of examples/ under the official clients
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
 
-test: lint types imports suite faults suite-pg15 suite-litellm suite-lowest ## lint, types, imports and every suite: what CI runs
+test: lint types imports docs suite faults suite-pg15 suite-litellm suite-lowest ## lint, types, imports and every suite: what CI runs
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
@@ -45,6 +45,10 @@ types: $(READY) ## mypy, strict
 
 imports: $(READY) ## the import contracts
 	$(BIN)/lint-imports
+
+# Without --quiet, under which MkDocs does not count its warnings and --strict is nothing.
+docs: $(READY) ## the site of docs/ into build/site, links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Everything but the faults below, on the embedded PostgreSQL 18; tests/migrate holds the drift check. Coverage starts
 # before pytest does, as pytest itself imports the plugin.

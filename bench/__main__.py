@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "memory": "what a full buffer takes in memory",
     "durability": "a journal under each fsync policy, beside memory",
     "replay": "live traffic beside the replay of a large spool",
+    "upgrade": "how long writers wait beside the upgrade of a million rows",
     "page": "write the tables of a run of `throughput` into docs/performance.md",
     "partitions": "what partitions cost where records are stored, and save where a week of them goes",
 }

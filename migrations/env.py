@@ -16,9 +16,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from alembic import context
+from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RwriterError
@@ -47,7 +48,7 @@ LOCK_NOT_HAD = {"55P03", "40P01"}
 # of the role or of a caller, for requests and not for migrations
 TIME_OUTS = ("statement_timeout", "idle_in_transaction_session_timeout")
 
-config = context.config
+config: Config = context.config
 
 
 def target_schema(connection: Connection | None = None) -> str | None:
@@ -225,6 +226,9 @@ def migrate_alone(connection: Connection, schema: str | None) -> None:
             try:
                 before_the_revisions(connection)
                 run(connection, schema)
+            except PendingRollbackError as exc:
+                # a connection that died in an autocommit_block, whose end hides why
+                raise exc.__context__ or exc from None
             except DBAPIError as exc:
                 if sqlstate_of(exc) not in LOCK_NOT_HAD or attempt == LOCK_ATTEMPTS:
                     raise

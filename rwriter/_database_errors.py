@@ -13,7 +13,14 @@ from traceback import clear_frames
 from typing import Final
 
 import asyncpg
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    InvalidRequestError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._escape import escape
@@ -63,6 +70,7 @@ _KIND_BY_CLASS: Final = {
 _REFUSED_AT_CONNECT: Final = ("08P01", "XX000", "0A000", "28", "3D000", "42501")
 
 _CONNECTING: Final = "rwriter_connecting"
+_UNCOMMITTED: Final = "rwriter_uncommitted"
 
 _MIGRATE: Final = "run `rwriter migrate` (or `alembic upgrade head`) on this database and schema"
 _IN_THE_WAY: Final = (
@@ -105,6 +113,11 @@ def mark_connecting(exc: BaseException) -> None:
     vars(exc)[_CONNECTING] = True
 
 
+def mark_uncommitted(exc: BaseException) -> None:
+    """Note on ``exc`` that it came in a transaction before its COMMIT was sent: it can have had no effect."""
+    vars(exc)[_UNCOMMITTED] = True
+
+
 def met_connecting(exc: BaseException) -> bool:
     """Return True if ``exc`` came while a connection was acquired, or from a sink that is away."""
     return isinstance(exc, SinkUnavailable) or any(_CONNECTING in vars(cause) for cause in _chain(exc))
@@ -118,17 +131,28 @@ def lost_connection(exc: BaseException) -> bool:
     sqlstate = sqlstate_of(exc)
     ended = sqlstate is not None and sqlstate.startswith(("08003", "08006", "57P01", "57P02", "57P05"))
     # the driver's own word, for an error of use as well: on a dead connection it is one or the other
-    closed = any(
-        isinstance(cause, asyncpg.InterfaceError) and not isinstance(cause, ValueError) for cause in _chain(exc)
-    )
-    return ended or closed or (isinstance(exc, DBAPIError) and exc.connection_invalidated and not met_connecting(exc))
+    connecting = met_connecting(exc)
+    # SQLAlchemy's pool met dead connections only, and made none that lived
+    exhausted = connecting and any(isinstance(cause, InvalidRequestError) for cause in _chain(exc))
+    invalidated = isinstance(exc, DBAPIError) and exc.connection_invalidated and not connecting
+    return ended or exhausted or invalidated or any(_says_closed(cause) for cause in _chain(exc))
 
 
-def never_sent(exc: BaseException) -> bool:
-    """Return True for a lost connection that cannot have taken the statement: the driver knew that it was dead."""
+def without_effect(exc: BaseException) -> bool:
+    """Return True for a lost connection on which nothing can have happened.
+
+    The driver knew that it was dead, or what it had taken was not committed.
+    """
     return lost_connection(exc) and (
-        met_connecting(exc) or any(isinstance(cause, asyncpg.InterfaceError) for cause in _chain(exc))
+        met_connecting(exc) or any(_says_closed(cause) or _UNCOMMITTED in vars(cause) for cause in _chain(exc))
     )
+
+
+def _says_closed(cause: BaseException) -> bool:
+    if isinstance(cause, asyncpg.InternalClientError):
+        # the connection died in the middle of a dialogue, and asyncpg will not begin another
+        return not isinstance(cause, asyncpg.TargetServerAttributeNotMatched)
+    return isinstance(cause, asyncpg.InterfaceError) and not isinstance(cause, ValueError)
 
 
 def failure_of(exc: BaseException) -> Kind:
@@ -148,7 +172,8 @@ def failure_of(exc: BaseException) -> Kind:
         if isinstance(cause, _LOST):
             # a ValueError too: a certificate that cannot be trusted, or an argument of connect() that cannot be used
             return Kind.CONFIGURATION if isinstance(cause, ValueError) else Kind.TRANSIENT
-        if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+        no_living_one = isinstance(cause, InvalidRequestError) and met_connecting(exc)
+        if no_living_one or (isinstance(cause, DBAPIError) and cause.connection_invalidated):
             return Kind.TRANSIENT
         # psycopg's: libpq tells no SQLSTATE of a connection that was not made, nor of a value that it cannot send
         if isinstance(cause, OperationalError):

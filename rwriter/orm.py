@@ -15,7 +15,7 @@ from sqlalchemy.orm import Mapped, registry, relationship
 
 from rwriter import schema
 
-mapper_registry = registry(metadata=schema.metadata)
+mapper_registry: registry = registry(metadata=schema.metadata)
 
 
 def _showing(*names: str) -> Callable[[object], str]:

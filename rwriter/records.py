@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 import uuid_utils
@@ -72,7 +72,7 @@ class _Fields(Guarded, frozen=True, kw_only=True, gc=False):
     first_token_at: datetime | None = None
     metadata: Metadata | None = None
 
-    __shown__ = ("request_id", "status_code", "model", "endpoint", "created_by")
+    __shown__: ClassVar[tuple[str, ...]] = ("request_id", "status_code", "model", "endpoint", "created_by")
 
 
 class CompletedRequest(_Fields, frozen=True, kw_only=True, gc=False):
@@ -172,7 +172,7 @@ class NewRequest(Guarded, frozen=True, kw_only=True, gc=False):
     api_key: str
     created_by: str
 
-    __shown__ = ("request_id", "model", "created_by")
+    __shown__: ClassVar[tuple[str, ...]] = ("request_id", "model", "created_by")
 
     @classmethod
     def before(cls, record: CompletedRequest) -> Self:

@@ -59,7 +59,7 @@ NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 TOMBSTONE_OWNER: Final = ""
 """``created_by`` of the blanked row a deletion leaves in flight. No record can carry it: theirs is never blank."""
 
-metadata = MetaData(
+metadata: MetaData = MetaData(
     # PostgreSQL's own defaults, written down so that autogenerate and the migrations agree. No "ck": checks are named.
     naming_convention={
         "pk": "%(table_name)s_pkey",
@@ -68,7 +68,7 @@ metadata = MetaData(
     }
 )
 
-request_templates = Table(
+request_templates: Table = Table(
     "request_templates",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
@@ -88,7 +88,7 @@ request_templates = Table(
     Column("metadata", JSONB(none_as_null=True)),
 )
 
-requests = Table(
+requests: Table = Table(
     "requests",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
@@ -174,6 +174,13 @@ Index(
     requests.c.id.desc(),
     postgresql_where=text("created_by IS NOT NULL AND state IN ('processing', 'claimed', 'pending')"),
 )
+# list_requests(status="failed") over all tenants, the operator's first question: among rows that hardly ever fail
+Index(
+    "ix_requests_failed",
+    requests.c.created_at.desc(),
+    requests.c.id.desc(),
+    postgresql_where=text("created_by IS NOT NULL AND state = 'failed'"),
+)
 # the reader looks a response up under the id its client knows, within the owner's rows
 Index(
     "ix_requests_custom_id",
@@ -188,7 +195,7 @@ Index(
     postgresql_where=request_templates.c.custom_id.is_not(None) & request_templates.c.file_id.is_(None),
 )
 
-dead_letters = Table(
+dead_letters: Table = Table(
     "dead_letters",
     metadata,
     Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
@@ -203,7 +210,7 @@ dead_letters = Table(
 # erase(created_by) must find a tenant's dead letters too
 Index("ix_dead_letters_created_by", dead_letters.c.created_by)
 
-erasures = Table(
+erasures: Table = Table(
     "erasures",
     metadata,
     # SHA-256 of the owner in hex: the table must not keep the names of those who asked to be forgotten

@@ -17,7 +17,7 @@ from alembic import context, op
 
 revision = "rwriter_0001"
 down_revision = None
-branch_labels = ("rwriter",)
+branch_labels: tuple[str, ...] = ("rwriter",)
 depends_on = None
 
 TEMPLATES = """

@@ -1,7 +1,8 @@
-"""Tokens, first-token time, metadata, erasures, and answers that changed their id.
+"""Tokens, first-token time, metadata, erasures, answers that changed their id, and failures found at once.
 
-Online: nullable columns without defaults are catalogue entries, and no row is rewritten. ``IF NOT EXISTS``, so that a
-column that somebody made ahead of an upgrade does not stop it; ``rwriter check`` says whether it is the right one.
+Online, in a service's own Alembic too: nullable columns without defaults are catalogue entries, no row is rewritten,
+and the indexes are built beside writers. ``IF NOT EXISTS``, so that a column that somebody made ahead of an upgrade
+does not stop it; ``rwriter check`` says whether it is the right one.
 
 Revision ID: rwriter_0002
 Revises: rwriter_0001
@@ -16,6 +17,45 @@ revision = "rwriter_0002"
 down_revision = "rwriter_0001"
 branch_labels = None
 depends_on = None
+
+INDEXES = {
+    # the reader looks a response up under an id that its client saw before the one in requests.custom_id
+    "ix_request_templates_custom_id": """
+        CREATE INDEX {concurrently} IF NOT EXISTS ix_request_templates_custom_id ON request_templates (custom_id)
+        WHERE custom_id IS NOT NULL AND file_id IS NULL
+    """,
+    # an operator's first question: what failed, newest first
+    "ix_requests_failed": """
+        CREATE INDEX {concurrently} IF NOT EXISTS ix_requests_failed ON requests (created_at DESC, id DESC)
+        WHERE created_by IS NOT NULL AND state = 'failed'
+    """,
+}
+
+IS_VALID = text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
+
+# Where no lock_timeout is set, as in a service's own Alembic. Writers queue behind a wait for a table's lock: so it is
+# waited for briefly, and asked for again after a pause in which nothing is held.
+LOCKS = """
+DO $$
+BEGIN
+    IF current_setting('lock_timeout') <> '0' THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('lock_timeout', '500ms', true);
+    FOR attempt IN 1..40 LOOP
+        BEGIN
+            LOCK TABLE requests, request_templates IN ACCESS EXCLUSIVE MODE;
+            RETURN;
+        EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+            IF attempt = 40 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM pg_sleep(1);
+    END LOOP;
+END
+$$
+"""
 
 # requests first, as every writer locks them
 UPGRADE = (
@@ -32,14 +72,9 @@ UPGRADE = (
     "CREATE TABLE erasures (owner_digest text PRIMARY KEY, erased_at timestamptz NOT NULL)",
 )
 
-# the reader looks a response up under an id that its client saw before the one in requests.custom_id
-INDEX = """
-    CREATE INDEX {concurrently} IF NOT EXISTS ix_request_templates_custom_id ON request_templates (custom_id)
-    WHERE custom_id IS NOT NULL AND file_id IS NULL
-"""
-
 DOWNGRADE = (
     "DROP INDEX ix_request_templates_custom_id",
+    "DROP INDEX ix_requests_failed",
     """
     ALTER TABLE requests
         DROP COLUMN input_tokens,
@@ -61,6 +96,7 @@ NAMES = (
     "first_token_at",
     "metadata",
     "erasures",
+    *INDEXES,
 )
 
 # Tables that `rwriter migrate --adopt` found are another program's: there only what it made goes, by its comment.
@@ -98,43 +134,56 @@ $$
 
 
 def upgrade() -> None:
-    """Add the index, the columns and the table."""
-    build_index()
-    for statement in UPGRADE:
+    """Add the indexes, the columns and the table."""
+    # before all else: what ran before a build is committed, and a build that failed can be repeated
+    build_indexes()
+    op.execute("SET LOCAL statement_timeout = 0")
+    for statement in (LOCKS, *UPGRADE):
         op.execute(statement)
 
 
-def build_index() -> None:
-    """Build the index, outside a transaction where that is possible.
-
-    Comes before all else of the revision, so that a build that failed can be repeated.
-    """
-    # a script may be run as one transaction
-    if op.get_context().as_sql or is_partitioned():
-        op.execute(INDEX.format(concurrently=""))
+def build_indexes() -> None:
+    """Build the indexes beside writers where that is possible: in no transaction, and not on a partitioned table."""
+    if op.get_context().as_sql or is_partitioned():  # a script may be run as one transaction
+        build("")
         return
     try:
         with op.get_context().autocommit_block():
-            build_concurrently()
-    except AssertionError:  # in a transaction of the caller's, or behind a pooler
-        op.execute(INDEX.format(concurrently=""))
+            build_beside_writers()
+    except AssertionError:  # Alembic's, in a transaction of the caller's: behind a pooler, for example
+        build("")
 
 
 def is_partitioned() -> bool:
-    """Return True for the partitioned variant, whose indexes PostgreSQL builds in a transaction only.
+    """Return True for a parent of partitions, which takes no index CONCURRENTLY."""
+    return bool(
+        op.get_bind()
+        .exec_driver_sql("SELECT to_regclass('requests')::oid IN (SELECT partrelid FROM pg_partitioned_table)")
+        .scalar()
+    )
 
-    No release has such tables at a revision before this one: they are empty.
-    """
-    variant = "SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('request_templates')"
-    return bool(op.get_bind().scalar(text(variant)))
+
+def build_beside_writers() -> None:
+    """Build the indexes CONCURRENTLY: each waits for every older transaction, and no writer waits for it."""
+    bind = op.get_bind()
+    names = ("lock_timeout", "statement_timeout")
+    before = {name: bind.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names}
+    for name in names:
+        op.execute(f"SET {name} = 0")
+    for name in INDEXES:
+        # only what a killed process left: to drop an index that an attempt before this one has built waits for readers
+        valid = bind.scalar(IS_VALID, {"name": name})
+        if valid is False:
+            op.execute(f"DROP INDEX CONCURRENTLY {name}")
+    build("CONCURRENTLY")
+    for name, value in before.items():
+        op.execute(f"SET {name} = '{value}'")
 
 
-def build_concurrently() -> None:
-    """Build the index while others write: nobody queues behind the build, and it waits for every older transaction."""
-    op.execute("SET lock_timeout = 0")
-    op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_request_templates_custom_id")
-    op.execute(INDEX.format(concurrently="CONCURRENTLY"))
-    op.execute("SET lock_timeout = '500ms'")
+def build(concurrently: str) -> None:
+    """Build the indexes."""
+    for statement in INDEXES.values():
+        op.execute(statement.format(concurrently=concurrently))
 
 
 def downgrade() -> None:

@@ -57,8 +57,8 @@ class DbEngines:
         self._write = primary
         self._read = replica if replica is not None else primary
         self._owned: tuple[AsyncEngine, ...] = ()
-        self.direct: Final = direct
-        self.has_replica = replica is not None
+        self.direct: Final[bool] = direct
+        self.has_replica: bool = replica is not None
         """True where reads go to another server, which may lag."""
 
     @classmethod

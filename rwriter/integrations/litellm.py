@@ -26,13 +26,13 @@ from rwriter.writer import RequestsWriter
 
 try:
     from litellm.integrations.custom_logger import CustomLogger
-except ModuleNotFoundError as exc:
-    if exc.name != "litellm":
+except ModuleNotFoundError as _exc:
+    if _exc.name != "litellm":
         raise
-    msg = "rwriter.integrations.litellm needs the package litellm: pip install litellm"
-    raise ModuleNotFoundError(msg, name="litellm") from exc
+    _msg = "rwriter.integrations.litellm needs the package litellm: pip install litellm"
+    raise ModuleNotFoundError(_msg, name="litellm") from _exc
 
-log = logging.getLogger("rwriter")
+log: Final[logging.Logger] = logging.getLogger("rwriter")
 
 AttributeEvent = Callable[[Mapping[str, Any]], str | None]
 """``attribute(kwargs)``: returns the owner of a call from what litellm passes to its loggers; ``None`` if unknown."""

@@ -127,7 +127,7 @@ async def adopt(
     """
     async with _engine(target, schema) as (engine, name):
         at_revision = await current_revision(engine) is not None
-        async with engine.connect() as connection:
+        async with engine.connect() as connection, _our_turn():
             names = [] if at_revision else [step.name for step in await connection.run_sync(plan, name)]
     for step in names:
         announce(step)
@@ -178,7 +178,7 @@ async def check(target: Target = None, *, schema: str | None = None) -> None:
     """
     async with _engine(target, schema) as (engine, name):
         start = await _start_check(engine)
-        async with engine.connect() as connection:
+        async with engine.connect() as connection, _our_turn():
             drift = await connection.run_sync(drift_of, name)
             drift += await partitions.faults(connection, name)
     if start is not None and not drift:
@@ -236,8 +236,8 @@ async def _over(target: Target, schema: str | None, run: Callable[[Config], obje
 
 @contextlib.asynccontextmanager
 async def _our_turn() -> AsyncIterator[None]:
-    # alembic.context and alembic.op are globals of the process: two migrations at once would run over each other's
-    # connections. Polled, because the holder may be on another thread's loop as well as on this one.
+    # alembic.context, alembic.op and the filters of warnings are globals of the process: two migrations at once would
+    # run over each other's. Polled, because the holder may be on another thread's loop as well as on this one.
     while not _turn.acquire(blocking=False):  # noqa: ASYNC110 -- an asyncio.Event belongs to one loop
         await asyncio.sleep(_TURN_POLL)
     try:

@@ -79,7 +79,7 @@ class Spool:
         self._max_bytes: Final = max_bytes
         self._synchronous: Final = _SYNCHRONOUS[fsync]
         self._adopt: Final = adopt
-        self.is_stamped = False
+        self.is_stamped: bool = False
         """True once the database that the records are for is known, be it the spool's own or not."""
         self._thread: ThreadPoolExecutor | None = None
         self._file: SpoolFile | None = None

@@ -11,7 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from rwriter._database_errors import forget_locals, lost_connection, mark_connecting, never_sent, sqlstate_of
+from rwriter._database_errors import (
+    forget_locals,
+    lost_connection,
+    mark_connecting,
+    mark_uncommitted,
+    sqlstate_of,
+)
 from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema, schema_of
 from rwriter.engines._pools import condemn_idle
 
@@ -23,7 +29,7 @@ _READ_ONLY = "25006"
 
 _IS_PARTITIONED: Final = text("SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = to_regclass(:name))")
 
-_MOST_DEAD: Final = 3
+_MOST_DEAD: Final = 8
 """Dead connections that an operation may meet in a row before its caller hears of them."""
 
 
@@ -48,7 +54,11 @@ class Connections:
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for statements that happen together or not at all."""
         async with connected(self.write, writing=True) as connection, connection.begin():
-            yield connection
+            try:
+                yield connection
+            except BaseException as exc:
+                mark_uncommitted(exc)
+                raise
 
     def autocommit(self) -> contextlib.AbstractAsyncContextManager[AsyncConnection]:
         """Open a connection for one statement that writes and commits by itself."""
@@ -92,18 +102,15 @@ class Connections:
         return self.write if consistent else self.read
 
 
-async def on_living_connection(operation: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
-    """Await ``operation``, and again where its connection was dead: closed while it was idle, or under the statement.
-
-    Operations that are not ``repeatable`` run again only if the attempt cannot have had an effect.
-    """
+async def on_living_connection(operation: Callable[[], Awaitable[T]], *, most_dead: int = _MOST_DEAD) -> T:
+    """Await ``operation``, and again where its connection was dead: closed while idle, or under the statement."""
     dead = 0
     while True:
         try:
             return await operation()
         except Exception as exc:
             forget_locals(exc)
-            if dead == _MOST_DEAD or not (lost_connection(exc) if repeatable else never_sent(exc)):
+            if dead == most_dead or not lost_connection(exc):
                 raise
             dead += 1
 

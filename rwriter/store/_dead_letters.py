@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from sqlalchemy import Executable, Text, bindparam, delete, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -36,7 +36,7 @@ class DeadLetter(Guarded, frozen=True, kw_only=True):
     size: int
     created_at: datetime
 
-    __shown__ = ("id", "request_id", "created_by", "sqlstate", "size", "created_at")
+    __shown__: ClassVar[tuple[str, ...]] = ("id", "request_id", "created_by", "sqlstate", "size", "created_at")
 
 
 _SUMMARY = select(

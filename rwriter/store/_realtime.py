@@ -6,15 +6,27 @@ from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import BigInteger, Executable, Interval, Text, bindparam, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Executable,
+    Interval,
+    Text,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
-from rwriter._database_errors import in_no_partition, sqlstate_of
+from rwriter._database_errors import in_no_partition, sqlstate_of, without_effect
 from rwriter._texts import utf8_size
 from rwriter.errors import NO_PARTITION, IdRefused, RequestExists
 from rwriter.records import NewRequest
 from rwriter.schema import NEVER, NIL_DAEMON, REALTIME_TIER, request_templates, requests
-from rwriter.store._connections import Connections
+from rwriter.store._connections import Connections, on_living_connection
 from rwriter.store._predicates import CHUNK, GATEWAY_TIMEOUT, constant, realtime_in_flight
 
 _UNIQUE_VIOLATION: Final = "23505"
@@ -55,8 +67,36 @@ def _begin() -> Executable:
 _BEGIN: Final = _begin()
 
 
+_AS_BEGUN: Final[Executable] = select(literal_column("1")).where(
+    requests.c.id == bindparam("id"),
+    requests.c.state == constant("processing"),
+    requests.c.created_by == bindparam("created_by"),
+    request_templates.c.id == requests.c.template_id,
+    request_templates.c.api_key == bindparam("api_key"),
+    request_templates.c.body == bindparam("body"),
+)
+
+
 async def create_realtime(connections: Connections, new: NewRequest) -> None:
     """Insert ``new`` and its template. See ``RequestStore.create_realtime``."""
+    unsure = False
+
+    async def attempt() -> None:
+        nonlocal unsure
+        try:
+            await _insert(connections, new)
+        except RequestExists:
+            # perhaps inserted by an attempt whose connection died before the answer came
+            if not (unsure and await _is_as_begun(connections, new)):
+                raise
+        except Exception as exc:
+            unsure = unsure or not without_effect(exc)
+            raise
+
+    await on_living_connection(attempt)
+
+
+async def _insert(connections: Connections, new: NewRequest) -> None:
     try:
         async with connections.autocommit() as connection:
             await connection.execute(_BEGIN, _parameters(new))
@@ -67,6 +107,14 @@ async def create_realtime(connections: Connections, new: NewRequest) -> None:
             raise
         msg = f"a request with id {new.request_id} exists; use a fresh new_request_id()"
         raise RequestExists(msg) from exc
+
+
+async def _is_as_begun(connections: Connections, new: NewRequest) -> bool:
+    given = _parameters(new)
+    async with connections.query(consistent=True) as connection:
+        names = ("id", "created_by", "api_key", "body")
+        found = await connection.execute(_AS_BEGUN, {name: given[name] for name in names})
+        return found.first() is not None
 
 
 async def fail_stale(connections: Connections, older_than: timedelta) -> int:

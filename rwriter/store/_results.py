@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import msgspec
 from sqlalchemy import RowMapping, Text, func, literal_column
@@ -102,7 +102,15 @@ class RequestSummary(Guarded, Answer, frozen=True, kw_only=True):
     first_token_at: datetime | None = None
     metadata: dict[str, Any] | None = None
 
-    __shown__ = ("id", "status", "created_by", "model", "path", "created_at", "response_status")
+    __shown__: ClassVar[tuple[str, ...]] = (
+        "id",
+        "status",
+        "created_by",
+        "model",
+        "path",
+        "created_at",
+        "response_status",
+    )
 
 
 class RequestDetail(RequestSummary, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ class RequestStore:
 
     async def create_realtime(self, new: NewRequest) -> None:
         """Insert a row in ``processing``, to be finished by ``persist_completed``. Raises ``RequestExists``."""
-        await on_living_connection(lambda: _realtime.create_realtime(self._connections, new), repeatable=False)
+        await _realtime.create_realtime(self._connections, new)
 
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests: all of them in one statement in one transaction, or none.
@@ -45,7 +45,8 @@ class RequestStore:
         not finished is logged. Returns the counts and the ids that have their row now.
         """
         batch = list(records)
-        return await on_living_connection(lambda: self._persist(batch))
+        # few: the writer tries again by itself, and a record may kill its connection
+        return await on_living_connection(lambda: self._persist(batch), most_dead=3)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
@@ -115,9 +116,7 @@ class RequestStore:
         A row whose completion may still come (it is in flight, was cancelled or abandoned) is blanked and left as
         ``canceled``, invisible to readers, so that the completion cannot bring the data back.
         """
-        return await on_living_connection(
-            lambda: _removal.delete_request(self._rows, request_id, created_by), repeatable=False
-        )
+        return await _removal.delete_request(self._rows, request_id, created_by)
 
     async def erase(self, created_by: str) -> Erasure:
         """Delete everything of an owner's: requests, their templates and dead letters. Returns how many, and when.

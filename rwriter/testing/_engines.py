@@ -22,7 +22,7 @@ class TestDbEngines:
 
     def __init__(self, engine: AsyncEngine, *, schema: str | None = None, direct: bool = False) -> None:
         check_engine("engine", engine)
-        self.direct: Final = direct
+        self.direct: Final[bool] = direct
         self._write = in_schema(engine, schema)
         self._read = self._write.execution_options(postgresql_readonly=True)
 

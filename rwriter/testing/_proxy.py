@@ -30,8 +30,8 @@ class TcpProxy:
         self._refusing = False
         self._delay = 0.0
         self._flowing = _flowing()
-        self.port = 0
-        self.connections = 0
+        self.port: int = 0
+        self.connections: int = 0
 
     def url(self, url: str) -> str:
         """Return ``url`` with the proxy's address in place of the server's."""

@@ -128,6 +128,9 @@ async def test_callers_hear_of_nothing_while_connections_are_closed_at_random(
             await store.persist_completed([kept])
             assert await store.get_request(kept.request_id) is not None
             await store.list_requests()
+            new = new_request(created_by="kept")
+            await store.create_realtime(new)
+            assert await store.delete_request(new.request_id)
             await store.erase("nobody")
             done += 1
 

@@ -35,6 +35,7 @@ MADE: Final = {
     "build index ix_requests_active on requests",
     "build index ix_requests_created_at_id on requests",
     "build index ix_requests_custom_id on requests",
+    "build index ix_requests_failed on requests",
     f"record {HEAD_REVISION} in rwriter_alembic_version",
 }
 """What the daemon's tables lack: its own indexes do for those by owner and by template."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from rwriter import RwriterError, migrate
 from rwriter.schema import HEAD_REVISION
 from tests.docs.pages import noted
-from tests.support.migrations import ROOT, column, execute, revisions, tables_in
+from tests.support.migrations import DEADLINE, ROOT, column, connected, execute, revisions, tables_in
 from tests.support.wheel import Environment
 
 pytestmark = pytest.mark.slow
@@ -169,6 +170,44 @@ async def test_a_new_release_with_a_migration_is_upgraded_to_by_upgrade_heads(
     service.alembic(way, "merge", "heads", "-m", "again")
     service.alembic(way, "upgrade", "head")
     assert NOTHING in service.alembic(way, "check")
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_indexes_are_built_beside_writers_and_the_roles_time_outs_are_off(service: Service, way: str) -> None:
+    await execute(
+        service.url,
+        """
+        CREATE TABLE seen (statement text, statement_timeout text);
+        CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO public.seen VALUES (current_query(), current_setting('statement_timeout')); END $$;
+        CREATE EVENT TRIGGER look ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION look();
+        DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 50000', current_database()); END $$;
+        """,
+    )
+    service.migrate(way)
+    online = "SELECT statement_timeout FROM seen WHERE statement LIKE '%CONCURRENTLY%'"
+    assert await column(service.url, online) == ["0"]
+    assert await column(service.url, "SELECT indisvalid FROM pg_index WHERE NOT indisvalid") == []
+
+
+async def test_in_a_services_own_history_too_no_writer_queues_behind_a_lock_that_is_not_to_be_had(
+    service: Service,
+) -> None:
+    service.alembic("version_locations", "upgrade", "rwriter_0001")
+    async with connected(service.url) as reader, connected(service.url) as writer, reader.transaction():
+        await reader.execute("SELECT FROM requests")
+        upgrade = asyncio.create_task(asyncio.to_thread(service.alembic, "version_locations", "upgrade", "heads"))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'requests'::regclass"
+        async with asyncio.timeout(DEADLINE):
+            for number in range(3):
+                while not await writer.fetchval(waiting):
+                    assert not upgrade.done(), upgrade
+                    await asyncio.sleep(0.01)
+                # queues behind the upgrade, which gives up first: the reader is still there
+                await writer.execute("INSERT INTO requests (model, created_by) VALUES ($1, 'me')", str(number))
+    await asyncio.wait_for(upgrade, DEADLINE)
+    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+    assert await column(service.url, "SELECT model FROM requests ORDER BY 1") == ["0", "1", "2"]
 
 
 async def test_a_merged_history_that_is_behind_is_named_and_not_begun_anew(service: Service) -> None:

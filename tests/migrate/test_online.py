@@ -120,3 +120,28 @@ async def test_a_lock_not_to_be_had_is_asked_for_again_and_no_writer_queues_behi
     await asyncio.wait_for(upgrade, DEADLINE)
     assert await revisions(empty_database) == [HEAD_REVISION]
     assert await column(empty_database, "SELECT model FROM requests ORDER BY 1") == ["0", "1", "2"]
+
+
+async def test_an_index_that_a_killed_upgrade_left_invalid_is_built_again(empty_database: str) -> None:
+    await migrate.upgrade(empty_database, "rwriter_0001")
+    # the building of the index waits for this snapshot, until it is killed
+    async with connected(empty_database) as holder, holder.transaction(isolation="repeatable_read"):
+        await holder.execute("SELECT FROM pg_class")
+        upgrade = asyncio.create_task(migrate.upgrade(empty_database))
+        building = (
+            "SELECT pid FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX CONCURRENTLY%' AND state = 'active' "
+            "AND pid <> pg_backend_pid() AND datname = current_database() AND wait_event = 'virtualxid'"
+        )
+        async with asyncio.timeout(DEADLINE), connected(empty_database) as other:
+            while (pid := await other.fetchval(building)) is None:
+                assert not upgrade.done(), upgrade
+                await asyncio.sleep(0.01)
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+        with pytest.raises(Exception, match=r"terminat|closed|lost"):
+            await upgrade
+    invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    assert await column(empty_database, invalid) == ["ix_requests_failed"]
+    assert await revisions(empty_database) == ["rwriter_0001"]
+    await migrate.upgrade(empty_database)
+    assert await column(empty_database, invalid) == []
+    await migrate.check(empty_database)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from rwriter._guarded import Guarded
 from rwriter.asgi._error_types import INTERNAL_ERROR
@@ -17,7 +17,7 @@ class Failure(Guarded, frozen=True):
     message: str
 
     # the message may be a part of an answer
-    __shown__ = ("status", "type")
+    __shown__: ClassVar[tuple[str, ...]] = ("status", "type")
 
     def to_error(self) -> dict[str, Any]:
         """Return the ``error`` member of a stored body."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from rwriter._guarded import Guarded
 from rwriter.asgi._error_types import error_type, status_of
@@ -24,7 +24,7 @@ class StreamError(Guarded, frozen=True):
     type: str
     message: str
 
-    __shown__ = ("status", "type")
+    __shown__: ClassVar[tuple[str, ...]] = ("status", "type")
 
 
 def error_in(name: str, event: dict[str, Any]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ A fold holds the result and not the stream: what it keeps is bounded, whatever p
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from msgspec import to_builtins
 
@@ -39,7 +39,7 @@ class Folded(Guarded, frozen=True):
     error: StreamError | None
     truncated: bool
 
-    __shown__ = ("complete", "truncated")
+    __shown__: ClassVar[tuple[str, ...]] = ("complete", "truncated")
 
 
 class StreamFold:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -70,8 +71,16 @@ _LETTERS_OF_OWNER: Final = dead_letters.c.created_by == OWNER
 async def delete_request(rows: Rows, request_id: uuid.UUID, created_by: str | None) -> bool:
     """Delete or blank one request and return True if it was there. See ``RequestStore.delete_request``."""
     owner = None if created_by is None else repair(created_by)
-    found, _ = await rows.remove(_LOCK_ONE, {"request_id": request_id, "owner": owner})
-    return bool(found)
+    was_there = False
+
+    def locked(found: Sequence[Any]) -> None:
+        # it is gone even where the connection dies with the answer to COMMIT, and is not found again
+        nonlocal was_there
+        was_there = was_there or bool(found)
+
+    parameters = {"request_id": request_id, "owner": owner}
+    await on_living_connection(functools.partial(rows.remove, _LOCK_ONE, parameters, locked))
+    return was_there
 
 
 async def erase(rows: Rows, created_by: str) -> Erasure:

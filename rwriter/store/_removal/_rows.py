@@ -111,26 +111,35 @@ class Rows:
         self.connections: Final = connections
         self._ways = _WAYS
 
-    async def remove(self, lock: Select[Any], parameters: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
+    async def remove(
+        self, lock: Select[Any], parameters: Mapping[str, Any], locked: Callable[[Sequence[Any]], object] = len
+    ) -> tuple[Sequence[Any], int]:
         """Lock rows by a statement made of ``to_remove``, and remove them with their templates.
 
-        Returns the rows that were locked, and how many of them were removed: one that was blanked before and is still
-        referred to is left as it is.
+        Calls ``locked`` with the rows before it removes them. Returns the rows that were locked, and how many of them
+        were removed: one that was blanked before and is still referred to is left as it is.
         """
         for way in self._ways[:-1]:
             try:
-                return await self._remove(way, lock, parameters)
+                return await self._remove(way, lock, parameters, locked)
             except DBAPIError as exc:
                 if sqlstate_of(exc) not in _SPARED_FOR[way]:
                     raise
             if self._ways is _WAYS:
                 self._ways = _WAYS[1:]
                 await self._tell()
-        return await self._remove(self._ways[-1], lock, parameters)
+        return await self._remove(self._ways[-1], lock, parameters, locked)
 
-    async def _remove(self, way: _Way, lock: Select[Any], parameters: Mapping[str, Any]) -> tuple[Sequence[Any], int]:
+    async def _remove(
+        self,
+        way: _Way,
+        lock: Select[Any],
+        parameters: Mapping[str, Any],
+        locked: Callable[[Sequence[Any]], object],
+    ) -> tuple[Sequence[Any], int]:
         async with self.connections.transaction() as connection:
             found = (await connection.execute(lock, parameters)).all()
+            locked(found)
             return found, await way(connection, found)
 
     async def remove_letters(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[uuid.UUID]:
