@@ -13,6 +13,7 @@ from opentelemetry import metrics
 
 from rwriter._database_errors import describe
 from rwriter._validation import at_least, positive
+from rwriter.partitions import ensure
 from rwriter.store import RequestStore
 
 log = logging.getLogger("rwriter")
@@ -29,6 +30,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     ``purge_after``       age at which finished requests, their templates and dead letters are deleted
     ``bodies_after``      age at which their bodies and errors are emptied, and dead letters deleted
     ``fail_stale_after``  time after which a row still in ``processing`` is failed: its process died
+    ``partitions``        how far ahead the partitions of partitioned tables are made
     ``every``             pause between two rounds
     ``rest``              pause after each transaction of a round, as a multiple of the time that it took
     ====================  ====================================================================================
@@ -39,11 +41,12 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     purge_after: timedelta | None = None
     bodies_after: timedelta | None = None
     fail_stale_after: timedelta | None = None
+    partitions: timedelta | None = None
     every: timedelta = timedelta(minutes=5)
     rest: float = 4.0
 
     def __post_init__(self) -> None:
-        for field in ("purge_after", "bodies_after", "fail_stale_after", "every"):
+        for field in ("purge_after", "bodies_after", "fail_stale_after", "partitions", "every"):
             value = getattr(self, field)
             if value is not None:
                 positive(field, value)
@@ -64,7 +67,7 @@ async def keep_up(upkeep: Upkeep, store: RequestStore, *, name: str, is_up: Call
 
 
 async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
-    for job in (_fail_stale, _empty_bodies, _purge):
+    for job in (_make_partitions, _fail_stale, _empty_bodies, _purge):
         try:
             done = await job(upkeep, store, name)
         except Exception as exc:  # noqa: BLE001 -- one job that fails does not stop the others
@@ -72,6 +75,13 @@ async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
             continue
         if done:
             log.info("%s: upkeep: %s", name, done)
+
+
+async def _make_partitions(upkeep: Upkeep, store: RequestStore, _name: str) -> str:
+    if upkeep.partitions is None:
+        return ""
+    made = await ensure(store.engine, ahead=upkeep.partitions)
+    return f"made {len(made)} partitions" if made else ""
 
 
 async def _fail_stale(upkeep: Upkeep, store: RequestStore, _name: str) -> str:

@@ -147,7 +147,7 @@ async def test_it_leaves_a_database_alone_that_is_away(caplog: pytest.LogCapture
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("field", ["purge_after", "bodies_after", "fail_stale_after", "every"])
+@pytest.mark.parametrize("field", ["purge_after", "bodies_after", "fail_stale_after", "partitions", "every"])
 def test_a_time_that_makes_no_sense_is_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Upkeep(**dict[str, Any]({field: timedelta(0)}))

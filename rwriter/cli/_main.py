@@ -17,6 +17,7 @@ from rwriter.cli._consume import consume
 from rwriter.cli._dead_letters import dead_letters
 from rwriter.cli._demo import demo
 from rwriter.cli._doctor import doctor
+from rwriter.cli._partitions import partitions
 from rwriter.cli._removal import erase, purge
 from rwriter.cli._requests import ls, reap, show, tail
 from rwriter.cli._schema import check, current, migrate
@@ -43,7 +44,7 @@ def app() -> None:
 # in the order in which the help lists them
 for command in (
     *(ls, show, tail, stats, usage, purge, erase, reap),
-    *(migrate, current, check, doctor, demo, consume, spool, dead_letters),
+    *(migrate, current, check, doctor, demo, partitions, consume, spool, dead_letters),
 ):
     app.add_command(command)
 

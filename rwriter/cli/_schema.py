@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from typing import Literal
 
 import click
 
@@ -26,10 +27,18 @@ class _OneLine(logging.Formatter):
 @options.schema
 @options.database_url
 @click.option("--sql", is_flag=True, help="Print the SQL instead, for a database without any.")
+@click.option("--partitioned", type=click.Choice(["week", "day"]), help="Make new tables, with a partition for each.")
 @click.option("--adopt", is_flag=True, help="Add what is missing to tables that the daemon made.")
 @click.option("--dry-run", is_flag=True, help="With --adopt: name what would be added.")
-def migrate(
-    *, revision: str, schema: str | None, database_url: str | None, sql: bool, adopt: bool, dry_run: bool
+def migrate(  # noqa: PLR0913 -- an option each
+    *,
+    revision: str,
+    schema: str | None,
+    database_url: str | None,
+    sql: bool,
+    partitioned: Literal["week", "day"] | None,
+    adopt: bool,
+    dry_run: bool,
 ) -> None:
     """Bring the tables to this release's revision.
 
@@ -37,16 +46,18 @@ def migrate(
     once.
     """
     if sql:
-        click.echo(migrations.upgrade_sql(revision, schema=schema), nl=False)
+        click.echo(migrations.upgrade_sql(revision, schema=schema, partitioned=partitioned), nl=False)
         return
     if adopt or dry_run:
+        if partitioned is not None:
+            raise click.UsageError("--partitioned makes new tables: leave --adopt out")
         _adopt(database_url, schema, adopt=adopt, dry_run=dry_run)
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.INFO)
-    asyncio.run(migrations.upgrade(database_url, revision, schema=schema))
+    asyncio.run(migrations.upgrade(database_url, revision, schema=schema, partitioned=partitioned))
     _print_current(database_url, schema)
 
 
@@ -79,11 +90,13 @@ def check(*, schema: str | None, database_url: str | None, json: bool) -> None:
 
 def _print_current(database_url: str | None, schema: str | None, *, json: bool = False) -> None:
     revision = asyncio.run(migrations.current(database_url, schema=schema))
+    variant = asyncio.run(migrations.variant(database_url, schema=schema))
+    by = f", partitioned by {escape(variant)}" if variant not in {None, "plain"} else ""
     if json:
-        click.echo(to_json({"revision": revision, "head": HEAD_REVISION}))
+        click.echo(to_json({"revision": revision, "head": HEAD_REVISION, "tables": variant}))
     elif revision is None:
         click.echo("no revision of rwriter: run `rwriter migrate`")
     elif revision == HEAD_REVISION:
-        click.echo(f"{revision} (head)")
+        click.echo(f"{revision} (head){by}")
     else:
-        click.echo(f"{escape(revision)} (the head of this release is {HEAD_REVISION})")
+        click.echo(f"{escape(revision)} (the head of this release is {HEAD_REVISION}){by}")

@@ -17,6 +17,7 @@ from rwriter.migrate._commands import (
     run_with_connection,
     upgrade,
     upgrade_sql,
+    variant,
     versions_path,
 )
 from rwriter.migrate._comparison import SchemaDrift, additions_spared, declared, quiet_reflection
@@ -44,5 +45,6 @@ __all__ = (
     "run_with_connection",
     "upgrade",
     "upgrade_sql",
+    "variant",
     "versions_path",
 )

@@ -165,6 +165,12 @@ async def current(target: Target = None, *, schema: str | None = None) -> str | 
         return await current_revision(engine)
 
 
+async def variant(target: Target = None, *, schema: str | None = None) -> str | None:
+    """Return how the tables are made: ``plain``, ``week`` or ``day``, or ``None`` where there are none."""
+    async with _engine(target, schema) as (engine, _):
+        return await partitions.variant(engine)
+
+
 async def check(target: Target = None, *, schema: str | None = None) -> None:
     """Raise ``SchemaOutdated`` below head, and ``SchemaDrift`` where something rwriter needs is missing or differs.
 

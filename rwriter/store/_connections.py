@@ -91,9 +91,11 @@ class Connections:
         engine = self.write if self.has_replica else self.read
         name = f"rwriter {job} {schema_of(self.write) or ''}"
         async with connected(engine) as connection, connection.begin():
-            # it is idle for as long as the job takes, and keeps no row from being vacuumed
+            is_mine = bool((await connection.execute(_TRY_LOCK, {"name": name})).scalar_one())
+            # It is idle for as long as the job takes. The lock comes first: a query's snapshot, which would keep rows
+            # from being vacuumed, is held until the session's next statement.
             await connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
-            yield bool((await connection.execute(_TRY_LOCK, {"name": name})).scalar_one())
+            yield is_mine
 
     def reader(self, *, consistent: bool) -> AsyncEngine:
         """Return the engine for transactions that read."""

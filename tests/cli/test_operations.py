@@ -218,7 +218,8 @@ def test_what_is_no_duration_makes_no_sense(wrong: str, tmp_path: Path) -> None:
 def test_what_is_listed_or_asked_is_told_as_json(rwriter_database: str, tmp_path: Path) -> None:
     where = ("--database-url", rwriter_database)
     in_spool(tmp_path, [])
-    assert json.loads(ok("current", *where, "--json")) == {"revision": HEAD_REVISION, "head": HEAD_REVISION}
+    current = {"revision": HEAD_REVISION, "head": HEAD_REVISION, "tables": "plain"}
+    assert json.loads(ok("current", *where, "--json")) == current
     assert json.loads(ok("check", *where, "--json")) == {"head": HEAD_REVISION}
     assert json.loads(ok("reap", *where, "--older-than", "12h", "--json")) == {"failed": 0}
     assert json.loads(ok("dead-letters", "ls", *where, "--json")) == []
