@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from rwriter._keys import use_key_pepper
+    from rwriter._values.keys import use_key_pepper
     from rwriter.engines import DbEngines, EngineProvider
     from rwriter.errors import (
         ChannelFull,
@@ -100,7 +100,7 @@ __all__ = (
 
 # pytest loads this package in every project beside it, for the plugin: SQLAlchemy and the rest wait for the first name
 _ELSEWHERE: Final = {
-    "_keys": ("use_key_pepper",),
+    "_values.keys": ("use_key_pepper",),
     "engines": ("DbEngines", "EngineProvider"),
     "records": ("CompletedRequest", "NewRequest", "new_request_id"),
     "sink": ("RecordSink",),

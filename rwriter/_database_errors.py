@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SinkMisconfigured, SinkRefusedRecord, SinkUnavailable
 

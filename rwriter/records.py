@@ -13,10 +13,10 @@ import uuid_utils
 from msgspec.structs import force_setattr
 from uuid_utils.compat import uuid7
 
-from rwriter._guarded import Guarded
-from rwriter._keys import KeyDigest, digest, plain
-from rwriter._texts import quoted, repair, utf8_size
 from rwriter._validation import aware, between
+from rwriter._values.guarded import Guarded
+from rwriter._values.keys import KeyDigest, digest, plain
+from rwriter._values.texts import quoted, repair, utf8_size
 
 NAME_LIMIT = 512
 """Characters kept of ``model`` and ``endpoint``, and allowed in ``created_by`` and ``custom_id``.

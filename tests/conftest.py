@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 from blockbuster import blockbuster_ctx
 
-from rwriter._keys import _keys
+from rwriter._values.keys import _keys
 from rwriter.pytest_plugin import Databases
 from tests.support.schemas import AWKWARD_SCHEMA
 

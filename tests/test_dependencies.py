@@ -1,4 +1,4 @@
-"""What a service gets when it installs rwriter and no extra: declared, followed to the end."""
+"""Everything that rwriter without an extra brings into a service: declared, followed to the end."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwriter._escape import escape, escape_json
+from rwriter._values.escape import escape, escape_json
 
 HARMLESS = "Grüße, 東京　Ωμέγα 🙂 a\\b {}[]\"'"
 ANY_TEXT = st.text(st.characters(codec="utf-8"))

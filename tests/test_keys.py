@@ -66,7 +66,7 @@ def test_a_missing_pepper_is_said_once(pepper: str | None) -> None:
 
 
 def test_a_pepper_is_never_printed() -> None:
-    show = "pepper = rwriter._keys._keys.pepper; print(repr(pepper)); print(pretty_repr(pepper))"
+    show = "pepper = rwriter._values.keys._keys.pepper; print(repr(pepper)); print(pretty_repr(pepper))"
     digests, _ = fresh(before=f"from rich.pretty import pretty_repr; rwriter.use_key_pepper({PEPPER!r}); {show}")
     assert len(digests) == 2
     assert all(ID in line and "pepper of" not in line for line in digests)

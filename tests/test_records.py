@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from rich.pretty import pretty_repr
 
 from rwriter import CompletedRequest, NewRequest, new_request_id
-from rwriter._keys import KeyDigest
+from rwriter._values.keys import KeyDigest
 from rwriter.records import decode_record, encode_record, succeeded
 from tests.support.records import new_request, record
 from tests.support.sizes import MIB

@@ -19,8 +19,8 @@ from sqlalchemy.pool import NullPool
 
 import rwriter
 from rwriter import CompletedRequest, DbEngines, NewRequest, RequestStore
-from rwriter._guarded import Guarded
-from rwriter._keys import KeyDigest, digest
+from rwriter._values.guarded import Guarded
+from rwriter._values.keys import KeyDigest, digest
 from rwriter.asgi._attribution import Attributed
 from rwriter.asgi._capture.call import Owner
 from rwriter.asgi._capture.endings import Failure

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from bench.database import Database
 from bench.traffic import REQUEST_BYTES, RESPONSE_BYTES, record
 from rwriter import CompletedRequest
-from rwriter._texts import utf8_size
+from rwriter._values.texts import utf8_size
 from rwriter.schema import NIL_DAEMON, REALTIME_TIER
 
 Work = Callable[[], Coroutine[Any, Any, None]]

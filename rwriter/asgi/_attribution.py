@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from rwriter._hooks import resolve
-from rwriter._keys import KeyDigest, digest
-from rwriter._texts import repair
 from rwriter._validation import at_least, positive
+from rwriter._values.keys import KeyDigest, digest
+from rwriter._values.texts import repair
 from rwriter.asgi._types import Scope
 from rwriter.records import NAME_LIMIT
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from rwriter._texts import repair
+from rwriter._values.texts import repair
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -10,19 +10,19 @@ from typing import Final, NoReturn
 import click
 
 from rwriter._database_errors import explain
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.cli import _completion as completion
 from rwriter.cli import _options as options
-from rwriter.cli._consume import consume
-from rwriter.cli._dead_letters import dead_letters
-from rwriter.cli._demo import demo
-from rwriter.cli._doctor import doctor
-from rwriter.cli._partitions import partitions
-from rwriter.cli._removal import erase, purge
-from rwriter.cli._requests import ls, reap, show, tail
-from rwriter.cli._schema import check, current, migrate
-from rwriter.cli._spool import spool
-from rwriter.cli._usage import stats, usage
+from rwriter.cli.commands.consume import consume
+from rwriter.cli.commands.dead_letters import dead_letters
+from rwriter.cli.commands.demo import demo
+from rwriter.cli.commands.doctor import doctor
+from rwriter.cli.commands.partitions import partitions
+from rwriter.cli.commands.removal import erase, purge
+from rwriter.cli.commands.requests import ls, reap, show, tail
+from rwriter.cli.commands.schema import check, current, migrate
+from rwriter.cli.commands.spool import spool
+from rwriter.cli.commands.usage import stats, usage
 from rwriter.migrate import URL_VARIABLE
 
 FAILED: Final = 1

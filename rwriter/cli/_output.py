@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from rwriter._escape import escape, escape_json
+from rwriter._values.escape import escape, escape_json
 from rwriter.errors import RwriterError
 from rwriter.records import CompletedRequest, to_builtins
 

@@ -21,7 +21,7 @@ from sqlalchemy import URL, Select, distinct, func, select, text
 
 from rwriter import DbEngines, NewRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError, WriterStats
 from rwriter._database_errors import explain
-from rwriter._keys import pepper_for_now
+from rwriter._values.keys import pepper_for_now
 from rwriter.demo._traffic import Pair, Sent, body_faults, load_traffic, repaired, send_rounds, summary_faults
 from rwriter.migrate import SCHEMA_VARIABLE, upgrade
 from rwriter.schema import request_templates, requests

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter._keys import KeyDigest
+from rwriter._values.keys import KeyDigest
 from rwriter.records import CompletedRequest, new_request_id
 
 ENDPOINTS: Final = {

@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import partitions
 from rwriter import schema as tables
-from rwriter._escape import escape
 from rwriter._validation import one_of
+from rwriter._values.escape import escape
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
 from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated

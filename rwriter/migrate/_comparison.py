@@ -15,7 +15,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.exc import SAWarning
 
 from rwriter import schema as tables
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.errors import RwriterError
 from rwriter.migrate._indexes import is_covered, present_indexes
 from rwriter.migrate._names import is_our_object, is_ours

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._database_errors import Kind, failure_of
-from rwriter._guarded import Guarded
-from rwriter._texts import repair
+from rwriter._values.guarded import Guarded
+from rwriter._values.texts import repair
 from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.schema import dead_letters

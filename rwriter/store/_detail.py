@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Select, Text, Uuid, bindparam, func, literal_column, select, union_all
 
-from rwriter._texts import repair
+from rwriter._values.texts import repair
 from rwriter.schema import request_templates, requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import OWNER, visible

@@ -37,8 +37,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement, Select, Subquery
 
 from rwriter._database_errors import sqlstate_of
-from rwriter._texts import repair
 from rwriter._validation import at_least, aware, between, one_of
+from rwriter._values.texts import repair
 from rwriter.records import Metadata
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, STATES, State, first_id, request_templates, requests
 from rwriter.store._connections import Connections

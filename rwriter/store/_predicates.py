@@ -29,7 +29,7 @@ from sqlalchemy import (
     true,
 )
 
-from rwriter._texts import repair
+from rwriter._values.texts import repair
 from rwriter.records import CLIENT_CLOSED_REQUEST, Metadata
 from rwriter.schema import ACTIVE_STATES, REALTIME_TIER, TOMBSTONE_OWNER, erasures, requests
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from rwriter._database_errors import in_no_partition, sqlstate_of, without_effect
-from rwriter._texts import utf8_size
+from rwriter._values.texts import utf8_size
 from rwriter.errors import NO_PARTITION, IdRefused, RequestExists
 from rwriter.records import NewRequest
 from rwriter.schema import NEVER, NIL_DAEMON, REALTIME_TIER, request_templates, requests

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Final, Self
 import msgspec
 from sqlalchemy import RowMapping, Text, func, literal_column
 
-from rwriter._answers import Answer
-from rwriter._guarded import Guarded
-from rwriter._texts import quoted
+from rwriter._values.answers import Answer
+from rwriter._values.guarded import Guarded
+from rwriter._values.texts import quoted
 from rwriter.records import CompletedRequest, NewRequest, succeeded
 from rwriter.schema import REALTIME_TIER, State, request_templates, requests
 

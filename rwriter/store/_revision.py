@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from rwriter._database_errors import sqlstate_of
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.engines import schema_of
 from rwriter.errors import DatabaseRefused, SchemaOutdated
 from rwriter.schema import HEAD_REVISION, VERSION_TABLE, metadata

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Float, Select, Text, bindparam, func, literal_column, select
 
-from rwriter._answers import Answer
-from rwriter._texts import repair
 from rwriter._validation import aware, one_of
+from rwriter._values.answers import Answer
+from rwriter._values.texts import repair
 from rwriter.schema import requests
 from rwriter.store._connections import Connections
 from rwriter.store._predicates import AWARE, constant, visible

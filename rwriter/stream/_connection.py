@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from rwriter._database_errors import describe
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.errors import SinkMisconfigured, SinkUnavailable
 from rwriter.stream._refusals import classified
 

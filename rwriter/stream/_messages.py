@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from rwriter._guarded import Guarded
+from rwriter._values.guarded import Guarded
 from rwriter.records import CompletedRequest, decode_record, encode_record
 
 if sys.version_info >= (3, 14):

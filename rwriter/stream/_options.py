@@ -6,8 +6,8 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from rwriter._guarded import Guarded
 from rwriter._validation import at_least, positive
+from rwriter._values.guarded import Guarded
 
 _LEAST: Final[dict[str, float]] = {
     "concurrency": 1,

@@ -9,7 +9,7 @@ from typing import Final
 from nats import errors
 from nats.js.errors import APIError, NoStreamResponseError
 
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.errors import RwriterError, SinkMisconfigured, SinkRefusedRecord, SinkUnavailable
 
 MESSAGE_TOO_LARGE: Final = 10054

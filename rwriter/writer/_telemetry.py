@@ -13,7 +13,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, Status, StatusCode
 
-from rwriter._answers import Answer
+from rwriter._values.answers import Answer
 
 
 class WriterStats(Answer, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Final, Literal, Self, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter._texts import repair
+from rwriter._values.texts import repair
 from rwriter.engines import EngineProvider
 from rwriter.errors import RecordSkipped, RwriterError
 from rwriter.partitions import IdBounds

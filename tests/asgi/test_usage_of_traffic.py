@@ -1,4 +1,4 @@
-"""What usage sums up over the demo's traffic, once captured, is what its answers say."""
+"""Sums of usage over the demo's traffic, once captured, are those of its answers."""
 
 from __future__ import annotations
 

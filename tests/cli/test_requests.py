@@ -1,4 +1,4 @@
-"""What an operator asks of the table: ls, show, tail, stats, usage, purge and erase."""
+"""An operator's commands on the tables: ls, show, tail, stats, usage, purge and erase."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_old_requests_are_counted_emptied_and_deleted(table: Table) -> Non
 
 
 class Terminal(io.StringIO):
-    """What somebody types, on a terminal."""
+    """Type on a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""What a page says to paste, as it stands there: in a clean environment, on the built wheel, on a real server."""
+"""Pages are pasted as they stand there: in a clean environment, on the built wheel, on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the targets run, and the bounds that they assert: calls and bytes, never seconds."""
+"""Limits of the targets' runs, and the bounds that they assert: calls and bytes, never seconds."""
 
 from __future__ import annotations
 

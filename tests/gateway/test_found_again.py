@@ -11,7 +11,7 @@ import pytest
 
 from examples.gateway.model_server import KEY
 from rwriter import RequestStore
-from rwriter._keys import digest
+from rwriter._values.keys import digest
 from rwriter.testing import TestDbEngines
 from tests.gateway.calls import CHATS, FLAT_TOOLS, MESSAGES, RESPONSES, Ask
 from tests.gateway.watching import (

@@ -1,4 +1,4 @@
-"""Which partitions the reads open, by the server's own account."""
+"""Reads open the partitions they need and no others, by the server's own account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which database the records of a spool are for: none is replayed into another one."""
+"""Records of a spool are for one database: none is replayed into another one."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import RequestExists, RequestStore
-from rwriter._keys import digest
+from rwriter._values.keys import digest
 from rwriter.schema import NEVER, NIL_DAEMON, requests
 from tests.support.records import new_request, record
 from tests.support.rows import now_of, one, snapshot, template_of

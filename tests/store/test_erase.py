@@ -33,7 +33,7 @@ async def erased(store: RequestStore, owner: str) -> tuple[int, int]:
 
 
 async def purged(store: RequestStore, before: datetime, **options: Any) -> int:
-    """How many rows of both tables went."""
+    """Return how many rows of both tables went."""
     purge = await store.purge(before, **options)
     return purge.requests + purge.dead_letters
 

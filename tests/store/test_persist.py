@@ -13,7 +13,7 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, RequestStore, new_request_id
-from rwriter._keys import digest
+from rwriter._values.keys import digest
 from rwriter.schema import ACTIVE_STATES, FINISHED_STATES, NIL_DAEMON, STATES, request_templates, requests
 from tests.support.records import STARTED, TOOK, new_request, record
 from tests.support.rows import Counts, in_state, insert_request, now_of, one, rows, snapshot, template_ids, template_of

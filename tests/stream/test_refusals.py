@@ -1,4 +1,4 @@
-"""What the writer makes of each error of NATS: its class and code decide, its text never."""
+"""The writer's answer to each error of NATS: its class and code decide, its text never."""
 
 from __future__ import annotations
 

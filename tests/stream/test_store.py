@@ -1,4 +1,4 @@
-"""What goes into the stream: one message a batch, each record once, whatever its size, and no key."""
+"""Messages of the stream: one a batch, each record once, whatever its size, and no key."""
 
 from __future__ import annotations
 

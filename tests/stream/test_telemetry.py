@@ -1,4 +1,4 @@
-"""What a service with the OpenTelemetry SDK sees of a consumer."""
+"""A consumer as a service with the OpenTelemetry SDK sees it."""
 
 from __future__ import annotations
 

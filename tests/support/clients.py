@@ -1,4 +1,4 @@
-"""What the official clients make of the bytes of a stream: they are the judges of a fold."""
+"""Reads the bytes of a stream with the official clients: they are the judges of a fold."""
 
 from __future__ import annotations
 

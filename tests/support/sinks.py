@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, PersistResult
-from rwriter._keys import KeyDigest
+from rwriter._values.keys import KeyDigest
 from rwriter.records import decode_record
 from rwriter.schema import dead_letters, request_templates, requests
 from rwriter.testing import Kept

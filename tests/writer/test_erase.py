@@ -53,7 +53,7 @@ def another(**changes: Any) -> CompletedRequest:
 
 
 async def rows_with(engine: AsyncEngine, marker: str) -> dict[str, int]:
-    """How many rows of each table hold ``marker`` in any column, as text or as bytes."""
+    """Return how many rows of each table hold ``marker`` in any column, as text or as bytes."""
     tables = await run_sql(engine, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     found = {}
     for (table,) in tables:

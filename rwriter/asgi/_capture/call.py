@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter._keys import KeyDigest
+from rwriter._values.keys import KeyDigest
 from rwriter.asgi._attribution import credentials_of
 from rwriter.asgi._capture.budget import Share
 from rwriter.asgi._capture.endings import CANCELLED, DISCONNECTED, TRUNCATED, Failure, app_raised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from rwriter._guarded import Guarded
+from rwriter._values.guarded import Guarded
 from rwriter.asgi._error_types import INTERNAL_ERROR
 from rwriter.records import CLIENT_CLOSED_REQUEST
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from rwriter._guarded import Guarded
+from rwriter._values.guarded import Guarded
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE: Final = 8

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from msgspec import to_builtins
 
-from rwriter._guarded import Guarded
+from rwriter._values.guarded import Guarded
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.errors import StreamError, describe, error_in
 from rwriter.asgi._fold.events import Event, EventParser

@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import bindparam, exists, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
-from rwriter._texts import repair
+from rwriter._values.texts import repair
 from rwriter.engines import schema_of
 from rwriter.schema import dead_letters, erasures, requests
 from rwriter.store._connections import Connections, on_living_connection

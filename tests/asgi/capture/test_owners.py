@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from rwriter import RequestStore, RequestsWriter, _keys
+from rwriter import RequestStore, RequestsWriter
+from rwriter._values import keys as _keys
 from rwriter.asgi import CaptureMiddleware, attribute_from_state
 from rwriter.asgi._attribution import LOOKUPS, Attribution, api_key_of
 from rwriter.asgi._capture import recorder as recorder_module

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from rwriter import RequestStore, RequestsWriter
-from rwriter._keys import digest
+from rwriter._values.keys import digest
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._types import Message, Receive, Scope, Send

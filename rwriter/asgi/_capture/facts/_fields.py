@@ -7,8 +7,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from rwriter._guarded import Guarded
-from rwriter._texts import repair
+from rwriter._values.guarded import Guarded
+from rwriter._values.texts import repair
 from rwriter.asgi._capture.facts._skim import skim
 from rwriter.asgi._json import LARGE, UNREADABLE, decode, loads
 from rwriter.asgi._usage import tokens_in

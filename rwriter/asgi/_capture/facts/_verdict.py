@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from rwriter._guarded import Guarded
+from rwriter._values.guarded import Guarded
 from rwriter.asgi._capture.facts._fields import Said
 from rwriter.asgi._fold.errors import StreamError, describe
 from rwriter.asgi._json import UNREADABLE, loads, loads_object

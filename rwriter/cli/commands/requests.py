@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.cli import _options as options
 from rwriter.cli._output import print_fields, print_rows, to_json
 from rwriter.errors import RwriterError

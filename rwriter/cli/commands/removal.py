@@ -10,8 +10,8 @@ from typing import Final
 
 import click
 
-from rwriter._escape import escape
-from rwriter._texts import repair
+from rwriter._values.escape import escape
+from rwriter._values.texts import repair
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
 from rwriter.spool import Spool

@@ -10,7 +10,7 @@ from typing import Literal
 import click
 
 from rwriter import migrate as migrations
-from rwriter._escape import escape
+from rwriter._values.escape import escape
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
 from rwriter.schema import HEAD_REVISION

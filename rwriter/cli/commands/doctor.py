@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from rwriter import migrate as migrations
 from rwriter._database_errors import explain
-from rwriter._escape import escape
-from rwriter._keys import PEPPER_VARIABLE
+from rwriter._values.escape import escape
+from rwriter._values.keys import PEPPER_VARIABLE
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
 from rwriter.errors import DatabaseRefused
