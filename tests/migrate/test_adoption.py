@@ -31,6 +31,7 @@ MADE: Final = {
     "create table erasures",
     "add to requests: input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, first_token_at",
     "add to request_templates: metadata",
+    "build index ix_request_templates_custom_id on request_templates",
     "build index ix_dead_letters_created_by on dead_letters",
     "build index ix_requests_active on requests",
     "build index ix_requests_created_at_id on requests",
