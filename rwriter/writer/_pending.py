@@ -52,8 +52,10 @@ class PendingIndex:
     def add(self, entry: PendingRecord) -> bool:
         """Index ``entry``. Return True if it may be queued now, False if one with its id must be settled first."""
         record = entry.record
-        for custom_id in client_ids(record):
-            self._by_custom_id[custom_id, record.created_by] = entry
+        # most records have none, and a call is a hundredth of what accepting one costs
+        if record.custom_id is not None or record.__class__ is not CompletedRequest:
+            for custom_id in client_ids(record):
+                self._by_custom_id[custom_id, record.created_by] = entry
         number = record.request_id.int
         if self._head_by_id.setdefault(number, entry) is entry:
             return True
