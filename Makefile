@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-JOBS ?= auto
+# one more than there are processors, as many tests wait for a server
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stop example test test-all lint types imports suite faults suite-pg15 suite-psycopg \
-  suite-partitioned suite-litellm suite-lowest release-check docs \
+  suite-partitioned suite-litellm suite-lowest beside release-check docs \
   bench \
   chaos fuzz format clean
 
@@ -30,7 +31,11 @@ example: $(READY) ## the gateway of examples/ under the official clients
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
 
-test: lint types imports docs suite faults suite-pg15 suite-litellm suite-lowest ## lint, types, imports and every suite: what CI runs
+test: lint types imports docs suite suite-pg15 beside ## lint, types, imports, docs and every suite: what CI runs
+
+# These mostly wait: for killed processes, and for pip.
+beside: $(READY) ## the faults, LiteLLM and the lowest versions, all at the same time
+	$(MAKE) --no-print-directory --output-sync -j3 faults suite-litellm suite-lowest
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
@@ -65,8 +70,8 @@ faults: $(READY) ## killed processes, cut lines, full disks: each once
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
 	@if [ -x $(PG15)/initdb ]; then \
-	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
-	    -m "db and not chaos" --ignore=tests/asgi --ignore=tests/gateway --ignore=tests/demo $(SCHEMAS); \
+	  RWRITER_TEST_POSTGRES_BIN_DIR=$(PG15) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "db and not slow" \
+	    tests/store tests/writer tests/engines tests/migrate tests/partitions tests/test_upkeep.py $(SCHEMAS); \
 	else \
 	  echo "PostgreSQL 15 is not installed in $(PG15): its half of the tests did not run" >&2; \
 	  if [ -n "$$CI" ]; then exit 1; fi; \
