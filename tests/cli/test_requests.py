@@ -223,7 +223,10 @@ async def test_an_owner_is_erased_once_somebody_has_said_yes(
     assert "erased 0 requests" in await table.ok("erase", "tenant-a", "--yes")
 
 
-async def test_a_hostile_owners_requests_do_no_harm_to_the_terminal(table: Table) -> None:
+async def test_a_hostile_owners_requests_do_no_harm_to_the_terminal(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     given = recent(
         model=HOSTILE, created_by=HOSTILE, endpoint=HOSTILE, response_body=HOSTILE, metadata={HOSTILE: HOSTILE}
     )
@@ -232,7 +235,8 @@ async def test_a_hostile_owners_requests_do_no_harm_to_the_terminal(table: Table
         ("ls",): 2,
         ("show", str(given.request_id)): None,
         ("usage", "--by", "created_by,model"): 2,
-        ("erase", HOSTILE): 0,
+        # asks, and some versions of click print a space for it
+        ("erase", HOSTILE): None,
     }.items():
         done = await table.run(*asked)
         assert_harmless(done, lines=lines)
