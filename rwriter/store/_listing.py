@@ -120,7 +120,7 @@ async def page(
     connections: Connections, filter_: RequestFilter, *, consistent: bool
 ) -> tuple[list[RequestSummary], str | None]:
     """Return one page and the cursor of the next. See ``RequestStore.list_page``."""
-    by_id = await _prunes(connections, filter_)
+    by_id = filter_.created_after is not None and await _prunes(connections, filter_)
     async with connections.query(consistent=consistent) as connection:
         result = await connection.execute(*page_query(filter_, by_id=by_id))
         # not as mappings: looking their names up takes as long as the query
