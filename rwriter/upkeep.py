@@ -35,7 +35,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     ``rest``              pause after each transaction of a round, as a multiple of the time that it took
     ====================  ====================================================================================
 
-    Raises ``ValueError`` naming the field that cannot be used.
+    Raises ``ValueError`` or ``TypeError`` naming the field that cannot be used.
     """
 
     purge_after: timedelta | None = None
@@ -48,8 +48,12 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for field in ("purge_after", "bodies_after", "fail_stale_after", "partitions", "every"):
             value = getattr(self, field)
-            if value is not None:
-                positive(field, value)
+            if value is None and field != "every":
+                continue
+            if not isinstance(value, timedelta):
+                msg = f"{field} must be a timedelta, not {type(value).__name__}"
+                raise TypeError(msg)
+            positive(field, value)
         at_least("rest", self.rest, 0)
 
 

@@ -151,5 +151,9 @@ async def test_it_leaves_a_database_alone_that_is_away(caplog: pytest.LogCapture
 def test_a_time_that_makes_no_sense_is_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Upkeep(**dict[str, Any]({field: timedelta(0)}))
+    with pytest.raises(TypeError, match=f"{field} must be a timedelta"):
+        Upkeep(**dict[str, Any]({field: 60}))
+    with pytest.raises(TypeError, match="every must be a timedelta"):
+        Upkeep(**dict[str, Any](every=None))
     with pytest.raises(ValueError, match="rest"):
         Upkeep(rest=-1)

@@ -7,7 +7,7 @@ import inspect
 import uuid
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Literal, Self, Unpack
+from typing import Any, Final, Literal, Self, Unpack
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -69,11 +69,13 @@ class RequestsWriter:
         self.name: Final = self._options.name
         self.in_flight: Final = InFlight()
         """Calls whose records are still to come: see ``rwriter.asgi``."""
-        self.sink: Final[RecordSink] = store if isinstance(store, RecordSink) else RequestStore(store)
+        self.sink: Final[RecordSink] = _sink_of(store)
         """Where the records go."""
-        if self._options.fail_stale_after is not None and not isinstance(self.sink, RequestStore):
-            msg = f"fail_stale_after needs a RequestStore, and not a {type(self.sink).__name__}: leave it out here"
-            raise ValueError(msg)
+        database = self.sink if isinstance(self.sink, RequestStore) else None
+        for option in ("fail_stale_after", "upkeep"):
+            if database is None and getattr(self._options, option) is not None:
+                msg = f"{option} needs a RequestStore, and not a {type(self.sink).__name__}: leave it out here"
+                raise ValueError(msg)
         spool = self._options.spool
         self._overflow: Final = None if spool is None else Overflow(spool)
         self._account: Final = Account()
@@ -82,7 +84,7 @@ class RequestsWriter:
         )
         self._consumer: Final = Consumer(self.sink, self._channel, self._options, spool=spool, overflow=self._overflow)
         # of a store; what else a writer writes to has no partitions
-        self._bounds: Final = IdBounds(getattr(self.sink, "engine", None))
+        self._bounds: Final = IdBounds(None if database is None else database.engine)
         self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
         telemetry.watch(self)
 
@@ -273,6 +275,12 @@ def _signature() -> inspect.Signature:
 
 # the options with their defaults, for help() and for whoever inspects: the source of both is Options
 RequestsWriter.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+def _sink_of(store: Any) -> RecordSink:
+    # a class has the methods, too
+    takes_records = isinstance(store, RecordSink) and not isinstance(store, type)
+    return store if takes_records else RequestStore(store)
 
 
 def check_type(record: CompletedRequest) -> None:

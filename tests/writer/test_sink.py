@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rwriter import (
+    JetStreamStore,
     RecordRejected,
+    RecordSink,
+    RequestStore,
     RequestsWriter,
     RwriterError,
     SinkMisconfigured,
     SinkRefusedRecord,
     SinkUnavailable,
     Spool,
+    Upkeep,
 )
 from rwriter.asgi import CaptureMiddleware
 from tests.support.driving import eventually
@@ -98,8 +104,16 @@ async def test_a_sink_that_is_set_up_wrongly_says_so_on_start() -> None:
 async def test_what_needs_a_database_says_that_there_is_none() -> None:
     with pytest.raises(ValueError, match="fail_stale_after needs a RequestStore, and not a MemorySink"):
         RequestsWriter(MemorySink(), fail_stale_after=600)
+    with pytest.raises(ValueError, match="upkeep needs a RequestStore, and not a MemorySink"):
+        RequestsWriter(MemorySink(), upkeep=Upkeep(purge_after=timedelta(days=1)))
     with pytest.raises(RwriterError, match="go to a MemorySink"):
         _ = RequestsWriter(MemorySink()).store
+
+
+@pytest.mark.parametrize("handed", [RequestStore, JetStreamStore, MemorySink, RecordSink])
+def test_the_class_of_a_sink_is_no_sink(handed: Any) -> None:
+    with pytest.raises(TypeError, match=f"the class {handed.__name__}"):
+        RequestsWriter(handed)
 
 
 async def test_a_spool_for_a_sink_refuses_a_sink_with_another_name(tmp_path: Path) -> None:
