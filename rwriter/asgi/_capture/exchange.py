@@ -153,7 +153,8 @@ class Exchange:
         self._request_id: Final = request_id
         self._finish = finish
         self._share: Final = share
-        self._read_ahead: Final[deque[Message]] = deque()
+        # each message with the bytes of the budget that it has beside those of the copy
+        self._read_ahead: Final[deque[tuple[Message, int]]] = deque()
         self._is_read = False
 
     @property
@@ -184,9 +185,11 @@ class Exchange:
             # servers expect a cancelled receive(): it is how frameworks ask whether the client is still there
             async with asyncio.timeout(patience):
                 message = await self._receive_next(receive)
-            self._read_ahead.append(message)
             # held once for the app, and once in the copy
-            if message["type"] == "http.disconnect" or not self._share.take(len(message.get("body", b""))):
+            size = len(message.get("body", b""))
+            is_charged = self._share.take(size)
+            self._read_ahead.append((message, size if is_charged else 0))
+            if message["type"] == "http.disconnect" or not is_charged:
                 return False
         return not self.request.overflowed
 
@@ -196,8 +199,8 @@ class Exchange:
             self._hand_over()
 
     def _hand_over(self) -> Message:
-        message = self._read_ahead.popleft()
-        self._share.take(-len(message.get("body", b"")))
+        message, charged = self._read_ahead.popleft()
+        self._share.take(-charged)
         return message
 
     async def receive(self, receive: Receive, send: Send) -> Message:

@@ -109,12 +109,17 @@ async def test_what_is_read_ahead_is_charged_twice_until_the_app_has_it() -> Non
 
 
 async def test_a_body_that_finds_no_room_a_second_time_is_not_read_on() -> None:
-    budget = Budget(3 * STEP)
+    budget = Budget(12 * STEP)
     share = Share(budget, 0)
     passing = Passing(new_request_id(), max_body_bytes=1 << 20, share=share, finish=lambda _failure: None)
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"a" * 2 * STEP, "more_body": True}
+        return {"type": "http.request", "body": b"a" * 8 * STEP, "more_body": True}
 
     assert not await passing.read_ahead(receive, PATIENCE)
-    assert passing.request.size == 2 * STEP
+    assert passing.request.size == 8 * STEP
+
+    # what found no room has nothing to give back
+    used = budget.used
+    passing.forget_what_was_read()
+    assert budget.used == used
