@@ -228,11 +228,14 @@ class Spool:
         if not created_by:
             return 0
 
+        # the field as it is written: a short name may be a part of anybody's texts
+        field = msgspec.msgpack.encode("created_by") + msgspec.msgpack.encode(created_by)
+
         def is_theirs(payload: bytes) -> bool:
             try:
                 record = decode_record(payload)
             except (msgspec.MsgspecError, ValueError, TypeError):
-                return created_by.encode() in payload
+                return field in payload
             return record.created_by == created_by and record.started_at <= until
 
         return await self._on_thread(lambda file: file.forget(is_theirs))

@@ -186,6 +186,8 @@ async def test_damaged_rows_of_an_owners_go_and_damaged_files_are_named(
     (tmp_path / f"{FILE_NAME}.corrupt-1").touch()
     await spool.open()
     assert len(await spool.claim(10, 10**9)) == 1  # the other is set aside
+    # whose name is in every text of theirs, and who is somebody else
+    assert await spool.forget(OWNER[:3], datetime.now(UTC)) == 0
     assert await spool.forget(OWNER, datetime.now(UTC)) == 1
     assert files_with(tmp_path, OWNER) == []
     assert f"{FILE_NAME}.corrupt-1" in caplog.text
