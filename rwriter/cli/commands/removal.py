@@ -91,10 +91,8 @@ async def _watched(store: RequestStore, before: datetime, bounds: _Bounds, *, bo
     requests = letters = 0
     remaining = True
     with click.progressbar(length=found.requests + found.dead_letters, file=sys.stderr) as bar:
-        while remaining and bounds.limit != 0 and bounds.step() > timedelta(0):
-            done = await store.purge(
-                before, bodies_only=bodies_only, limit=bounds.limit, budget=bounds.step(), rest=rest
-            )
+        while remaining and bounds.limit != 0 and (step := bounds.step()) > timedelta(0):
+            done = await store.purge(before, bodies_only=bodies_only, limit=bounds.limit, budget=step, rest=rest)
             requests, letters, remaining = requests + done.requests, letters + done.dead_letters, done.remaining
             if bounds.limit is not None:
                 bounds.limit -= done.requests + done.dead_letters
