@@ -84,7 +84,7 @@ class RequestsWriter:
         )
         self._consumer: Final = Consumer(self.sink, self._channel, self._options, spool=spool, overflow=self._overflow)
         # of a store; what else a writer writes to has no partitions
-        self._bounds: Final = IdBounds(None if database is None else database.engine)
+        self._bounds: Final = IdBounds(getattr(database, "engine", None))
         self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
         telemetry.watch(self)
 
