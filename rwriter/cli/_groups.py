@@ -21,9 +21,9 @@ class Group(click.Group):
 
 
 class Place(NamedTuple):
-    """Where a command is found: a module of ``rwriter.cli.commands``, and the line that a list of commands has of it.
+    """Names the module of ``rwriter.cli.commands`` that has a command, and the line for a list of commands.
 
-    The line is the command's own, without which the list would have to import every module.
+    The line is the command's own. To take it from the command, the list would have to import every module.
     """
 
     module: str

@@ -12,7 +12,7 @@ from rwriter.cli._main import app
 
 HEAVY = {"sqlalchemy", "asyncpg", "alembic", "psycopg", "starlette", "rich", "nats", "pydantic", "asyncio"}
 SOME = 160
-"""Modules that `rwriter --help` may import beside those of a bare Python: 146 on 3.11, most of them click's and its own."""
+"""Modules that `rwriter --help` may import beside those of a bare Python: 146 on 3.11, most of them for click."""
 
 
 def imported(*arguments: str) -> set[str]:
