@@ -186,9 +186,13 @@ class Consumer:
         await keep_up(upkeep, store, name=name, is_up=lambda: self._outage.state is Database.UP)
 
     async def _watch_spool(self, overflow: Overflow) -> None:
-        while True:
-            await overflow.look()
-            await asyncio.sleep(self._options.replay_interval)
+        try:
+            while True:
+                await overflow.look()
+                await asyncio.sleep(self._options.replay_interval)
+        finally:
+            # of a writer that is closed the gauges tell nothing, and nothing that is old
+            overflow.standing = None
 
     async def _fail_stale(self, store: RequestStore, after: float) -> None:
         while True:

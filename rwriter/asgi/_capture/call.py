@@ -72,6 +72,8 @@ class CapturedCall:
         self.is_ended = False
         self.owner: Owner | None = None
         """Set before the call ends only for background responses, whose row is inserted first."""
+        self.answered_model: str | None = None
+        """The model that the answer names, once the record is made."""
         self._exchange: Final = Exchange(request_id, max_body_bytes=max_body_bytes, share=share, finish=self.finish)
         self._failure: Failure | None = None
         self._on_end: Final = on_end
@@ -188,6 +190,7 @@ class CapturedCall:
         text = self.request_text()
         answered, status = self._outcome()
         asked, said = read(text, Asked), read(answered, Said)
+        self.answered_model = name_in(said.model)
         error = error_told(said, answered) if succeeded(status) else None
         if error is not None:
             status = error.status

@@ -16,6 +16,7 @@ from rwriter._hooks import is_worth_logging
 from rwriter.asgi._attribution import Attribution, api_key_of
 from rwriter.asgi._capture.budget import CALL_BYTES, Budget, Share, weight_of
 from rwriter.asgi._capture.call import CapturedCall, Owner
+from rwriter.asgi._capture.genai import GenAiMetrics
 from rwriter.asgi._capture.privacy import Privacy
 from rwriter.asgi._threads import Threads
 from rwriter.asgi._types import Scope
@@ -71,7 +72,9 @@ class Recorder:
         *,
         attribution_timeout: float,
         max_pending_bytes: int,
+        gen_ai: GenAiMetrics | None = None,
     ) -> None:
+        self._gen_ai: Final = gen_ai
         self.privacy: Final = privacy
         self._attribution: Final = attribution
         self._writer: Final = writer
@@ -159,8 +162,13 @@ class Recorder:
         record = await self._made(call, owner)
         # while the writer has no room the record alone is held
         call.share.settle(CALL_BYTES + record.text_bytes)
+        answered_model = call.answered_model
         del call
-        await self._writer.send(await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies))
+        kept = await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies)
+        if self._gen_ai is not None:
+            # a hook that hides the model hides it here, too
+            self._gen_ai.observe(kept, answered_model if kept.model == record.model else None)
+        await self._writer.send(kept)
 
     async def tell_store(self, call: CapturedCall) -> None:
         """Tell ``zdr``, in the scope's state, what the request says as ``store``."""
