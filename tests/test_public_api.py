@@ -37,6 +37,7 @@ PUBLIC = {
     "rwriter.sink": "RecordSink",
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
     "rwriter.cli": "main",
 }

@@ -10,17 +10,16 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
-from sqlalchemy import URL
-
-from rwriter.engines import DbEngines, EngineProvider
+from rwriter.engines import EngineProvider, Engines, opened
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
 from rwriter.store import Erasure
+from rwriter.threaded._store import SyncRequestStore
 from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
@@ -35,9 +34,10 @@ LIVENESS_CHECK: Final = 1.0
 class ThreadedWriter:
     """A ``RequestsWriter`` for Flask, Django, scripts and callbacks: every method is synchronous and thread-safe.
 
-    ``engines`` is a database URL, or a function that makes the engines or another sink: it is called on the writer's
-    own thread, as their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has
-    one).
+    ``engines`` is a database URL, by default ``RWRITER_DATABASE_URL`` when it is opened, or a function that makes the
+    engines or another sink: it is called on the writer's own thread, as their connections belong to its loop, and what
+    it returns is closed there (``aclose()``, if it has one). Engines that no other loop uses, as those of a test, may
+    be handed over as they are, and are not closed.
     ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as writer`` opens and closes; without it
     call ``open()``, and ``close()`` happens at interpreter exit at the latest.
 
@@ -49,9 +49,11 @@ class ThreadedWriter:
     """
 
     def __init__(
-        self, engines: str | URL | Callable[[], EngineProvider | RecordSink], **options: Unpack[WriterOptions]
+        self,
+        engines: Engines | Callable[[], EngineProvider | RecordSink] | None = None,
+        **options: Unpack[WriterOptions],
     ) -> None:
-        self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
+        self._engines: Final = engines
         Options(**options)  # a wrong one is refused here, not on the thread
         self._options: Final = options
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -180,6 +182,12 @@ class ThreadedWriter:
         return self._call(writer.erase(created_by))
 
     @property
+    def store(self) -> SyncRequestStore:
+        """The store that the records go to, for reading them back. Raises as ``RequestsWriter.store``."""
+        writer, _, _ = self._opened()
+        return SyncRequestStore(writer.store, self._call)
+
+    @property
     def stats(self) -> WriterStats:
         """As ``RequestsWriter.stats``; also after ``close()``."""
         writer, _, _ = self._opened()
@@ -207,25 +215,27 @@ class ThreadedWriter:
 
     def _main(self, started: concurrent.futures.Future[None]) -> None:
         with asyncio.Runner() as runner:
+            stack = contextlib.AsyncExitStack()
             try:
                 self._loop = runner.get_loop()
-                engines = runner.run(self._start())
+                runner.run(self._start(stack))
             except BaseException as exc:  # noqa: BLE001 -- raised in open()
                 started.set_exception(exc)
                 return
             started.set_result(None)
             self._loop.run_forever()
-            runner.run(_close(engines))
+            runner.run(stack.aclose())
 
-    async def _start(self) -> EngineProvider | RecordSink:
-        engines = self._make_engines()
-        self._writer = RequestsWriter(engines, **self._options)
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         try:
+            self._writer = RequestsWriter(await stack.enter_async_context(self._destination()), **self._options)
             await self._writer.__aenter__()
         except BaseException:
-            await _close(engines)
+            await stack.aclose()
             raise
-        return engines
+
+    def _destination(self) -> contextlib.AbstractAsyncContextManager[EngineProvider | RecordSink]:
+        return _made(self._engines) if callable(self._engines) else opened(self._engines)
 
     def _opened(self) -> tuple[RequestsWriter, asyncio.AbstractEventLoop, threading.Thread]:
         if self._thread is None or self._writer is None or self._loop is None:
@@ -236,7 +246,7 @@ class ThreadedWriter:
             raise WriterForked(msg)
         return self._writer, self._loop, self._thread
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def _call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         _, loop, thread = self._opened()
         if threading.get_ident() == thread.ident or not thread.is_alive():
             work.close()
@@ -245,7 +255,7 @@ class ThreadedWriter:
                 raise WriterClosed(msg)
             msg = "called from the writer's own thread, which would wait for itself: use RequestsWriter there"
             raise RuntimeError(msg)
-        answer = asyncio.run_coroutine_threadsafe(work, loop)
+        answer = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), loop)
         while True:
             try:
                 return answer.result(LIVENESS_CHECK)
@@ -261,10 +271,15 @@ class ThreadedWriter:
                 raise
 
 
-async def _close(engines: EngineProvider | RecordSink) -> None:
-    close = getattr(engines, "aclose", None)
-    if close is not None:
-        await close()
+@contextlib.asynccontextmanager
+async def _made(make: Callable[[], EngineProvider | RecordSink]) -> AsyncIterator[EngineProvider | RecordSink]:
+    made = make()
+    try:
+        yield made
+    finally:
+        close = getattr(made, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _at_exit(close: Callable[[], None]) -> None:
