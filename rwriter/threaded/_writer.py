@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
@@ -60,6 +60,7 @@ class ThreadedWriter:
         self._thread: threading.Thread | None = None
         self._writer: RequestsWriter | None = None
         self._lock: Final = threading.Lock()
+        self._drains: Final[list[Callable[[], Awaitable[None]]]] = []
         self._closed = False
         self._pid = 0
 
@@ -95,7 +96,7 @@ class ThreadedWriter:
             self._closed = True
             writer, loop, thread = self._opened()
             with contextlib.suppress(WriterFailed):
-                self._call(writer.aclose(timeout))
+                self.run(self._drained(writer, timeout))
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
@@ -114,7 +115,7 @@ class ThreadedWriter:
             # without the lock: the main thread, which runs this, may hold it
             with contextlib.suppress(RwriterError):
                 writer, _, _ = self._opened()
-                self._call(writer.aclose())
+                self.run(self._drained(writer, None))
             if callable(before):
                 before(number, frame)
             elif before is not signal.SIG_IGN:
@@ -151,7 +152,7 @@ class ThreadedWriter:
             async with asyncio.timeout(timeout):
                 await writer.send(record, wait=wait)
 
-        self._call(bounded())
+        self.run(bounded())
 
     def send_nowait(self, record: CompletedRequest) -> None:
         """As ``RequestsWriter.send_nowait``: raises ``ChannelFull`` instead of waiting for room."""
@@ -160,12 +161,12 @@ class ThreadedWriter:
         async def now() -> None:
             writer.send_nowait(record)
 
-        self._call(now())
+        self.run(now())
 
     def flush(self, timeout: float | None = None) -> None:
         """As ``RequestsWriter.flush``."""
         writer, _, _ = self._opened()
-        self._call(writer.flush(timeout))
+        self.run(writer.flush(timeout))
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """As ``RequestsWriter.get``."""
@@ -174,18 +175,18 @@ class ThreadedWriter:
         async def look() -> CompletedRequest | None:
             return writer.get(request_id)
 
-        return self._call(look())
+        return self.run(look())
 
     def erase(self, created_by: str) -> Erasure:
         """As ``RequestsWriter.erase``."""
         writer, _, _ = self._opened()
-        return self._call(writer.erase(created_by))
+        return self.run(writer.erase(created_by))
 
     @property
     def store(self) -> SyncRequestStore:
         """The store that the records go to, for reading them back. Raises as ``RequestsWriter.store``."""
         writer, _, _ = self._opened()
-        return SyncRequestStore(writer.store, self._call)
+        return SyncRequestStore(writer.store, self.run)
 
     @property
     def stats(self) -> WriterStats:
@@ -197,7 +198,7 @@ class ThreadedWriter:
         async def read() -> WriterStats:
             return writer.stats
 
-        return self._call(read())
+        return self.run(read())
 
     @property
     def health(self) -> Health:
@@ -209,7 +210,23 @@ class ThreadedWriter:
         async def read() -> Health:
             return writer.health
 
-        return self._call(read())
+        return self.run(read())
+
+    # -- for what stands before it
+
+    def on_loop(self) -> tuple[RequestsWriter, asyncio.AbstractEventLoop]:
+        """Return the writer inside and its loop, for code that runs there: see ``run``. Raises ``WriterNotOpen``."""
+        writer, loop, _ = self._opened()
+        return writer, loop
+
+    def drain_first(self, drain: Callable[[], Awaitable[None]]) -> None:
+        """Have ``drain`` awaited on the loop before the writer closes: what it still sends is accepted."""
+        self._drains.append(drain)
+
+    async def _drained(self, writer: RequestsWriter, timeout: float | None) -> None:
+        for drain in self._drains:
+            await drain()
+        await writer.aclose(timeout)
 
     # -- inside
 
@@ -246,7 +263,12 @@ class ThreadedWriter:
             raise WriterForked(msg)
         return self._writer, self._loop, self._thread
 
-    def _call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``work`` on the writer's loop. Return its answer, or raise what it raises.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, ``WriterNotOpen`` and ``WriterClosed``, and ``RuntimeError``
+        on the writer's own thread.
+        """
         _, loop, thread = self._opened()
         if threading.get_ident() == thread.ident or not thread.is_alive():
             work.close()
