@@ -116,9 +116,13 @@ class DeadLetters:
             row = (await connection.execute(_SUMMARY.where(dead_letters.c.id == letter_id))).mappings().one_or_none()
         return None if row is None else DeadLetter(**row)
 
-    async def show(self, letter_id: uuid.UUID, *, consistent: bool = True) -> CompletedRequest | None:
-        """Return the record in one letter, or ``None`` where there is no such letter."""
+    async def show(
+        self, letter_id: uuid.UUID, *, most_bytes: int | None = None, consistent: bool = True
+    ) -> CompletedRequest | None:
+        """Return the record in one letter, or ``None`` where there is no such letter of ``most_bytes`` or fewer."""
         query = select(dead_letters.c.payload).where(dead_letters.c.id == letter_id)
+        if most_bytes is not None:
+            query = query.where(func.octet_length(dead_letters.c.payload) <= most_bytes)
         async with self._connections.query(consistent=consistent) as connection:
             payload = (await connection.execute(query)).scalar_one_or_none()
         return None if payload is None else decode_record(payload)
