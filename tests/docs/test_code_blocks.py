@@ -22,6 +22,7 @@ PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]
 # a block "project: FILE" is a file of a project that runs as a whole: tests/docs/test_quickstart.py
 ELSEWHERE = (
     "example: gateway",
+    "example: probes",
     "example: service",
     "example: shared metadata",
     "quickstart: program",
