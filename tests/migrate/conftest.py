@@ -1,4 +1,4 @@
-"""A migrated database for the many tests that change nothing in it, and the wheel, built and installed once."""
+"""A migrated database for the many tests that change nothing in it, and the wheel, installed once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rwriter.pytest_plugin import Databases
-from tests.support.wheel import Environment, build
+from tests.support.wheel import Environment
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,6 @@ def unchanged_database(_rwriter_databases: Databases) -> Iterator[str]:
     name = _rwriter_databases.create(_rwriter_databases.template())
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
-    return build(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""A store on a database of its own, once in the default schema and once in a schema with an awkward name."""
+"""A store on a database of its own, in the default schema and in one with an awkward name; and the built wheel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -17,6 +18,7 @@ from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
 from tests.support.databases import CleanDatabases
 from tests.support.schemas import AWKWARD_SCHEMA
+from tests.support.wheel import build
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +106,9 @@ def engine(engines: TestDbEngines) -> AsyncEngine:
 def store(engines: TestDbEngines) -> RequestStore:
     """The store under test."""
     return RequestStore(engines)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout."""
+    return build(tmp_path_factory.mktemp("dist"))
