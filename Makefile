@@ -7,6 +7,10 @@ READY := $(VENV)/.ready
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 PG15 ?= /usr/lib/postgresql/15/bin
 
+# The tests start hundreds of interpreters: without its bytecode each would compile the library again, and each worker
+# of pytest every test.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-stop example test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest beside release-check docs \
