@@ -1,6 +1,6 @@
 """Engines for the SQL: one engine for writes, one for reads, or a single engine for both."""
 
-from rwriter.engines._opening import SCHEMA_VARIABLE, URL_VARIABLE, Engines, opened, url_from_environment
+from rwriter.engines._opening import Engines, opened, url_from_environment
 from rwriter.engines._providers import (
     DbEngines,
     EngineProvider,
@@ -13,8 +13,6 @@ from rwriter.engines._providers import (
 )
 
 __all__ = [
-    "SCHEMA_VARIABLE",
-    "URL_VARIABLE",
     "DbEngines",
     "EngineProvider",
     "Engines",

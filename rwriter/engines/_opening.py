@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_FORM, URL_VARIABLE
 from rwriter.engines._providers import DbEngines, EngineProvider, as_provider
-from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
-
-URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
-SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Engines: TypeAlias = EngineProvider | AsyncEngine | URL | str
 """Engines, or the URL to make them for."""

@@ -3,7 +3,7 @@
 The scripts are the checkout's ``migrations/`` or, in an installed wheel, the copy in the package.
 """
 
-from rwriter.engines import SCHEMA_VARIABLE, URL_VARIABLE
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_VARIABLE
 from rwriter.migrate._adoption import is_adopted
 from rwriter.migrate._commands import (
     Period,

@@ -22,15 +22,8 @@ from rwriter import partitions
 from rwriter import schema as tables
 from rwriter._validation import one_of
 from rwriter._values.escape import escape
-from rwriter.engines import (
-    SCHEMA_VARIABLE,
-    DbEngines,
-    EngineProvider,
-    as_provider,
-    in_schema,
-    schema_of,
-    url_from_environment,
-)
+from rwriter._values.variables import SCHEMA_VARIABLE
+from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of, url_from_environment
 from rwriter.errors import RwriterError, SchemaOutdated
 from rwriter.migrate._adoption import adopt_with, plan
 from rwriter.migrate._comparison import SchemaDrift, drift_of, has_requests

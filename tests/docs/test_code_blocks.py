@@ -23,6 +23,7 @@ PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]
 # one of the page's services: tests/docs/test_services.py
 ELSEWHERE = (
     "example: gateway",
+    "example: probes",
     "example: service",
     "example: shared metadata",
     "quickstart: program",
