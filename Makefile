@@ -70,9 +70,10 @@ coverage: $(READY) ## the same, and how much of the package they run
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length.
+# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length, and what is
+# marked slow, too.
 faults: $(READY) ## killed processes, cut lines, full disks: each once
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -m "not slow" tests/chaos
 
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
