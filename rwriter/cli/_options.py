@@ -1,23 +1,19 @@
-"""Options and arguments that several commands share, and the group that lists its commands in order."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import click
 
 from rwriter._values import asked
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_FORM, URL_VARIABLE
 from rwriter.engines import DbEngines
-from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
 from rwriter.schema import STATES
-
-CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
-"""Settings of the outermost group, inherited by every command."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -38,14 +34,6 @@ def _typed(read: Callable[_P, _T]) -> Callable[_P, _T]:
 
 duration, moment, fact = _typed(asked.duration), _typed(asked.moment), _typed(asked.fact)
 """Types of options."""
-
-
-class Group(click.Group):
-    """Lists commands in the order in which they were added: click sorts them by name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        """Return the names of the commands."""
-        return list(self.commands)
 
 
 database_url = click.option("--database-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help=URL_FORM)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from alembic import command
 from alembic.config import Config
@@ -22,15 +22,12 @@ from rwriter import partitions
 from rwriter import schema as tables
 from rwriter._validation import one_of
 from rwriter._values.escape import escape
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_FORM, URL_VARIABLE
 from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
-from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError, SchemaOutdated
 from rwriter.migrate._adoption import adopt_with, plan
 from rwriter.migrate._comparison import SchemaDrift, drift_of, has_requests
 from rwriter.store import RequestStore, current_revision, revision_in_service
-
-URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
-SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
 Period: TypeAlias = Literal["week", "day"]
