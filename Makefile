@@ -8,7 +8,7 @@ JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 PG15 ?= /usr/lib/postgresql/15/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
+.PHONY: help demo demo-stop example year test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest beside release-check docs \
   bench \
   chaos fuzz format clean
@@ -27,6 +27,11 @@ demo: example ## a gateway under the official clients, then a day's traffic, all
 
 example: $(READY) ## the gateway of examples/ under the official clients
 	$(BIN)/python -m examples.gateway
+
+# Traffic, an outage, a full disk, a migration, an erasure and retention, on plain and on partitioned tables.
+YEAR ?=
+year: $(READY) ## a year in production in minutes: at its end everything adds up
+	$(BIN)/python -m examples.year $(YEAR)
 
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
