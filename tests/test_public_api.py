@@ -26,7 +26,10 @@ PUBLIC = {
         SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
         consume new_request_id
     """,
-    "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.asgi": """
+        PATHS Attribute CaptureMiddleware CaptureOptions CaptureStats RecordedApp api_key_of attribute_from_state
+        responses_app
+    """,
     "rwriter.admin": "Authorize mount",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
@@ -35,7 +38,9 @@ PUBLIC = {
     "rwriter.sink": "RecordSink",
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
+    "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
 HEAVY = (
