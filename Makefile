@@ -12,7 +12,7 @@ PG15 ?= /usr/lib/postgresql/15/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
+.PHONY: help demo demo-stop example year test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest beside release-check docs \
   bench \
   chaos fuzz format clean
@@ -31,6 +31,11 @@ demo: example ## a gateway under the official clients, then a day's traffic, all
 
 example: $(READY) ## the gateway of examples/ under the official clients
 	$(BIN)/python -m examples.gateway
+
+# Traffic, an outage, a full disk, a migration, an erasure and retention, on plain and on partitioned tables.
+YEAR ?=
+year: $(READY) ## a year in production in minutes: at its end everything adds up
+	$(BIN)/python -m examples.year $(YEAR)
 
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
