@@ -18,7 +18,7 @@ from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
 from tests.support.databases import CleanDatabases
 from tests.support.schemas import AWKWARD_SCHEMA
-from tests.support.wheel import build
+from tests.support.wheel import Environment, build
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +112,11 @@ def store(engines: TestDbEngines) -> RequestStore:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from the checkout."""
     return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with the wheel in it."""
+    environment = Environment(tmp_path_factory.mktemp("environment"))
+    environment.install(wheel)
+    return environment
