@@ -193,6 +193,9 @@ class Exchange:
             self._read_ahead.append((message, size if is_charged else 0))
             if message["type"] == "http.disconnect" or not is_charged:
                 return False
+            if not self._is_read:
+                # a server hands over at once what it has: megabytes of many calls would be copied in one turn
+                await asyncio.sleep(0)
         return not self.request.overflowed
 
     def forget_what_was_read(self) -> None:
