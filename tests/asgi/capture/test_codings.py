@@ -11,13 +11,13 @@ from typing import Any
 
 import brotli
 import pytest
-from backports import zstd
 
 from rwriter.asgi._capture import codings
 from rwriter.asgi._capture.body import Body
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
 from rwriter.asgi._capture.facts import skim
 from tests.fuzz.bounds import peak_of
+from tests.support.zstd import zstd
 
 WANTED = ("id", "model", "usage", "status")
 
