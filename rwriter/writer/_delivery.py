@@ -323,9 +323,9 @@ class Delivery:
             failed = True
             self.retries += 1
             telemetry.count_retry(self._name, "retried")
-            await asyncio.sleep(
-                backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
-            )
+            delay = backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
+            with outage.resting():
+                await asyncio.sleep(delay)
             attempt += 1
 
     def _settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:

@@ -92,7 +92,7 @@ class CapturedCall:
             self.finish(CANCELLED)
             raise
         except BaseException as exc:
-            self.finish(_raised(exc))
+            self.fail(exc)
             if not (exchange.is_refused and isinstance(exc, Exception)):
                 raise
         finally:
@@ -108,6 +108,10 @@ class CapturedCall:
         self._failure = failure
         self._exchange.stop_recording()
         self._on_end(self)
+
+    def fail(self, exc: BaseException) -> None:
+        """End the call of an app that raised."""
+        self.finish(_raised(exc))
 
     def guard(self, guard: Callable[[Send], Awaitable[bool]]) -> None:
         """Ask ``guard`` once the app has read the request: True if it has answered in the app's place."""
