@@ -1,4 +1,4 @@
-"""Options and arguments that several commands share, and the group that lists its commands in order."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
