@@ -21,7 +21,7 @@ from rwriter.spool import _folder, _log
 from rwriter.spool._forget import forget
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
-from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
+from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, check, checksum_of, prepare, read_row
 from rwriter.spool._salvage import salvage
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ HEADROOM: Final = 16 * 1024 * 1024
 LOG_LIMIT: Final = 16 * 1024 * 1024
 """Bytes that the log keeps on disk once its pages are in the file."""
 
+_SYNCS: Final = ("OFF", "NORMAL", "FULL")
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -276,7 +277,7 @@ class SpoolFile:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
             prepare(db)
-            _check(db)
+            check(db)
         except BaseException:
             db.close()
             raise
@@ -319,11 +320,20 @@ class SpoolFile:
         self._deferred.append((statement.replace(":me", f"'{self._claimant.name}'"), [(seq,) for seq in seqs]))
 
         def work() -> None:
-            with self._transaction():
+            with self._unsynced(), self._transaction():
                 self._apply_deferred()
             self._deferred.clear()
 
         self._sound(work)
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        # a power cut may undo it, and then rows are replayed, which changes nothing: no sender waits for the disk
+        self._db.execute(f"PRAGMA synchronous = {min('NORMAL', self._synchronous, key=_SYNCS.index)}")
+        try:
+            yield
+        finally:
+            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
 
     def _apply_deferred(self) -> None:
         for statement, parameters in self._deferred:
@@ -387,9 +397,3 @@ def _connected(path: Path) -> sqlite3.Connection:
     # a text with a flipped bit is read like any other: its row's checksum tells
     db.text_factory = lambda text: text.decode("utf-8", "replace")
     return db
-
-
-def _check(db: sqlite3.Connection) -> None:
-    (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if health != "ok":
-        raise sqlite3.DatabaseError(health)
