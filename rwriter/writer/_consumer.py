@@ -87,6 +87,8 @@ class Consumer:
             beside: list[asyncio.Task[None]] = []
             if self._replayer is not None:
                 beside.append(group.create_task(self._replayer.run(), name=f"{name}-replay"))
+            if self._overflow is not None:
+                beside.append(group.create_task(self._watch_spool(self._overflow), name=f"{name}-spool"))
             if self._options.fail_stale_after is not None and isinstance(self._store, RequestStore):
                 reaping = self._fail_stale(self._store, self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
@@ -206,6 +208,15 @@ class Consumer:
     async def _keep_up(self, store: RequestStore, upkeep: Upkeep) -> None:
         name = self._options.name
         await keep_up(upkeep, store, name=name, is_up=lambda: self._outage.state is Database.UP)
+
+    async def _watch_spool(self, overflow: Overflow) -> None:
+        try:
+            while True:
+                await overflow.look()
+                await asyncio.sleep(self._options.replay_interval)
+        finally:
+            # of a writer that is closed the gauges tell nothing, and nothing that is old
+            overflow.standing = None
 
     async def _fail_stale(self, store: RequestStore, after: float) -> None:
         while True:

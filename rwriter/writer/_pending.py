@@ -8,7 +8,9 @@ from collections import deque
 from typing import Final, TypeVar
 
 import msgspec
+from opentelemetry.trace import SpanContext
 
+from rwriter._values.traces import named
 from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest, client_ids
 from rwriter.writer._account import Fate
@@ -28,6 +30,16 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
     waiter: asyncio.Future[None] | None = None
     refused_at: int | None = None
     """``Outage.attempts`` when the database first refused a statement with this record in it."""
+    span: SpanContext | None = None
+    """The recorded span that the record was sent in, if any."""
+
+    @property
+    def name(self) -> str:
+        """The record's id and trace, for a line of the log."""
+        traceparent = (self.record.metadata or {}).get("traceparent")
+        if traceparent is None and self.span is not None:
+            traceparent = f"00-{self.span.trace_id:032x}-{self.span.span_id:016x}-01"
+        return named(self.record.request_id, traceparent)
 
     def answer(self, error: Exception | None) -> None:
         """Tell the sender that waits for this record, if any, of its end."""
@@ -37,16 +49,6 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
             self.waiter.set_result(None)
         else:
             self.waiter.set_exception(error)
-
-
-class WaitingSender:
-    """A ``send`` waiting for room, reserved when ``future`` resolves: nobody can take it before the sender runs."""
-
-    __slots__ = ("future", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class PendingIndex:

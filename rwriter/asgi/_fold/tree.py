@@ -25,6 +25,8 @@ Node = dict[str, Any]
 
 _ABSENT: Final = object()
 _EMPTY: Final = (b"[]", b"{}", b"null")
+LISTS: Final = frozenset({list, Raw})
+"""Types of a list that was read, and of one that is passed on as it is written."""
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LEVELS: Final = 3
 """Levels of counts that are merged. A deeper object is replaced by the next."""
@@ -42,20 +44,30 @@ class Indexed(dict[int, Any]):
     __slots__ = ("places",)
 
     def __init__(self, budget: Budget) -> None:
-        super().__init__()
         self.places: Final = Places(budget)
 
 
 class Text(bytearray):
     """A text that comes in pieces."""
 
+    __slots__ = ()
+
 
 class JsonText(Text):
     """An object whose JSON comes as a text in pieces."""
 
+    __slots__ = ()
+
 
 class Items(bytearray):
     """A list that only grows."""
+
+    __slots__ = ()
+
+
+_WRITTEN: Final = frozenset({bytes, Text, JsonText, Items})
+_TEXTS: Final = frozenset({str, Text})
+_GROWING: Final = frozenset({dict, Indexed})
 
 
 def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
@@ -131,9 +143,20 @@ def add_text(node: Node, key: str, piece: str, budget: Budget, kind: type[Text] 
         held += budget.fit(piece)
 
 
+def set_first_piece(node: Node, key: str, piece: str, budget: Budget) -> None:
+    """Begin the text at ``key``, which is missing. Most short texts have one piece: it stays a plain one.
+
+    That tells it from no text that came whole, so it is not for entries that may be announced again. The garbage
+    collector looks at every ``Text`` there is, and at no plain one.
+    """
+    if budget.grow(len(key) + _ENTRY):
+        text = budget.fit(piece)
+        node[key] = Text(text) if budget.exceeded else piece
+
+
 def _begin_text(node: Node, key: str, budget: Budget, kind: type[Text]) -> Text | None:
     held = node.get(key)
-    if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
+    if type(held) in _GROWING or not budget.grow(len(key) + _ENTRY):
         return None
     text = node[key] = kind(encode(held)[1:-1] if type(held) is str else b"")
     return text
@@ -147,7 +170,7 @@ def extend(node: Node, key: str, values: list[Any] | Raw, budget: Budget) -> Non
     """Append ``values``, or those of the list as it is written, to the list at ``key``, if they fit."""
     held = node.get(key)
     if type(held) is not Items:
-        if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
+        if type(held) in _GROWING or not budget.grow(len(key) + _ENTRY):
             return
         held = node[key] = _items(held)
     text = encode(values)[1:-1].strip()
@@ -156,7 +179,7 @@ def extend(node: Node, key: str, values: list[Any] | Raw, budget: Budget) -> Non
 
 
 def _items(held: Any) -> Items:
-    if type(held) is Text and held:
+    if type(held) in _TEXTS and held:
         held = encode([_text_part(render(held))])
     if type(held) is bytes and held.startswith(b"[") and held != b"[]":
         return Items(b"," + held[1:-1])
@@ -203,7 +226,7 @@ def _has_grown(value: Any) -> bool:
 
 def thaw(value: dict[str, Any]) -> Node:
     """Return ``value`` as an object that can grow."""
-    return {key: freeze(one) for key, one in value.items()}
+    return {key: one if type(one) in _SCALARS else encode(one) for key, one in value.items()}
 
 
 def freeze(value: Any) -> Any:
@@ -213,20 +236,24 @@ def freeze(value: Any) -> Any:
 
 def size_of(node: Any) -> int:
     """Return the bytes of JSON in ``node``."""
-    if isinstance(node, bytes | bytearray):
-        return len(node)
-    if type(node) is Indexed:
-        return sum(NODE + size_of(one) for one in node.values())
-    if type(node) is dict:
-        return sum(len(key) + _ENTRY + size_of(one) for key, one in node.items())
-    return len(encode(node))
+    kind = type(node)
+    if kind is dict:
+        size = 0
+        for key, one in node.items():
+            of_one = type(one)
+            size += len(key) + _ENTRY
+            size += len(encode(one)) if of_one is str else len(one) if of_one in _WRITTEN else size_of(one)
+        return size
+    if kind is Indexed:
+        return len(node) * NODE + sum(map(size_of, node.values()))
+    return len(node) if kind in _WRITTEN else len(encode(node))
 
 
 def render(node: Any) -> Any:
     """Return ``node`` as plain objects that nothing else refers to, and what is large as it is written."""
     kind = type(node)
     if kind is dict:
-        return {key: render(one) for key, one in node.items()}
+        return {key: one if type(one) in _SCALARS else render(one) for key, one in node.items()}
     if kind is Indexed:
         return [render(node[index]) for index in sorted(node)]
     if kind is Text:
