@@ -36,7 +36,6 @@ HEADROOM: Final = 16 * 1024 * 1024
 LOG_LIMIT: Final = 16 * 1024 * 1024
 """Bytes that the log keeps on disk once its pages are in the file."""
 
-_SYNCS: Final = ("OFF", "NORMAL", "FULL")
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -122,7 +121,7 @@ class SpoolFile:
                     if claimed and size > max_bytes:
                         break
                     claimed.append(Stored(seq, row))
-            self._each(
+            self._db.executemany(
                 "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, each.seq) for each in claimed]
             )
             self._set_aside(damaged, "damaged: its checksum does not match")
@@ -151,8 +150,8 @@ class SpoolFile:
 
     def _set_aside(self, seqs: Sequence[int], reason: str) -> None:
         copy = f"INSERT OR REPLACE INTO set_aside ({FIELDS}, reason) SELECT {FIELDS}, ? FROM records WHERE seq = ?"
-        self._each(copy, [(reason, seq) for seq in seqs])
-        self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+        self._db.executemany(copy, [(reason, seq) for seq in seqs])
+        self._db.executemany("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
     def find(self, request_id: bytes) -> bytes | None:
         """Return the payload of the first sound row with this id."""
@@ -333,7 +332,7 @@ class SpoolFile:
     @contextlib.contextmanager
     def _unsynced(self) -> Iterator[None]:
         # a power cut may undo it, and then rows are replayed, which changes nothing: no sender waits for the disk
-        self._db.execute(f"PRAGMA synchronous = {min('NORMAL', self._synchronous, key=_SYNCS.index)}")
+        self._db.execute(f"PRAGMA synchronous = {'OFF' if self._synchronous == 'OFF' else 'NORMAL'}")
         try:
             yield
         finally:
@@ -341,10 +340,7 @@ class SpoolFile:
 
     def _apply_deferred(self) -> None:
         for statement, parameters in self._deferred:
-            self._each(statement, parameters)
-
-    def _each(self, statement: str, parameters: Sequence[tuple[object, ...]]) -> None:
-        self._db.executemany(statement, parameters)
+            self._db.executemany(statement, parameters)
 
     def _check_room(self, size: int) -> None:
         used = self._used()
