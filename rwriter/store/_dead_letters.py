@@ -7,10 +7,11 @@ import uuid
 from datetime import datetime
 from typing import ClassVar, Final
 
-from sqlalchemy import Executable, Text, bindparam, delete, func, select
+from sqlalchemy import Executable, Text, Uuid, bindparam, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter._chain.entries import Entry
 from rwriter._database_errors import Kind, failure_of
 from rwriter._values.guarded import Guarded
 from rwriter._values.texts import repair
@@ -18,6 +19,7 @@ from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
+from rwriter.store._ledger import insert_entry
 from rwriter.store._persist import Persist
 from rwriter.store._predicates import AWARE, not_erased
 
@@ -66,10 +68,16 @@ def _insertion() -> Executable:
 
 
 _INSERT: Final = _insertion()
+_IS_THERE: Final = select(exists().where(dead_letters.c.id == bindparam("id", type_=Uuid())))
 
 
-async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
-    """Insert a refused record beside the reason. See ``RequestStore.bury``."""
+async def bury(
+    connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str, entry: Entry | None = None
+) -> bool:
+    """Insert a refused record beside the reason, and beside its ``entry`` of the ledger. See ``RequestStore.bury``.
+
+    Returns False where there is no such letter afterwards: its owner was erased.
+    """
     payload = encode_record(record)
     letter = {
         "id": uuid.uuid5(record.request_id, hashlib.sha256(payload).hexdigest()),
@@ -81,7 +89,11 @@ async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: 
         "started_at": record.started_at,
     }
     async with connections.transaction() as connection:
-        await connection.execute(_INSERT, letter)
+        is_there = (await connection.execute(_INSERT, letter)).rowcount == 1
+        if entry is not None:
+            is_there = is_there or bool(await connection.scalar(_IS_THERE, {"id": letter["id"]}))
+            await insert_entry(connection, entry, None if is_there else [record.request_id])
+    return is_there
 
 
 class DeadLetters:

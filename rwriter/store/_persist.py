@@ -6,7 +6,7 @@ import functools
 import logging
 import operator
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -38,9 +38,11 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
+from rwriter._chain.entries import Entry, Outcome
 from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Connections
+from rwriter.store._ledger import outcome_of, parameters_of, stored_entry
 from rwriter.store._predicates import (
     AWARE,
     among_ids,
@@ -100,21 +102,37 @@ class Persist:
 
     async def __call__(self, records: Sequence[CompletedRequest]) -> PersistResult:
         """Store ``records`` and return which of them have their row. See ``RequestStore.persist_completed``."""
+        return (await self.with_entry(records, None))[0]
+
+    async def with_entry(
+        self, records: Sequence[CompletedRequest], entry_of: Callable[[Sequence[CompletedRequest]], Entry] | None
+    ) -> tuple[PersistResult, Outcome]:
+        """Store ``records`` beside their entry of the ledger, which ``entry_of`` makes of them in id order.
+
+        Raises for a number of the ledger that is taken, and then stores nothing.
+        """
         # keyed by the number, which hashes and sorts in C; in reverse, so that of an id given twice the first stays
         unique = {record.request_id.int: record for record in reversed(records)}
         if not unique:
-            return PersistResult(0, 0, 0, frozenset())
+            return PersistResult(0, 0, 0, frozenset()), Outcome()
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
-        arrays = arrays_of([unique[key] for key in sorted(unique)])
+        in_order = [unique[key] for key in sorted(unique)]
+        arrays = arrays_of(in_order)
+        if entry_of is not None:
+            arrays |= parameters_of(entry_of(in_order))
         async with self._connections.autocommit() as connection:
-            sql, names = self._with_facts if "metadata" in arrays else self._plain
+            if entry_of is not None:
+                sql, names = self._with_facts_and_entry if "metadata" in arrays else self._with_entry
+            else:
+                sql, names = self._with_facts if "metadata" in arrays else self._plain
             # asyncpg numbers its parameters, psycopg names them
             parameters = tuple(arrays[name] for name in names) if names else arrays
             row = (await connection.exec_driver_sql(sql, parameters)).one()
         written = frozenset(row.written)
         if row.unfinished:
             _log_unfinished(row.unfinished)
-        return PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
+        result = PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
+        return result, Outcome() if entry_of is None else outcome_of(row.skipped, row.begun)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
@@ -131,6 +149,14 @@ class Persist:
     @functools.cached_property
     def _with_facts(self) -> tuple[str, tuple[str, ...]]:
         return self._compiled(statement(facts=True))
+
+    @functools.cached_property
+    def _with_entry(self) -> tuple[str, tuple[str, ...]]:
+        return self._compiled(statement(facts=False, entry=True))
+
+    @functools.cached_property
+    def _with_facts_and_entry(self) -> tuple[str, tuple[str, ...]]:
+        return self._compiled(statement(facts=True, entry=True))
 
     def _compiled(self, persist: Select[Any, Any, Any]) -> tuple[str, tuple[str, ...]]:
         engine = self._connections.write
@@ -182,11 +208,12 @@ def _sparse(values: list[_Value | None]) -> list[_Value | None]:
     return values if values.count(None) < len(values) else []
 
 
-def statement(*, facts: bool) -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
+def statement(*, facts: bool, entry: bool = False) -> Select[Any, Any, Any]:
     """Insert or complete a batch, with tokens, the first token's time and metadata if there are ``facts``.
 
     Returns the ids of the requests written, how many of them were inserted, and the ids of those skipped although
-    their row is not finished.
+    their row is not finished. With an ``entry`` of the ledger also the ids that got no row, and those whose row was
+    begun before.
     """
     batch = _batch(_ARRAYS | _FACTS if facts else _ARRAYS)
     upserted = _upsert(batch)
@@ -198,6 +225,11 @@ def statement(*, facts: bool) -> Select[Sequence[uuid.UUID], int, Sequence[uuid.
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
         _unfinished(written.c.written).label("unfinished"),
     )
+    if entry:
+        made = stored_entry(_given("id", _ARRAYS["id"]), upserted, templates)
+        answer = answer.add_columns(
+            *(select(each).scalar_subquery().label(each.name) for each in (made.c.skipped, made.c.begun))
+        )
     return answer.add_cte(_facts(batch, upserted)) if facts else answer
 
 

@@ -1,0 +1,149 @@
+"""Entries of the ledger as SQL: beside the rows they are about, in the same transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    BigInteger,
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    column,
+    exists,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from rwriter._chain.entries import Entry, Head, Kind, Outcome, ids_of, new_writer_id, packed
+from rwriter._chain.secret import current_key
+from rwriter.schema import ledger
+from rwriter.store._connections import Connections
+
+_IDS: Final = ARRAY(Uuid(), dimensions=1)
+
+_GIVEN: Final[dict[str, Any]] = {
+    "writer_id": Uuid(),
+    "seq": BigInteger(),
+    "kind": Text(),
+    "tags": LargeBinary(),
+    "digest": LargeBinary(),
+    "previous": LargeBinary(),
+}
+"""Columns whose values the statement that stores rows is given, as parameters with this prefix: ``entry_``."""
+
+_INSERT: Final = pg_insert(ledger)
+_INSERT_ONCE: Final = _INSERT.on_conflict_do_nothing(index_elements=[ledger.c.writer_id, ledger.c.seq])
+
+_FOUND: Final = select(ledger.c.ids, ledger.c.digest, ledger.c.skipped, ledger.c.begun).where(
+    ledger.c.writer_id == bindparam("writer_id", type_=Uuid()), ledger.c.seq == bindparam("seq", type_=BigInteger())
+)
+
+IS_KEPT: Final = exists(select(ledger.c.seq)).label("ledger_is_kept")
+"""A column of any query: True where there is a ledger, so that what removes rows has to make an entry."""
+
+
+def parameters_of(entry: Entry) -> dict[str, Any]:
+    """Return the parameters of ``entry`` for a statement with ``stored_entry``."""
+    return {
+        "entry_writer_id": entry.lane,
+        "entry_seq": entry.seq,
+        "entry_kind": entry.kind,
+        "entry_tags": entry.tags,
+        "entry_digest": entry.digest,
+        "entry_previous": entry.previous,
+    }
+
+
+def stored_entry(ids: ColumnElement[Sequence[uuid.UUID]], upserted: CTE, inserted: CTE) -> CTE:
+    """Insert the entry of a batch beside its rows. A number that is taken raises, and no row is written either."""
+    written = select(func.coalesce(func.array_agg(upserted.c.id), _none()).label("ids")).subquery("written")
+    fresh = select(func.count()).select_from(inserted).scalar_subquery()
+    values: dict[str, ColumnElement[Any]] = {
+        name: bindparam(f"entry_{name}", type_=type_) for name, type_ in _GIVEN.items()
+    } | {
+        "ids": ids,
+        "number": func.cardinality(written.c.ids),
+        # the CASEs leave the look-ups out where every record was inserted, which is nearly always
+        "skipped": case(
+            (func.cardinality(ids) > func.cardinality(written.c.ids), _less(ids, select(upserted.c.id))),
+        ),
+        "begun": case(
+            (func.cardinality(written.c.ids) > fresh, _less(written.c.ids, select(inserted.c.id))),
+        ),
+    }
+    source = select(*(value.label(name) for name, value in values.items()))
+    insertion = pg_insert(ledger).from_select(list(values), source, include_defaults=False)
+    return insertion.returning(ledger.c.skipped, ledger.c.begun).cte("entry")
+
+
+def _none() -> ColumnElement[Sequence[uuid.UUID]]:
+    return literal_column("'{}'::uuid[]", _IDS)
+
+
+def _less(ids: ColumnElement[Sequence[uuid.UUID]], others: Select[Any]) -> ColumnElement[Any]:
+    each = func.unnest(ids).table_valued(column("id", Uuid()), name="each").render_derived()
+    rest = select(each.c.id).except_(others).subquery("rest")
+    return select(func.array_agg(rest.c.id)).scalar_subquery()
+
+
+def row_of(entry: Entry, skipped: Sequence[uuid.UUID] | None = None) -> dict[str, Any]:
+    """Return the row of ``entry``."""
+    return {
+        "writer_id": entry.lane,
+        "seq": entry.seq,
+        "kind": entry.kind,
+        "ids": ids_of(entry.ids),
+        "number": entry.number,
+        "tags": entry.tags,
+        "digest": entry.digest,
+        "previous": entry.previous,
+        "account": entry.account,
+        "skipped": skipped,
+        "begun": None,
+    }
+
+
+async def insert_entry(connection: AsyncConnection, entry: Entry, skipped: Sequence[uuid.UUID] | None = None) -> None:
+    """Insert ``entry``. A number that is taken raises, as in the statement that stores rows."""
+    await connection.execute(_INSERT, row_of(entry, skipped))
+
+
+async def append(connections: Connections, entries: Iterable[Entry]) -> None:
+    """Insert entries that nobody else could have written otherwise: those that are there already are the same."""
+    async with connections.transaction() as connection:
+        await connection.execute(_INSERT_ONCE, [row_of(entry) for entry in entries])
+
+
+async def found(connections: Connections, lane: uuid.UUID, seq: int) -> tuple[bytes, list[uuid.UUID], Outcome] | None:
+    """Return digest, ids and outcome of an entry, or ``None`` where there is none. Asks the primary."""
+    async with connections.query(consistent=True) as connection:
+        row = (await connection.execute(_FOUND, {"writer_id": lane, "seq": seq})).one_or_none()
+    return None if row is None else (bytes(row.digest), list(row.ids), outcome_of(row.skipped, row.begun))
+
+
+def outcome_of(skipped: Iterable[uuid.UUID] | None, begun: Iterable[uuid.UUID] | None) -> Outcome:
+    """Return what the database found, in order."""
+    return Outcome(packed(sorted(skipped or ())), packed(sorted(begun or ())))
+
+
+async def say_removed(connection: AsyncConnection, kind: Kind, ids: Iterable[uuid.UUID], **account: Any) -> None:
+    """Write the entry of rows that are removed, in the transaction in which they go.
+
+    It is a chain of its own: a removal cut short is repeated by whoever, and has nothing to follow.
+    """
+    key = current_key()
+    told = {**account, "key": key.id}
+    entry = Head(new_writer_id()).followed_by(key, kind, ids=packed(sorted(ids)), account=told)
+    await insert_entry(connection, entry)
