@@ -13,6 +13,7 @@ from rwriter._database_errors import explain
 from rwriter._values.escape import escape
 from rwriter.cli import _completion as completion
 from rwriter.cli import _options as options
+from rwriter.cli.commands.audit import audit_
 from rwriter.cli.commands.consume import consume
 from rwriter.cli.commands.dead_letters import dead_letters
 from rwriter.cli.commands.demo import demo
@@ -43,7 +44,7 @@ def app() -> None:
 
 # in the order in which the help lists them
 for command in (
-    *(ls, show, tail, stats, usage, purge, erase, reap),
+    *(ls, show, tail, stats, usage, purge, erase, reap, audit_),
     *(migrate, current, check, doctor, demo, partitions, consume, spool, dead_letters),
 ):
     app.add_command(command)

@@ -6,18 +6,20 @@ import asyncio
 import functools
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rwriter._chain.entries import Entry, Head, Kind, new_writer_id, packed
 from rwriter._chain.secret import current_key
 from rwriter._database_errors import describe
 from rwriter.ledger import _telemetry as telemetry
+from rwriter.ledger._handing import EntrySink, HandingSink
 from rwriter.ledger._lanes import Lanes
 from rwriter.ledger._noting import E, Noting, Settling
 from rwriter.ledger._outbox import Outbox, left_in
 from rwriter.ledger._store import LedgerStore
+from rwriter.sink import RecordSink
 from rwriter.store import RequestStore
 from rwriter.store._connections import on_living_connection
 from rwriter.store._ledger import append
@@ -37,12 +39,31 @@ TOGETHER: Final = 100
 log = logging.getLogger("rwriter")
 
 
+async def append_entries(store: RequestStore, entries: Sequence[Entry]) -> None:
+    """Write entries that nobody else could have written otherwise: those that are there already are the same."""
+    connections = store._connections  # noqa: SLF001 -- entries go where the rows go
+    await on_living_connection(functools.partial(append, connections, entries))
+
+
+Append: TypeAlias = Callable[[Sequence[Entry]], Awaitable[None]]
+
+
+def _appending(sink: RequestStore | RecordSink) -> Append:
+    """Return the call that takes entries which nobody else could have written otherwise."""
+    if isinstance(sink, RequestStore):
+        return functools.partial(append_entries, sink)
+    if isinstance(sink, EntrySink):
+        return sink.append_entries
+    msg = f"a ledger needs a RequestStore or a JetStreamStore, and not a {type(sink).__name__}"
+    raise ValueError(msg)
+
+
 class Book:
     """Keeps the ledger of one writer. Nothing is written before ``open``; ``account`` is asked at each heartbeat."""
 
     def __init__(
         self,
-        store: RequestStore,
+        sink: RequestStore | RecordSink,
         *,
         name: str,
         account: Callable[[], Mapping[str, int]],
@@ -51,8 +72,8 @@ class Book:
         **facts: Any,
     ) -> None:
         self.name: Final = name
-        self._connections: Final = store._connections  # noqa: SLF001 -- entries go where the rows go
-        self._store: Final = store
+        self._sink: Final = sink
+        self._append: Final = _appending(sink)
         self._account: Final = account
         self._is_up: Final = is_up
         self._folder: Final = folder
@@ -61,7 +82,8 @@ class Book:
         self._outbox: Final = Outbox(self._head.lane, folder)
         self._due: Final = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._lanes: Final = Lanes(self._connections)
+        self.lanes: Final = Lanes()
+        """The lanes of the flushes."""
 
     @property
     def writer_id(self) -> uuid.UUID:
@@ -71,17 +93,20 @@ class Book:
     @property
     def heads(self) -> list[Head]:
         """The last entry of each lane."""
-        return [self._head, *self._lanes.heads]
+        return [self._head, *self.lanes.heads]
 
-    def recording(self, kind: Kind = "stored") -> LedgerStore:
-        """Return the store that writes an entry beside each batch."""
-        return LedgerStore(self._store, self._lanes, kind)
+    def recording(self, kind: Kind) -> RecordSink:
+        """Return the sink that writes an entry beside each batch, or notes what was handed on."""
+        if isinstance(self._sink, RequestStore):
+            return LedgerStore(self._sink, self.lanes, kind)
+        return HandingSink(self._sink, self.note)
 
     async def open(self) -> None:
         """Make the first entry and begin to write."""
         self._key = current_key()
-        facts = {**self._facts, "name": self.name, "key": self._key.id, "heartbeat": HEARTBEAT}
-        self._lanes.begin(self._note("opened", account=facts), self._key)
+        hands_on = {} if isinstance(self._sink, RequestStore) else {"hands_on": True}
+        facts = {**self._facts, **hands_on, "name": self.name, "key": self._key.id, "heartbeat": HEARTBEAT}
+        self.lanes.begin(self._note("opened", account=facts), self._key)
         telemetry.watch(self)
         if self._is_up():
             await self._write(ATTEMPT)
@@ -105,16 +130,14 @@ class Book:
         task.cancel()
         await asyncio.wait({task})
         self._note("closed", account=self._accounted())
-        if self._is_up():
-            await self._write(timeout)
+        # in an outage, too: nobody asks later, and it may be over
+        await self._write(timeout if self._is_up() else timeout / 2)
         if self._outbox:
             log.error(
                 "%s: %d entries of the ledger are not written: %s",
                 self.name, len(self._outbox), "left beside the spool" if self._folder else "an audit will miss them",
             )  # fmt: skip
-            await asyncio.to_thread(self._outbox.keep)
-        else:
-            await asyncio.to_thread(self._outbox.empty)
+        await self._keep()
         self._outbox.release()
         self._tell_heads()
 
@@ -126,7 +149,7 @@ class Book:
         return entry
 
     def _accounted(self) -> dict[str, Any]:
-        lanes = {str(head.lane): [head.seq, head.digest.hex()] for head in self._lanes.heads}
+        lanes = {str(head.lane): [head.seq, head.digest.hex()] for head in self.lanes.heads}
         return {**self._account(), "lanes": lanes}
 
     async def _run(self) -> None:
@@ -142,8 +165,7 @@ class Book:
             self._due.clear()
             if self._is_up():
                 await self._write(ATTEMPT)
-            if self._outbox:
-                await self._keep()
+            await self._keep()
 
     async def _write(self, timeout: float) -> None:
         """Write what waits, in order, for up to ``timeout`` seconds."""
@@ -151,13 +173,14 @@ class Book:
             async with asyncio.timeout(timeout):
                 while self._outbox:
                     entries = self._outbox.first(TOGETHER)
-                    await on_living_connection(functools.partial(append, self._connections, entries))
+                    await self._append(entries)
                     self._outbox.written(len(entries))
         except Exception as exc:  # noqa: BLE001 -- the entries wait; the records are not held up
             log.warning("%s: cannot write to the ledger yet: %s", self.name, describe(exc))
 
     async def _keep(self) -> None:
-        if self._folder is None:
+        """Put on disk what waits, or remove the file if nothing does."""
+        if not self._outbox.has_work:
             return
         try:
             await asyncio.to_thread(self._outbox.keep)
@@ -170,7 +193,7 @@ class Book:
             return
         for left in await asyncio.to_thread(left_in, self._folder):
             try:
-                await on_living_connection(functools.partial(append, self._connections, left.entries))
+                await self._append(left.entries)
                 await asyncio.to_thread(left.remove)
                 log.info("%s: wrote %d entries of the ledger that another process left", self.name, len(left.entries))
             except Exception as exc:  # noqa: BLE001 -- the next writer will do

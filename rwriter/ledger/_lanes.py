@@ -76,8 +76,7 @@ class Lane:
 class Lanes:
     """As many lanes as there are batches under way at once."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections: Final = connections
+    def __init__(self) -> None:
         self._begun: tuple[Entry, Key] | None = None
         self._all: Final[list[Lane]] = []
         self._free: Final[list[Lane]] = []
@@ -87,9 +86,9 @@ class Lanes:
         self._begun = opened, key
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[Lane]:
+    def one(self, connections: Connections) -> Iterator[Lane]:
         """Take a lane for the duration of a block."""
-        lane = self._free.pop() if self._free else self._another()
+        lane = self._free.pop() if self._free else self._another(connections)
         try:
             yield lane
         finally:
@@ -100,7 +99,7 @@ class Lanes:
         """The last entry of each lane that has one."""
         return [lane.head for lane in self._all if lane.head.seq]
 
-    def _another(self) -> Lane:
+    def _another(self, connections: Connections) -> Lane:
         if self._begun is None:
             msg = "the writer is not open: it has no ledger yet"
             raise WriterNotOpen(msg)
@@ -111,7 +110,7 @@ class Lanes:
             raise RwriterError(msg)
         # it follows the writer's first entry, so that it is known for the writer's
         head = Head(lane_of(opened.lane, number), digest=opened.digest)
-        lane = Lane(head, key, self._connections)
+        lane = Lane(head, key, connections)
         self._all.append(lane)
         return lane
 

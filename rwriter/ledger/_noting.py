@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from rwriter._chain.entries import Kind
 from rwriter.records import CompletedRequest
@@ -28,13 +28,16 @@ class Settling(Protocol[E_contra]):
         """Give ``entries`` their fate and return how many had none before."""
 
 
+Note: TypeAlias = Callable[[Kind, Iterable[uuid.UUID]], None]
+"""Makes an entry about records that leave no row now."""
+
 _NOTED: Final[dict[str, Kind]] = {"spooled": "spooled", "dropped": "dropped"}
 
 
 class Noting(Generic[E]):
     """Settles as ``settling`` does, and calls ``note`` for what is spooled or dropped."""
 
-    def __init__(self, settling: Settling[E], note: Callable[[Kind, Iterable[uuid.UUID]], None]) -> None:
+    def __init__(self, settling: Settling[E], note: Note) -> None:
         self._settling: Final = settling
         self._note: Final = note
 

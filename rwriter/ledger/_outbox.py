@@ -10,32 +10,20 @@ import contextlib
 import fcntl
 import logging
 import os
+import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from rwriter._chain.entries import Entry, Kind
+from rwriter._chain.entries import Entry, decode_entry, encode_entry
 
 log = logging.getLogger("rwriter")
 
 _PATTERN: Final = "ledger-*.jsonl"
-
-
-class _Line(msgspec.Struct):
-    """An entry as it is on disk."""
-
-    lane: uuid.UUID
-    seq: int
-    kind: Kind
-    previous: bytes
-    digest: bytes
-    ids: bytes
-    number: int
-    account: dict[str, Any] | None = None
 
 
 class Outbox:
@@ -44,6 +32,7 @@ class Outbox:
     def __init__(self, writer_id: uuid.UUID, folder: Path | None) -> None:
         self._waiting: Final[deque[Entry]] = deque()
         self._path: Final = None if folder is None else folder / f"ledger-{writer_id}.jsonl"
+        self._lock: Final = threading.Lock()
         self._file: int | None = None
         self._on_disk = 0
 
@@ -64,27 +53,34 @@ class Outbox:
             self._waiting.popleft()
         self._on_disk = max(0, self._on_disk - number)
 
+    @property
+    def has_work(self) -> bool:
+        """True where what is on disk is not what waits."""
+        return self._path is not None and (len(self._waiting) > self._on_disk or self._file is not None)
+
     def keep(self) -> None:
-        """Put on disk what is not there yet. Blocks; called on a thread."""
-        if self._path is None:
-            return
+        """Put on disk what is not there yet, or remove the file once nothing waits. Blocks; called on a thread."""
+        # a call whose caller was cancelled may still be at work
+        with self._lock:
+            if self._path is None:
+                return
+            if self._waiting:
+                self._append(self._path)
+            elif self._file is not None:
+                self._path.unlink(missing_ok=True)
+                os.close(self._file)
+                self._file, self._on_disk = None, 0
+
+    def _append(self, path: Path) -> None:
         if self._file is None:
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
             # for as long as this process lives
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        lines = [_line(self._waiting[at]) for at in range(self._on_disk, len(self._waiting))]
-        os.write(self._file, b"".join(lines))
-        os.fsync(self._file)
-        self._on_disk += len(lines)
-
-    def empty(self) -> None:
-        """Remove the file, once everything in it is in the database. Blocks; called on a thread."""
-        if self._file is None or self._path is None or self._waiting:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-        os.close(self._file)
-        self._file, self._on_disk = None, 0
+        new = [self._waiting[at] for at in range(self._on_disk, len(self._waiting))]
+        if new:
+            os.write(self._file, b"".join(base64.b64encode(encode_entry(entry)) + b"\n" for entry in new))
+            os.fsync(self._file)
+            self._on_disk += len(new)
 
     def release(self) -> None:
         """Leave the file to whoever opens the spool next."""
@@ -130,23 +126,11 @@ def _locked(path: Path) -> int | None:
     return file
 
 
-def _line(entry: Entry) -> bytes:
-    line = _Line(
-        entry.lane, entry.seq, entry.kind, entry.previous, entry.digest, entry.ids, entry.number,
-        None if entry.account is None else dict(entry.account),
-    )  # fmt: skip
-    return base64.b64encode(msgspec.msgpack.encode(line)) + b"\n"
-
-
 def _entries(path: Path) -> Iterator[Entry]:
     for line in path.read_bytes().splitlines():
         try:
-            read = msgspec.msgpack.decode(base64.b64decode(line, validate=True), type=_Line)
+            yield decode_entry(base64.b64decode(line, validate=True))
         except (msgspec.MsgspecError, ValueError):
             # the process died while it wrote: what follows would leave a gap
             log.warning("an entry of the ledger in %s cannot be read: it and those behind it are left out", path)
             return
-        yield Entry(
-            lane=read.lane, seq=read.seq, kind=read.kind, previous=read.previous, digest=read.digest,
-            ids=read.ids, number=read.number, account=read.account,
-        )  # fmt: skip

@@ -26,7 +26,7 @@ class LedgerStore(RequestStore):
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests and their entry in one statement. See ``RequestStore.persist_completed``."""
         batch = list(records)
-        with self._lanes.one() as lane:
+        with self._lanes.one(self._connections) as lane:
 
             async def attempt() -> tuple[PersistResult, Outcome]:
                 return await self._persist.with_entry(batch, lambda sorted_: lane.entry_of(self._kind, sorted_))
@@ -36,7 +36,7 @@ class LedgerStore(RequestStore):
 
     async def bury(self, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
         """Keep a refused record beside its entry. See ``RequestStore.bury``."""
-        with self._lanes.one() as lane:
+        with self._lanes.one(self._connections) as lane:
 
             async def attempt() -> tuple[None, Outcome]:
                 entry = lane.entry_of("dead", [record])

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter._chain.entries import Entry
+from rwriter._chain.table import IS_KEPT, insert_entry, say_removed
 from rwriter._database_errors import Kind, failure_of
 from rwriter._values.guarded import Guarded
 from rwriter._values.texts import repair
@@ -19,7 +20,6 @@ from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
-from rwriter.store._ledger import insert_entry
 from rwriter.store._persist import Persist
 from rwriter.store._predicates import AWARE, not_erased
 
@@ -138,8 +138,12 @@ class DeadLetters:
 
     async def purge(self, before: datetime) -> int:
         """Delete letters written before ``before`` and return how many."""
+        purged = delete(dead_letters).where(dead_letters.c.created_at < before)
         async with self._engine.begin() as connection:
-            return (await connection.execute(delete(dead_letters).where(dead_letters.c.created_at < before))).rowcount
+            gone = (await connection.execute(purged.returning(dead_letters.c.request_id, IS_KEPT))).all()
+            if gone and gone[0].ledger_is_kept:
+                await say_removed(connection, "purged", [letter.request_id for letter in gone])
+        return len(gone)
 
     async def _chunk(self, letter_id: uuid.UUID | None, after: uuid.UUID | None) -> list[tuple[uuid.UUID, bytes]]:
         query = select(dead_letters.c.id, dead_letters.c.payload).order_by(dead_letters.c.id).limit(CHUNK)

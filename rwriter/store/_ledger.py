@@ -18,16 +18,14 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
-    exists,
     func,
     literal_column,
     select,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from rwriter._chain.entries import Entry, Head, Kind, Outcome, ids_of, new_writer_id, packed
-from rwriter._chain.secret import current_key
+from rwriter._chain.entries import Entry, Outcome, packed
+from rwriter._chain.table import row_of
 from rwriter.schema import ledger
 from rwriter.store._connections import Connections
 
@@ -43,15 +41,11 @@ _GIVEN: Final[dict[str, Any]] = {
 }
 """Columns whose values the statement that stores rows is given, as parameters with this prefix: ``entry_``."""
 
-_INSERT: Final = pg_insert(ledger)
-_INSERT_ONCE: Final = _INSERT.on_conflict_do_nothing(index_elements=[ledger.c.writer_id, ledger.c.seq])
+_INSERT_ONCE: Final = pg_insert(ledger).on_conflict_do_nothing(index_elements=[ledger.c.writer_id, ledger.c.seq])
 
 _FOUND: Final = select(ledger.c.ids, ledger.c.digest, ledger.c.skipped, ledger.c.begun).where(
     ledger.c.writer_id == bindparam("writer_id", type_=Uuid()), ledger.c.seq == bindparam("seq", type_=BigInteger())
 )
-
-IS_KEPT: Final = exists(select(ledger.c.seq)).label("ledger_is_kept")
-"""A column of any query: True where there is a ledger, so that what removes rows has to make an entry."""
 
 
 def parameters_of(entry: Entry) -> dict[str, Any]:
@@ -98,28 +92,6 @@ def _less(ids: ColumnElement[Sequence[uuid.UUID]], others: Select[Any]) -> Colum
     return select(func.array_agg(rest.c.id)).scalar_subquery()
 
 
-def row_of(entry: Entry, skipped: Sequence[uuid.UUID] | None = None) -> dict[str, Any]:
-    """Return the row of ``entry``."""
-    return {
-        "writer_id": entry.lane,
-        "seq": entry.seq,
-        "kind": entry.kind,
-        "ids": ids_of(entry.ids),
-        "number": entry.number,
-        "tags": entry.tags,
-        "digest": entry.digest,
-        "previous": entry.previous,
-        "account": entry.account,
-        "skipped": skipped,
-        "begun": None,
-    }
-
-
-async def insert_entry(connection: AsyncConnection, entry: Entry, skipped: Sequence[uuid.UUID] | None = None) -> None:
-    """Insert ``entry``. A number that is taken raises, as in the statement that stores rows."""
-    await connection.execute(_INSERT, row_of(entry, skipped))
-
-
 async def append(connections: Connections, entries: Iterable[Entry]) -> None:
     """Insert entries that nobody else could have written otherwise: those that are there already are the same."""
     async with connections.transaction() as connection:
@@ -136,14 +108,3 @@ async def found(connections: Connections, lane: uuid.UUID, seq: int) -> tuple[by
 def outcome_of(skipped: Iterable[uuid.UUID] | None, begun: Iterable[uuid.UUID] | None) -> Outcome:
     """Return what the database found, in order."""
     return Outcome(packed(sorted(skipped or ())), packed(sorted(begun or ())))
-
-
-async def say_removed(connection: AsyncConnection, kind: Kind, ids: Iterable[uuid.UUID], **account: Any) -> None:
-    """Write the entry of rows that are removed, in the transaction in which they go.
-
-    It is a chain of its own: a removal cut short is repeated by whoever, and has nothing to follow.
-    """
-    key = current_key()
-    told = {**account, "key": key.id}
-    entry = Head(new_writer_id()).followed_by(key, kind, ids=packed(sorted(ids)), account=told)
-    await insert_entry(connection, entry)

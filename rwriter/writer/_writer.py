@@ -85,7 +85,7 @@ class RequestsWriter:
         self._channel: Final = Channel(
             self._account, capacity=self._options.channel_capacity, max_bytes=self._options.channel_bytes
         )
-        self._book: Final = self._ledger(database) if self._options.ledger else None
+        self._book: Final = self._ledger() if self._options.ledger else None
         self._consumer: Final = Consumer(
             self.sink, self._channel, self._options, spool=spool, overflow=self._overflow, book=self._book
         )
@@ -96,13 +96,10 @@ class RequestsWriter:
         )
         telemetry.watch(self)
 
-    def _ledger(self, database: RequestStore | None) -> Book:
-        if database is None:
-            msg = f"ledger needs a RequestStore, and not a {type(self.sink).__name__}: turn it on where its records end"
-            raise ValueError(msg)
+    def _ledger(self) -> Book:
         options = self._options
         return Book(
-            database,
+            self.sink,
             name=options.name,
             account=lambda: {name: getattr(self.stats, name) for name in ("accepted", *FATES, "pending", "replayed")},
             is_up=lambda: self._consumer.outage.state is Database.UP,
@@ -192,10 +189,11 @@ class RequestsWriter:
     async def _forget(self, owner: str, until: datetime) -> None:
         forgotten = self._channel.forget(owner, until, RecordSkipped("its owner was erased"))
         telemetry.count(self.name, "skipped", len(forgotten))
-        if self._book is not None:
-            self._book.note("skipped", [entry.record.request_id for entry in forgotten])
+        ids = {entry.record.request_id for entry in forgotten}
         if self._overflow is not None:
-            await self._overflow.forget(owner, until, forgotten)
+            ids |= set(await self._overflow.forget(owner, until, forgotten))
+        if self._book is not None:
+            self._book.note("skipped", ids)
 
     @property
     def store(self) -> RequestStore:

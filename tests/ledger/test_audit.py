@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import pytest
+from click.testing import CliRunner, Result
+from sqlalchemy import delete, select
 
 from rwriter._chain.secret import VARIABLE
+from rwriter.cli._main import app
 from rwriter.ledger import audit, heads_in
+from rwriter.ledger._audit._findings import MEANINGS
+from rwriter.schema import ledger, requests
 from rwriter.testing import TestDbEngines
+from tests.docs.pages import ROOT
 from tests.support.ledgers import execute, findings, found, writing, written
 from tests.support.records import new_request, record
 
@@ -177,3 +187,35 @@ async def test_a_redelivery_and_a_row_begun_before_are_explained(rwriter_engines
     assert await findings(rwriter_engines, bodies=True) == {}
     await execute(rwriter_engines, "UPDATE requests SET response_body = 'other' WHERE response_body = 'late'")
     assert await findings(rwriter_engines, bodies=True) == {"changed_body": 1}
+
+
+@pytest.mark.both_schemas
+async def test_the_command_ends_with_the_audits_code_and_names_each_finding(
+    engines: TestDbEngines, database: str, schema: str | None, tmp_path: Path
+) -> None:
+    await written(engines)
+    where = ["--database-url", database, *([] if schema is None else ["--schema", schema])]
+    kept = str(tmp_path / "heads")
+
+    async def run(*options: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, ["audit", *options, *where])
+
+    sound = await run("--bodies", "--save-heads", kept)
+    assert (sound.exit_code, sound.output.splitlines()[-1]) == (0, "everything is explained")
+    async with engines.write.begin() as connection:
+        await connection.execute(
+            delete(requests).where(requests.c.id == select(requests.c.id).limit(1).scalar_subquery())
+        )
+        await connection.execute(delete(ledger).where(ledger.c.kind == "closed"))
+    told = await run("--head", kept)
+    assert told.exit_code == 1
+    assert "missing_row: 1 records have no row" in told.output
+    assert "cut_tail: 1 entries" in told.output
+    as_json = json.loads((await run("--since", "1d", "--json")).output)
+    assert [each["kind"] for each in as_json["findings"]] == ["missing_row"]
+    assert as_json["exit_code"] == 1
+
+
+def test_the_page_names_every_finding() -> None:
+    page = (ROOT / "docs/explanation/ledger.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(MEANINGS)

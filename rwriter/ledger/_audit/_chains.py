@@ -17,6 +17,13 @@ SILENT: Final = 3.0
 """Heartbeats after which a writer that did not close counts as ended."""
 
 
+_KEPT: Final = {
+    "journal": "; its journal has what it had accepted: whoever opens its spool stores it",
+    "stream": "; the stream has what it had not stored, and delivers it again",
+}
+"""Where the records of a writer that was killed are, by how it kept them."""
+
+
 class Found(msgspec.Struct, frozen=True, kw_only=True):
     """An entry as it is in the table."""
 
@@ -135,7 +142,7 @@ class Chains:
     def _note(self, writer: _Writer, entry: Found) -> None:
         self._report.entries += 1
         writer.last_at = entry.at if writer.last_at is None else max(entry.at, writer.last_at)
-        writer.stored += entry.number if entry.kind == "stored" else 0
+        writer.stored += entry.number if entry.kind == ("spooled" if writer.facts.get("hands_on") else "stored") else 0
         if entry.kind in {"heartbeat", "closed"}:
             writer.account, writer.account_seq = entry.account or {}, entry.seq
             writer.closed = entry.kind == "closed"
@@ -186,10 +193,9 @@ class Chains:
         if writer.last_at is None or (self._now - writer.last_at).total_seconds() <= heartbeat * SILENT:
             self._report.running += 1
             return
-        journal = writer.facts.get("durability") == "journal"
-        most = 0 if journal else int(writer.facts.get("capacity", 0))
+        kept = _KEPT.get(str(writer.facts.get("durability")), "")
+        most = 0 if kept else int(writer.facts.get("capacity", 0))
         heard = f"last heard of at {writer.last_at.isoformat(timespec='seconds')}"
         pending = f", with {writer.account['pending']} pending" if "pending" in writer.account else ""
-        why = "; its journal has what it had accepted: whoever opens its spool stores it" if journal else ""
         last = writer.last.get(writer.id)
-        self._report.found("not_closed", writer.id, last, number=most, detail=f"{heard}{pending}{why}")
+        self._report.found("not_closed", writer.id, last, number=most, detail=f"{heard}{pending}{kept}")

@@ -29,7 +29,7 @@ MEANINGS: Final[dict[FindingKind, str]] = {
     "changed_body": "bodies are not what was stored",
     "unrecorded_row": "rows are in no ledger",
     "missing_letter": "dead letters are gone, and nothing explains it",
-    "still_spooled": "records went to a spool and did not come back",
+    "still_spooled": "records went to a spool or a stream and did not come back",
     "dropped": "records were accepted and dropped",
 }
 """The number of a finding counts these. The table in the docs is held against this one by a test."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ARRAY, Uuid, bindparam, text
@@ -142,12 +141,6 @@ class Rows:
 
 def _facts_of(told: _Told, key: Key, row: Any) -> bytes:
     times = (row.started_at, row.finished_at)
-    if row.response_status is None or any(each is None for each in times):
-        return b""
-    started, finished = (_utc(each) for each in times)
-    return facts_tag(key, told.id, row.response_status, row.created_by or "", started, finished)
-
-
-def _utc(moment: datetime) -> datetime:
-    # the driver reads infinite times as naive ones
-    return moment if moment.tzinfo is None else moment.astimezone(UTC)
+    if row.response_status is None or any(each is None or each.tzinfo is None for each in times):
+        return b""  # the driver reads infinite times as naive ones
+    return facts_tag(key, told.id, row.response_status, row.created_by or "", *times)
