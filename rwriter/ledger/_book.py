@@ -19,10 +19,10 @@ from rwriter.ledger._lanes import Lanes
 from rwriter.ledger._noting import E, Noting, Settling
 from rwriter.ledger._outbox import Outbox, left_in
 from rwriter.ledger._store import LedgerStore
+from rwriter.ledger._table import append
 from rwriter.sink import RecordSink
 from rwriter.store import RequestStore
 from rwriter.store._connections import on_living_connection
-from rwriter.store._ledger import append
 
 HEARTBEAT: Final = 60
 """Seconds between two entries with the account of a writer that is open."""

@@ -7,15 +7,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy.exc import DBAPIError
-
 from rwriter._chain.entries import MOST_LANES, Entry, Head, Kind, Outcome, ids_of, lane_of, packed, tags_of
 from rwriter._chain.secret import Key
 from rwriter._database_errors import sqlstate_of
 from rwriter.errors import RwriterError, WriterNotOpen
+from rwriter.ledger._table import found
 from rwriter.records import CompletedRequest
 from rwriter.store._connections import Connections
-from rwriter.store._ledger import found
 
 T = TypeVar("T")
 
@@ -48,7 +46,7 @@ class Lane:
         while True:
             try:
                 result, outcome = await attempt()
-            except DBAPIError as exc:
+            except Exception as exc:
                 if sqlstate_of(exc) != _TAKEN:
                     raise
                 known = await self._catch_up()
@@ -67,7 +65,7 @@ class Lane:
         there = await found(self._connections, self.head.lane, self.head.seq + 1)
         if there is None:
             return None
-        digest, _, outcome = there
+        digest, outcome = there
         self.head = Head(self.head.lane, self.head.seq + 1, digest, outcome)
         is_ours = self._tried is not None and self._tried.digest == digest
         return (self._tried if is_ours else None), outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import operator
 import uuid
@@ -38,11 +37,11 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
-from rwriter._chain.entries import Entry, Outcome
+from rwriter._chain.entries import NOTHING_ODD, Entry, Outcome
+from rwriter._chain.statement import outcome_of, parameters_of, stored_entry
 from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
-from rwriter.store._connections import Connections
-from rwriter.store._ledger import outcome_of, parameters_of, stored_entry
+from rwriter.store._connections import Compiled, Connections
 from rwriter.store._predicates import (
     AWARE,
     among_ids,
@@ -99,6 +98,7 @@ class Persist:
 
     def __init__(self, connections: Connections) -> None:
         self._connections: Final = connections
+        self._compiled: Final[dict[tuple[bool, bool], Compiled]] = {}
 
     async def __call__(self, records: Sequence[CompletedRequest]) -> PersistResult:
         """Store ``records`` and return which of them have their row. See ``RequestStore.persist_completed``."""
@@ -114,25 +114,20 @@ class Persist:
         # keyed by the number, which hashes and sorts in C; in reverse, so that of an id given twice the first stays
         unique = {record.request_id.int: record for record in reversed(records)}
         if not unique:
-            return PersistResult(0, 0, 0, frozenset()), Outcome()
+            return PersistResult(0, 0, 0, frozenset()), NOTHING_ODD
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
         in_order = [unique[key] for key in sorted(unique)]
         arrays = arrays_of(in_order)
         if entry_of is not None:
             arrays |= parameters_of(entry_of(in_order))
-        async with self._connections.autocommit() as connection:
-            if entry_of is not None:
-                sql, names = self._with_facts_and_entry if "metadata" in arrays else self._with_entry
-            else:
-                sql, names = self._with_facts if "metadata" in arrays else self._plain
-            # asyncpg numbers its parameters, psycopg names them
-            parameters = tuple(arrays[name] for name in names) if names else arrays
-            row = (await connection.exec_driver_sql(sql, parameters)).one()
-        written = frozenset(row.written)
-        if row.unfinished:
-            _log_unfinished(row.unfinished)
-        result = PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
-        return result, Outcome() if entry_of is None else outcome_of(row.skipped, row.begun)
+        found, inserted, unfinished, *odd = await self._connections.write_row(
+            lambda: self._statement(facts="metadata" in arrays, entry=entry_of is not None), arrays
+        )
+        written = frozenset(found)
+        if unfinished:
+            _log_unfinished(unfinished)
+        result = PersistResult(inserted, len(written) - inserted, len(records) - len(written), written)
+        return result, outcome_of(*odd) if odd else NOTHING_ODD
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
@@ -142,23 +137,13 @@ class Persist:
     # Compiled once: on each execution SQLAlchemy would walk the whole statement to find what it compiled before.
     # Not in the constructor: the dialect knows its server only after the first connection.
 
-    @functools.cached_property
-    def _plain(self) -> tuple[str, tuple[str, ...]]:
-        return self._compiled(statement(facts=False))
+    def _statement(self, *, facts: bool, entry: bool) -> Compiled:
+        compiled = self._compiled.get((facts, entry))
+        if compiled is None:
+            compiled = self._compiled[facts, entry] = self._compile(statement(facts=facts, entry=entry))
+        return compiled
 
-    @functools.cached_property
-    def _with_facts(self) -> tuple[str, tuple[str, ...]]:
-        return self._compiled(statement(facts=True))
-
-    @functools.cached_property
-    def _with_entry(self) -> tuple[str, tuple[str, ...]]:
-        return self._compiled(statement(facts=False, entry=True))
-
-    @functools.cached_property
-    def _with_facts_and_entry(self) -> tuple[str, tuple[str, ...]]:
-        return self._compiled(statement(facts=True, entry=True))
-
-    def _compiled(self, persist: Select[Any, Any, Any]) -> tuple[str, tuple[str, ...]]:
+    def _compile(self, persist: Select[Any, Any, Any]) -> Compiled:
         engine = self._connections.write
         tables = engine.get_execution_options().get("schema_translate_map")
         compiled = persist.compile(
@@ -227,9 +212,7 @@ def statement(*, facts: bool, entry: bool = False) -> Select[Any, Any, Any]:
     )
     if entry:
         made = stored_entry(_given("id", _ARRAYS["id"]), upserted, templates)
-        answer = answer.add_columns(
-            *(select(each).scalar_subquery().label(each.name) for each in (made.c.skipped, made.c.begun))
-        )
+        answer = answer.add_columns(*(select(each).scalar_subquery().label(each.name) for each in made.c))
     return answer.add_cte(_facts(batch, upserted)) if facts else answer
 
 

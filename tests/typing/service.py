@@ -39,6 +39,7 @@ from rwriter.migrate import check, current, upgrade
 from rwriter.orm import Request, RequestTemplate
 from rwriter.schema import requests
 from rwriter.testing import PostgresServer, TcpProxy, TestDbEngines
+from rwriter.threaded import SyncRequestStore, ThreadedWriter
 
 
 class App:
@@ -187,6 +188,13 @@ def sinks(engine: AsyncEngine) -> list[RequestsWriter]:
     found: list[RecordSink] = [RequestStore(engine), OwnSink()]
     assert_type(RequestsWriter(OwnSink()).sink, RecordSink)
     return [RequestsWriter(sink, name="audit") for sink in found]
+
+
+def without_a_loop(engines: TestDbEngines, request_id: uuid.UUID) -> None:
+    with ThreadedWriter(engines, batch_size=10) as writer:
+        assert_type(writer.store, SyncRequestStore)
+        assert_type(writer.store.get_request(request_id, timeout=5), RequestDetail | None)
+        assert_type(writer.store.list_requests(RequestFilter(created_by="tenant")), RequestPage)
 
 
 async def migrate(engine: AsyncEngine) -> None:

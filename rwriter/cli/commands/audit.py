@@ -15,7 +15,8 @@ import msgspec
 from rwriter._values.escape import escape
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
-from rwriter.ledger import Audit, Finding, LedgerHead, audit, heads_in
+from rwriter.ledger import Audit, Finding, LedgerHead, heads_in
+from rwriter.ledger import audit as audited
 
 _VERDICTS = ("everything is explained", "not everything is explained", "it cannot be told")
 
@@ -37,7 +38,7 @@ _VERDICTS = ("everything is explained", "not everything is explained", "it canno
 @options.schema
 @options.database_url
 @options.json
-def audit_(  # noqa: PLR0913 -- a parameter for each option
+def audit(  # noqa: PLR0913 -- a parameter for each option
     *,
     since: datetime | None,
     writer: uuid.UUID | None,
@@ -67,14 +68,14 @@ def audit_(  # noqa: PLR0913 -- a parameter for each option
 async def _audited(database_url: str | None, schema: str | None, *, heads: list[LedgerHead], **asked: Any) -> Audit:
     async with options.engines_for(database_url, schema) as engines:
         if not sys.stderr.isatty():
-            return await audit(engines, heads=heads, **asked)
+            return await audited(engines, heads=heads, **asked)
         with click.progressbar(length=1, label="auditing", file=sys.stderr) as bar:
 
             def move(done: int, of_all: int) -> None:
                 bar.length = max(of_all, 1)
                 bar.update(done - bar.pos)
 
-            return await audit(engines, heads=heads, on_progress=move, **asked)
+            return await audited(engines, heads=heads, on_progress=move, **asked)
 
 
 def _print(report: Audit) -> None:

@@ -1,4 +1,4 @@
-"""Entries of the ledger as SQL: beside the rows they are about, in the same transaction."""
+"""The part of the statement that stores rows which writes their entry."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
 from rwriter._chain.entries import Entry, Outcome, packed
-from rwriter._chain.table import row_of
 from rwriter.schema import ledger
-from rwriter.store._connections import Connections
 
 _IDS: Final = ARRAY(Uuid(), dimensions=1)
 
@@ -40,12 +38,6 @@ _GIVEN: Final[dict[str, Any]] = {
     "previous": LargeBinary(),
 }
 """Columns whose values the statement that stores rows is given, as parameters with this prefix: ``entry_``."""
-
-_INSERT_ONCE: Final = pg_insert(ledger).on_conflict_do_nothing(index_elements=[ledger.c.writer_id, ledger.c.seq])
-
-_FOUND: Final = select(ledger.c.ids, ledger.c.digest, ledger.c.skipped, ledger.c.begun).where(
-    ledger.c.writer_id == bindparam("writer_id", type_=Uuid()), ledger.c.seq == bindparam("seq", type_=BigInteger())
-)
 
 
 def parameters_of(entry: Entry) -> dict[str, Any]:
@@ -90,19 +82,6 @@ def _less(ids: ColumnElement[Sequence[uuid.UUID]], others: Select[Any]) -> Colum
     each = func.unnest(ids).table_valued(column("id", Uuid()), name="each").render_derived()
     rest = select(each.c.id).except_(others).subquery("rest")
     return select(func.array_agg(rest.c.id)).scalar_subquery()
-
-
-async def append(connections: Connections, entries: Iterable[Entry]) -> None:
-    """Insert entries that nobody else could have written otherwise: those that are there already are the same."""
-    async with connections.transaction() as connection:
-        await connection.execute(_INSERT_ONCE, [row_of(entry) for entry in entries])
-
-
-async def found(connections: Connections, lane: uuid.UUID, seq: int) -> tuple[bytes, list[uuid.UUID], Outcome] | None:
-    """Return digest, ids and outcome of an entry, or ``None`` where there is none. Asks the primary."""
-    async with connections.query(consistent=True) as connection:
-        row = (await connection.execute(_FOUND, {"writer_id": lane, "seq": seq})).one_or_none()
-    return None if row is None else (bytes(row.digest), list(row.ids), outcome_of(row.skipped, row.begun))
 
 
 def outcome_of(skipped: Iterable[uuid.UUID] | None, begun: Iterable[uuid.UUID] | None) -> Outcome:
