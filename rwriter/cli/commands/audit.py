@@ -18,6 +18,9 @@ from rwriter.cli._output import to_json
 from rwriter.ledger import Audit, Finding, LedgerHead, heads_in
 from rwriter.ledger import audit as audited
 
+LONGEST = 24 * 3_600.0
+"""Seconds that one statement of an audit may take: it joins every id of the ledger with every row."""
+
 _VERDICTS = ("everything is explained", "not everything is explained", "it cannot be told")
 
 
@@ -66,7 +69,7 @@ def audit(  # noqa: PLR0913 -- a parameter for each option
 
 
 async def _audited(database_url: str | None, schema: str | None, *, heads: list[LedgerHead], **asked: Any) -> Audit:
-    async with options.engines_for(database_url, schema) as engines:
+    async with options.engines_for(database_url, schema, statement_timeout=LONGEST) as engines:
         if not sys.stderr.isatty():
             return await audited(engines, heads=heads, **asked)
         with click.progressbar(length=1, label="auditing", file=sys.stderr) as bar:

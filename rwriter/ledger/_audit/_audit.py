@@ -18,6 +18,7 @@ from rwriter.engines import EngineProvider, schema_of
 from rwriter.ledger._audit._chains import Chains, Found
 from rwriter.ledger._audit._fates import check_fates, check_rows
 from rwriter.ledger._audit._findings import Audit, LedgerHead
+from rwriter.ledger._audit._plans import join_by_hash, join_by_index
 from rwriter.ledger._audit._rows import Rows
 from rwriter.schema import ledger
 from rwriter.store._connections import Connections
@@ -90,6 +91,7 @@ async def audit(
 async def _prepare(connection: AsyncConnection, schema: str | None) -> None:
     await connection.execute(text("SET LOCAL work_mem = '64MB'"))
     await connection.execute(text("SET LOCAL statement_timeout = 0"))
+    await join_by_index(connection)
     if schema is not None:
         quoted = connection.dialect.identifier_preparer.quote_identifier(schema)
         await connection.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
@@ -128,6 +130,7 @@ class _Walk:
                 self._asked.on_progress(done, int(total))
         chains.end()
         await rows.flush()
+        await join_by_hash(self._connection)
         first, last = self._bounds
         await check_fates(self._connection, self._report, {"first": first, "last": last, "since": self._since})
         if self._asked.writer is None and self._report.entries:

@@ -13,6 +13,7 @@ from rwriter._chain.entries import STORING, TAG_BYTES, bodies_tag, facts_tag
 from rwriter._chain.secret import Key
 from rwriter.ledger._audit._chains import Found
 from rwriter.ledger._audit._findings import Audit, FindingKind
+from rwriter.ledger._audit._plans import join_by_hash, join_by_index
 
 CHUNK: Final = 10_000
 """Records that are compared at once."""
@@ -130,7 +131,9 @@ class Rows:
             self._report.found(kind, told.lane, told.seq, ids=[told.id], detail=detail)
 
     async def _removed(self, ids: list[uuid.UUID]) -> Mapping[uuid.UUID, bool]:
+        await join_by_hash(self._connection)
         rows = await self._connection.execute(_REMOVED, {"ids": ids})
+        await join_by_index(self._connection)
         return {row.id: row.only_bodies for row in rows}
 
     async def _is_in_range(self, identity: uuid.UUID) -> bool:
