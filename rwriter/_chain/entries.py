@@ -52,6 +52,13 @@ class Outcome(msgspec.Struct, frozen=True):
     skipped: bytes = b""
     begun: bytes = b""
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of both lists in hex, or an empty text where there is nothing odd."""
+        if not self.skipped and not self.begun:
+            return ""
+        return hashlib.sha256(len(self.skipped).to_bytes(4, "big") + self.skipped + self.begun).hexdigest()
+
 
 NOTHING_ODD: Final = Outcome()
 

@@ -149,7 +149,8 @@ class Book:
         return entry
 
     def _accounted(self) -> dict[str, Any]:
-        lanes = {str(head.lane): [head.seq, head.digest.hex()] for head in self.lanes.heads}
+        # with the outcome, which nothing else signs of a last entry
+        lanes = {str(head.lane): [head.seq, head.digest.hex(), head.outcome.digest] for head in self.lanes.heads}
         return {**self._account(), "lanes": lanes}
 
     async def _run(self) -> None:

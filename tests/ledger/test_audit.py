@@ -66,6 +66,10 @@ FAULTS: Final[dict[str, tuple[str, dict[str, int]]]] = {
         f"UPDATE ledger SET skipped = ids[1:1], number = number - 1 WHERE writer_id = {LAST_LANE} AND seq = 1",
         {"altered_entry": 1, "wrong_account": 1},
     ),
+    "a record of a last entry said to be skipped": (
+        f"UPDATE ledger SET skipped = ids[1:1], number = number - 1 WHERE (writer_id, seq) = {LAST}",
+        {"altered_entry": 1, "wrong_account": 1},
+    ),
     "a purge made up": (MADE_UP, {"altered_entry": 1}),
 }
 

@@ -127,6 +127,9 @@ class Chains:
             self._report.found("broken_link", entry.writer_id, entry.seq)
         elif self.key is not None and not entry.is_sealed(head, self.key):
             self._report.found("altered_entry", entry.writer_id, entry.seq)
+        told = writer.account.get("lanes", {}).get(str(entry.writer_id), [0])
+        if told[0] == entry.seq and told[1:] != [entry.digest.hex(), entry.outcome.digest]:
+            self._report.found("altered_entry", entry.writer_id, entry.seq, detail="its writer told of it otherwise")
         if entry.number != len(entry.ids) - len(entry.skipped or ()):
             self._report.found("altered_entry", entry.writer_id, entry.seq, detail="its number is not that of its ids")
         self._head = Head(entry.writer_id, entry.seq, entry.digest, entry.outcome)
@@ -176,7 +179,7 @@ class Chains:
             self._check_end(writer)
 
     def _check_lanes(self, writer: _Writer) -> None:
-        for lane, (seq, _) in writer.account.get("lanes", {}).items():
+        for lane, (seq, *_) in writer.account.get("lanes", {}).items():
             last = writer.last.get(uuid.UUID(lane), 0)
             # of an audit since some time, a lane may have had its last entry before
             if last < seq and (writer.whole or last):
