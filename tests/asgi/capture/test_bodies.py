@@ -11,13 +11,13 @@ from typing import Any
 
 import brotli
 import pytest
-from backports import zstd
 
 from rwriter.asgi._capture.body import HEAD_BYTES, Body
 from rwriter.asgi._capture.codings import decode, decoders
 from rwriter.asgi._types import Receive, Scope, Send
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import DONE, SSE, Exchange, chunk, read, say
+from tests.support.zstd import zstd
 
 TEXT = '{"model":"gpt-test","input":"' + "héllo 🌍 " * 500 + '"}'
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backports import zstd
 
 from rwriter.asgi._capture import codings
 from rwriter.asgi._capture.body import Body
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
 from rwriter.asgi._capture.facts import skim
+from tests.support.zstd import zstd
 
 WANTED = ("id", "model", "usage", "status")
 
