@@ -23,7 +23,7 @@ from rwriter.testing import TestDbEngines
 from tests.chaos.commit_cutter import CommitCutter, Moment
 from tests.support.driving import eventually
 from tests.support.faults import address_of, refuse_bad_bodies, table_locked, through_a_proxy
-from tests.support.ledgers import execute, findings, found, writing
+from tests.support.ledgers import execute, findings, found, writing, written
 from tests.support.records import record
 
 QUICK: dict[str, Any] = {
@@ -40,6 +40,16 @@ async def kinds(engines: TestDbEngines) -> dict[str, int]:
     async with engines.read.connect() as connection:
         rows = await connection.execute(text("SELECT kind, count(*) FROM ledger GROUP BY kind"))
         return {kind: number for kind, number in rows}  # noqa: C416 -- rows are no pairs to a type checker
+
+
+async def test_an_entry_is_written_by_the_statement_of_its_rows(rwriter_engines: TestDbEngines) -> None:
+    records = await written(rwriter_engines, 12)
+    together = """
+        SELECT count(*) FROM ledger l JOIN requests r ON r.id = ANY (l.ids) JOIN request_templates t ON t.id = r.id
+        WHERE l.kind = 'stored' AND l.xmin = r.xmin AND l.xmin = t.xmin
+    """
+    async with rwriter_engines.read.connect() as connection:
+        assert (await connection.execute(text(together))).scalar_one() == len(records)
 
 
 async def test_answers_lost_at_the_commit_leave_whole_chains_and_an_exact_account(
