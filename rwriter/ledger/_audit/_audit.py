@@ -73,7 +73,8 @@ async def audit(
     ``on_progress``   called with the entries and records done, and with all of them
     ================  ==================================================================================
 
-    It is one transaction that reads, on the primary. Memory is bounded, and nothing is locked.
+    It is one transaction that reads, on the primary. Memory is bounded, and nothing is locked. The last two statements
+    join every id of the ledger with every row: for tens of millions give engines with a long ``statement_timeout``.
     """
     asked = _Options(**options)
     connections = Connections(engines, schema)
