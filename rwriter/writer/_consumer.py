@@ -191,10 +191,10 @@ class Consumer:
     async def _take(self, kept: KeptConnection) -> list[PendingRecord]:
         options = self._options
         bounds = (options.batch_size, options.batch_bytes, options.linger)
-        if kept.is_held and (
-            self._outage.someone_retries or not await self._channel.wait_ready(*bounds, within=KEPT_IDLE)
-        ):
-            await kept.give_back()
+        if kept.is_held:
+            with self._outage.keeping():
+                if self._outage.someone_retries or not await self._channel.wait_ready(*bounds, within=KEPT_IDLE):
+                    await kept.give_back()
         return await self._channel.take(*bounds)
 
     async def _deliver_or_spool(self, entries: list[PendingRecord]) -> None:
