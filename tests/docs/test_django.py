@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.pages import ROOT, files
 from tests.docs.test_flask import gunicorn
+from tests.docs.test_services import NOT_THE_SERVICES
 from tests.support.driving import eventually
 from tests.support.migrations import column, run
 
@@ -50,4 +51,5 @@ async def test_a_view_is_recorded_and_read_back_by_another(tmp_path: Path, rwrit
 def test_the_test_of_the_page_passes(tmp_path: Path, rwriter_postgres: str) -> None:
     write(tmp_path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    assert "1 passed" in run(*command, cwd=tmp_path, RWRITER_TEST_DATABASE_URL=rwriter_postgres).stdout
+    variables = {"RWRITER_TEST_DATABASE_URL": rwriter_postgres, "PYTEST_ADDOPTS": NOT_THE_SERVICES}
+    assert "1 passed" in run(*command, url=None, cwd=tmp_path, code=0, **variables).stdout
