@@ -192,10 +192,16 @@ class Consumer:
         options = self._options
         bounds = (options.batch_size, options.batch_bytes, options.linger)
         if kept.is_held:
-            with self._outage.keeping():
-                if self._outage.someone_retries or not await self._channel.wait_ready(*bounds, within=KEPT_IDLE):
-                    await kept.give_back()
+            await self._keep_or_give_back(kept, *bounds)
         return await self._channel.take(*bounds)
+
+    async def _keep_or_give_back(self, kept: KeptConnection, max_records: int, max_bytes: int, linger: float) -> None:
+        """Keep the connection if the next batch is ready at once, and no other flush may want for one."""
+        wanted = self._outage.someone_retries
+        # counted until the pool has it: a flush that is refused a connection meanwhile is to wait
+        with self._outage.keeping():
+            if wanted or not await self._channel.wait_ready(max_records, max_bytes, linger, within=KEPT_IDLE):
+                await kept.give_back()
 
     async def _deliver_or_spool(self, entries: list[PendingRecord]) -> None:
         if self._replayer is None:

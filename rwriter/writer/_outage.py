@@ -64,13 +64,13 @@ class Outage:
         """Attempts to store records, in the order in which they began."""
         self.stored = 0
         """Attempts that stored records."""
+        self.let_go = 0
+        """How often a flush has let go of a connection that it kept, or has used it again."""
         self._latest_stored = 0
         self._untried = 0
         self._under_way = 0
         self._resting = 0
-        self._kept = 0
-        self.given_back = 0
-        """Times that a flush had kept its connection and gave it back, or went on with it."""
+        self._keeping = 0
 
     @property
     def absent_for(self) -> float:
@@ -174,29 +174,30 @@ class Outage:
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """Count a flush that keeps its connection, or is giving it back."""
-        self._kept += 1
+        """Count a flush that keeps its connection and does nothing with it."""
+        self._keeping += 1
         try:
             yield
         finally:
-            self._kept -= 1
-            self.given_back += 1
+            self._keeping -= 1
+            self.let_go += 1
 
     @property
     def someone_retries(self) -> bool:
         """True while a batch has failed and is tried again: it may be for want of a connection."""
         return self._resting + self._under_way - self._untried > 0
 
-    def waits_for_another(self, exc: BaseException, *, given_back: int) -> bool:
-        """Return True if ``exc`` says that no connection was left while another flush of this writer may have one.
+    def waits_for_another(self, exc: BaseException, *, let_go: int) -> bool:
+        """Return True if ``exc`` says that no connection was left while another flush of this writer may have had one.
 
-        ``given_back`` is as it was when the attempt began: what was kept then may be in the pool by now.
+        ``let_go`` is that of the attempt's beginning.
         """
         if not out_of_connections(exc):
             return False
-        # the server refuses at once; in the pool others may wait as long as this one did, and as much in vain
-        at_the_server = self._under_way + self._kept + self.given_back - given_back
-        return (at_the_server if sqlstate_of(exc) is not None else self._untried) > 0
+        if sqlstate_of(exc) is None:
+            # in the pool others may wait as long as this one did, and as much in vain
+            return self._untried > 0
+        return self._under_way + self._keeping > 0 or self.let_go != let_go
 
     def attempt_failed(self, exc: BaseException, *, connecting: bool) -> None:
         """Note an attempt that failed.

@@ -50,7 +50,7 @@ class RequestsWriter:
     ``retry_base_delay``  0.1 s        the first delay; doubles, times a random 1 to 1.5
     ``retry_max_delay``   10 s         what the delay doubles up to
     ``give_up_after``     120 s        without a spool, how long records wait in an outage; 0 drops after the retries
-    ``linger``            0 s          how long the oldest record may wait for its batch to fill
+    ``linger``            0.05 s       how long the oldest record waits for its batch to fill, while nobody waits for it
     ``flush_concurrency`` 2            flushes in flight, each on a connection of its own
     ``flush_timeout``     60 s         one attempt, acquiring the connection included
     ``drain_timeout``     8 s          how long ``aclose()`` drains by default
