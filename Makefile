@@ -48,7 +48,7 @@ beside: $(READY) ## the faults, LiteLLM and the lowest versions, all at the same
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
-test-all: test coverage suite-psycopg suite-partitioned ## the same at length: both schemas and drivers, partitioned, coverage
+test-all: test coverage suite-psycopg suite-partitioned year ## the same at length: both schemas and drivers, partitioned, coverage, a year
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
