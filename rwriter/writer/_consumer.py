@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from rwriter._database_errors import describe
+from rwriter.ledger import Book
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
@@ -41,19 +42,26 @@ class Consumer:
         *,
         spool: Spool | None = None,
         overflow: Overflow | None = None,
+        book: Book | None = None,
     ) -> None:
         self._store: Final = store
         self._channel: Final = channel
         self._overflow: Final = overflow
         self._options: Final = options
         self._outage: Final = Outage(options)
-        self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
+        sink, settling = (store, channel) if book is None else (book.recording("stored"), book.noting(channel))
+        self._delivery: Final = Delivery(sink, settling, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep: asyncio.Task[None] | None = None
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
-                store, spool, overflow, options, outage=self._outage, busy=lambda: channel.pending > 0
+                store if book is None else book.recording("replayed"),
+                spool,
+                overflow,
+                options,
+                outage=self._outage,
+                busy=lambda: channel.pending > 0,
             )
 
     @property

@@ -44,6 +44,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "replay_interval": ("seconds", "how often the spool is searched for rows other processes left"),
     "fail_stale_after": ("seconds", "age at which ``fail_stale`` fails a row stuck in ``processing``; off"),
     "upkeep": ("", "an ``Upkeep``: retention, by one process of the fleet at a time"),
+    "ledger": ("", "write an entry beside each batch, for ``rwriter audit``"),
     "check_schema": ("", "compare the database with head on start"),
     "name": ("", "in logs, spans and metrics"),
 }
@@ -70,6 +71,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     replay_interval: float = 5.0
     fail_stale_after: float | None = None
     upkeep: Upkeep | None = None
+    ledger: bool = False
     check_schema: bool = True
     name: str = "rwriter"
 
@@ -108,5 +110,6 @@ class WriterOptions(TypedDict, total=False):
     replay_interval: float
     fail_stale_after: float | None
     upkeep: Upkeep | None
+    ledger: bool
     check_schema: bool
     name: str
