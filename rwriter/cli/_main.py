@@ -13,6 +13,7 @@ from rwriter._database_errors import explain
 from rwriter._values.escape import escape
 from rwriter.cli import _completion as completion
 from rwriter.cli import _options as options
+from rwriter.cli.commands.archive import archive
 from rwriter.cli.commands.consume import consume
 from rwriter.cli.commands.dead_letters import dead_letters
 from rwriter.cli.commands.demo import demo
@@ -28,7 +29,9 @@ from rwriter.migrate import URL_VARIABLE
 FAILED: Final = 1
 MISUSED: Final = 2
 
-URL_OPTIONS: Final = ("--database-url", "--from")
+URL_OPTIONS: Final = ("--database-url", "--from", "--archive")
+_PLACES: Final = ("s3", "gs", "file")
+"""Schemes of an archive's place. One with credentials in it is refused as any other URL is."""
 
 
 @click.group("rwriter", cls=options.Group, context_settings=options.CONTEXT)
@@ -44,7 +47,7 @@ def app() -> None:
 # in the order in which the help lists them
 for command in (
     *(ls, show, tail, stats, usage, purge, erase, reap),
-    *(migrate, current, check, doctor, demo, partitions, consume, spool, dead_letters),
+    *(migrate, current, check, doctor, demo, partitions, archive, consume, spool, dead_letters),
 ):
     app.add_command(command)
 
@@ -61,7 +64,10 @@ def main() -> None:
 def _refuse_stray_url(arguments: list[str]) -> None:
     # usage errors quote the argument that makes no sense, and this one would be quoted with its password
     for before, argument in itertools.pairwise(["", *arguments]):
-        if "://" in argument and before not in URL_OPTIONS and argument.partition("=")[0] not in URL_OPTIONS:
+        scheme, is_url, rest = argument.partition("://")
+        if scheme in _PLACES and "@" not in rest:
+            continue
+        if is_url and before not in URL_OPTIONS and argument.partition("=")[0] not in URL_OPTIONS:
             _fail(f"give the database as --database-url URL, or set {URL_VARIABLE}", MISUSED)
 
 
