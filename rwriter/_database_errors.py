@@ -24,7 +24,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from rwriter._values.escape import escape
-from rwriter.engines._urls import URL_FORM
+from rwriter._values.variables import URL_FORM
 from rwriter.errors import RwriterError, SinkMisconfigured, SinkRefusedRecord, SinkUnavailable
 
 
@@ -102,6 +102,18 @@ _ADVICE: Final = {
     "55P03": "another session holds a lock on the tables: end it, or try again later",
     "57P03": "the server is starting or stopping: try again",
 }
+
+# with the driver's own classes, as SQLAlchemy does not wrap what fails while a connection is made
+AWAY: Final = (
+    SQLAlchemyError,
+    OSError,
+    TimeoutError,
+    RwriterError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""Errors that the store and the writer raise while the database is away."""
 
 # OSError: refused, reset, no such host. InterfaceError: the driver saw the connection close. InternalClientError: no
 # host has the role asked for. A value the driver cannot encode is none of these: it comes with SQLSTATE 22000.

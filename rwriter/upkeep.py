@@ -4,22 +4,72 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
 from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
 
 from rwriter._database_errors import describe
 from rwriter._validation import at_least, positive
 from rwriter.partitions import ensure
-from rwriter.store import RequestStore
+from rwriter.store import RequestStore, TableSize, table_sizes
+
+MEASURE_TIMEOUT: Final = 5.0
+"""Seconds in which the server must tell the sizes of the tables: it looks at the files of every partition."""
 
 log = logging.getLogger("rwriter")
 
-_backlog: Final = metrics.get_meter("rwriter").create_gauge(
-    "rwriter.upkeep.backlog", unit="s", description="By how much the oldest request is past purge_after."
+
+class _Found(msgspec.Struct):
+    """Holds what a writer's latest round found. At ``until`` it is out of date: other processes had the turn."""
+
+    until: float
+    backlog: float | None = None
+    sizes: list[TableSize] = []
+
+
+_found: Final[dict[str, _Found]] = {}
+
+
+def _observe(values: Callable[[_Found], Iterable[tuple[float, dict[str, str]]]]) -> metrics.CallbackT:
+    def callback(_options: CallbackOptions) -> Iterable[Observation]:
+        for name, found in list(_found.items()):
+            if time.monotonic() < found.until:
+                yield from (Observation(value, {"writer": name, **labels}) for value, labels in values(found))
+
+    return callback
+
+
+def _backlog(found: _Found) -> Iterable[tuple[float, dict[str, str]]]:
+    return [] if found.backlog is None else [(found.backlog, {})]
+
+
+def _rows(found: _Found) -> Iterable[tuple[float, dict[str, str]]]:
+    return [(size.rows, {"table": size.table}) for size in found.sizes]
+
+
+def _bytes(found: _Found) -> Iterable[tuple[float, dict[str, str]]]:
+    for size in found.sizes:
+        yield size.table_bytes, {"table": size.table, "part": "rows"}
+        yield size.index_bytes, {"table": size.table, "part": "indexes"}
+
+
+_meter: Final = metrics.get_meter("rwriter")
+_meter.create_observable_gauge(
+    "rwriter.upkeep.backlog",
+    [_observe(_backlog)],
+    unit="s",
+    description="By how much the oldest request is past purge_after.",
+)
+_meter.create_observable_gauge(
+    "rwriter.table.rows", [_observe(_rows)], unit="{row}", description="Rows of a table, as the server estimates them."
+)
+_meter.create_observable_gauge(
+    "rwriter.table.size", [_observe(_bytes)], unit="By", description="Bytes of a table and of its indexes on disk."
 )
 
 
@@ -32,6 +82,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     ``fail_stale_after``  time after which a row still in ``processing`` is failed: its process died
     ``partitions``        how far ahead the partitions of partitioned tables are made
     ``every``             pause between two rounds
+    ``measure``           ask the server in each round how large the tables are, for the gauges
     ``rest``              pause after each transaction of a round, as a multiple of the time that it took
     ====================  ====================================================================================
 
@@ -43,6 +94,7 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
     fail_stale_after: timedelta | None = None
     partitions: timedelta | None = None
     every: timedelta = timedelta(minutes=5)
+    measure: bool = True
     rest: float = 4.0
 
     def __post_init__(self) -> None:
@@ -71,7 +123,9 @@ async def keep_up(upkeep: Upkeep, store: RequestStore, *, name: str, is_up: Call
 
 
 async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
-    for job in (_make_partitions, _fail_stale, _empty_bodies, _purge):
+    # three rounds: of one that is put off the figures still hold
+    _found[name] = _Found(time.monotonic() + 3 * upkeep.every.total_seconds())
+    for job in (_make_partitions, _fail_stale, _empty_bodies, _purge, _measure):
         try:
             done = await job(upkeep, store, name)
         except Exception as exc:  # noqa: BLE001 -- one job that fails does not stop the others
@@ -108,9 +162,16 @@ async def _purge(upkeep: Upkeep, store: RequestStore, name: str) -> str:
     cut = datetime.now(UTC) - upkeep.purge_after
     oldest = await store.oldest_finished()
     overdue = timedelta(0) if oldest is None else max(cut - oldest, timedelta(0))
-    _backlog.set(overdue.total_seconds(), {"writer": name})
+    _found[name].backlog = overdue.total_seconds()
     done = await store.purge(cut, rest=upkeep.rest)
     if done.requests:
-        _backlog.set(0, {"writer": name})
+        _found[name].backlog = 0.0
     number = done.requests + done.dead_letters
     return f"deleted {number} requests and dead letters" if number else ""
+
+
+async def _measure(upkeep: Upkeep, store: RequestStore, name: str) -> str:
+    if upkeep.measure:
+        async with asyncio.timeout(MEASURE_TIMEOUT), store.engine.connect() as connection:
+            _found[name].sizes = await table_sizes(connection)
+    return ""

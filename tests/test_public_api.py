@@ -27,7 +27,11 @@ PUBLIC = {
         SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
         consume new_request_id
     """,
-    "rwriter.asgi": "PATHS Attribute CaptureMiddleware CaptureStats api_key_of attribute_from_state responses_app",
+    "rwriter.asgi": """
+        PATHS Attribute CaptureMiddleware CaptureOptions CaptureStats RecordedApp api_key_of attribute_from_state
+        responses_app
+    """,
+    "rwriter.admin": "Authorize mount",
     "rwriter.schema": "dead_letters metadata request_templates requests",
     "rwriter.orm": "Request RequestTemplate",
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
@@ -35,8 +39,10 @@ PUBLIC = {
     "rwriter.sink": "RecordSink",
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
+    "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
     "rwriter.archive": "ArchiveErasure ArchiveStore Archived Progress archive_partitions",
+    "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
 HEAVY = (
@@ -44,6 +50,7 @@ HEAVY = (
     "pytest",
     "click",
     "starlette",
+    "jinja2",
     "fastapi",
     "pydantic",
     "rich",
@@ -181,6 +188,12 @@ def test_without_its_extra_the_stream_says_what_to_install() -> None:
     without = "import sys; sys.modules['nats'] = None; import rwriter\n"
     answer = in_a_fresh_interpreter(without + "try: rwriter.JetStreamStore\nexcept ImportError as exc: print(exc)")
     assert answer.strip() == "rwriter.stream needs nats: pip install 'rwriter[nats]'"
+
+
+def test_without_its_extra_the_page_says_what_to_install() -> None:
+    without = "import sys; sys.modules['jinja2'] = None\n"
+    answer = in_a_fresh_interpreter(without + "try: import rwriter.admin\nexcept ImportError as exc: print(exc)")
+    assert answer.strip() == "rwriter.admin needs jinja2: pip install 'rwriter[admin]'"
 
 
 def test_the_testing_kit_needs_no_pytest() -> None:

@@ -11,6 +11,7 @@ import httpx
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from examples.gateway.probes import probes
 from rwriter import DbEngines, RequestStore, RequestsWriter
 from rwriter.asgi import CaptureMiddleware, api_key_of, responses_app
 
@@ -39,6 +40,7 @@ def make_app(*, database_url: str, models: httpx.AsyncClient, tenants: Mapping[s
 
     app = FastAPI(lifespan=lifespan)
     app.add_middleware(CaptureMiddleware, writer, attribute=tenant_of)
+    app.include_router(probes(writer))
     app.include_router(forwarding(models, tenants))
     app.mount("/", responses_app(store, writer=writer, attribute=tenant_of))
     # -- what rwriter needs ends here

@@ -1,5 +1,7 @@
 """The edges of a gateway: ``CaptureMiddleware`` records every model call, ``responses_app`` reads them back.
 
+``RecordedApp`` is both around an app, with the writer and the engines that they need.
+
 ``pip install 'rwriter[asgi]'``. The middleware is plain ASGI and imports no web framework; ``responses_app`` needs
 Starlette and is imported when it is asked for.
 """
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rwriter.asgi._attribution import Attribute, api_key_of, attribute_from_state
 from rwriter.asgi._capture.middleware import CaptureMiddleware, CaptureStats
 from rwriter.asgi._capture.paths import PATHS
+from rwriter.asgi._recorded import CaptureOptions, RecordedApp
 
 if TYPE_CHECKING:
     from rwriter.asgi._reader.app import responses_app
@@ -19,7 +22,9 @@ __all__ = (
     "PATHS",
     "Attribute",
     "CaptureMiddleware",
+    "CaptureOptions",
     "CaptureStats",
+    "RecordedApp",
     "api_key_of",
     "attribute_from_state",
     "responses_app",

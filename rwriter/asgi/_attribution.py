@@ -150,6 +150,11 @@ def attribute_from_state(name: str = "created_by") -> Attribute:
     return _FromState(name)
 
 
+def is_from_state(attribute: object) -> bool:
+    """Return True for what ``attribute_from_state`` returned."""
+    return isinstance(attribute, _FromState)
+
+
 def credentials_of(scope: Scope) -> list[str]:
     """Return the distinct keys of a request, five at most, in the order in which they are asked for.
 

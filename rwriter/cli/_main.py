@@ -9,22 +9,10 @@ from typing import Final, NoReturn
 
 import click
 
-from rwriter._database_errors import explain
 from rwriter._values.escape import escape
+from rwriter._values.variables import URL_VARIABLE
 from rwriter.cli import _completion as completion
-from rwriter.cli import _options as options
-from rwriter.cli.commands.archive import archive
-from rwriter.cli.commands.consume import consume
-from rwriter.cli.commands.dead_letters import dead_letters
-from rwriter.cli.commands.demo import demo
-from rwriter.cli.commands.doctor import doctor
-from rwriter.cli.commands.partitions import partitions
-from rwriter.cli.commands.removal import erase, purge
-from rwriter.cli.commands.requests import ls, reap, show, tail
-from rwriter.cli.commands.schema import check, current, migrate
-from rwriter.cli.commands.spool import spool
-from rwriter.cli.commands.usage import stats, usage
-from rwriter.migrate import URL_VARIABLE
+from rwriter.cli._groups import CONTEXT, LazyGroup, Place
 
 FAILED: Final = 1
 MISUSED: Final = 2
@@ -34,7 +22,7 @@ _PLACES: Final = ("s3", "gs", "file")
 """Schemes of an archive's place. One with credentials in it is refused as any other URL is."""
 
 
-@click.group("rwriter", cls=options.Group, context_settings=options.CONTEXT)
+@click.group("rwriter", cls=LazyGroup, context_settings=CONTEXT)
 @click.version_option(
     importlib.metadata.version("rwriter"), message="rwriter %(version)s", help="Print the version and exit."
 )
@@ -45,11 +33,29 @@ def app() -> None:
 
 
 # in the order in which the help lists them
-for command in (
-    *(ls, show, tail, stats, usage, purge, erase, reap),
-    *(migrate, current, check, doctor, demo, partitions, archive, consume, spool, dead_letters),
-):
-    app.add_command(command)
+app.places = {
+    "ls": Place("requests", "List requests, newest first."),
+    "show": Place("requests", "Print one request, its bodies cut."),
+    "tail": Place("requests", "Print requests as they are stored, a line each, until Ctrl-C."),
+    "stats": Place("usage", "Show requests by state, what is stuck, dead letters, sizes, and a spool."),
+    "usage": Place("usage", "Sum up requests, failures, tokens and times."),
+    "purge": Place("removal", "Delete finished requests and dead letters that are older, the oldest first."),
+    "erase": Place("removal", "Delete everything of OWNER's, for good: requests, bodies and dead letters."),
+    "reap": Place("requests", "Fail realtime requests that have been processing for longer: their process died."),
+    "migrate": Place("schema", "Bring the tables to this release's revision."),
+    "current": Place("schema", "Print the revision the database is at."),
+    "check": Place("schema", "Exit with 1, and the reason, unless the tables are what this release needs."),
+    "doctor": Place("doctor", "Look at database, pepper and spool."),
+    "demo": Place("demo", "Feed the writer real traffic and show the rows stored."),
+    "partitions": Place("partitions", "Look after the weeks or days of partitioned tables."),
+    "archive": Place("archive", "Move old partitions to Parquet in TO, a folder or s3://BUCKET/PREFIX, and drop them."),
+    "consume": Place(
+        "consume",
+        "Store what services publish to a stream, until SIGTERM; then finish what is in hand and print the account.",
+    ),
+    "spool": Place("spool", "Look after records that wait on disk for the database."),
+    "dead-letters": Place("dead_letters", "Look after the records that the database refused."),
+}
 
 
 def main() -> None:
@@ -58,6 +64,8 @@ def main() -> None:
     try:
         app(prog_name="rwriter")
     except Exception as exc:  # noqa: BLE001 -- a traceback may show a password, and helps nobody in a deployment's log
+        from rwriter._database_errors import explain  # noqa: PLC0415 -- it needs the drivers, which most commands have
+
         _fail(explain(exc) or f"{type(exc).__name__}: {exc}".splitlines()[0])
 
 

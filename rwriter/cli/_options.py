@@ -2,56 +2,38 @@
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import ParamSpec, TypeVar
 
 import click
 
+from rwriter._values import asked
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_FORM, URL_VARIABLE
 from rwriter.engines import DbEngines
-from rwriter.engines._urls import URL_FORM
 from rwriter.errors import RwriterError
-from rwriter.migrate import SCHEMA_VARIABLE, URL_VARIABLE
 from rwriter.schema import STATES
 
-CONTEXT: Final = {"help_option_names": ["-h", "--help"], "show_default": True}
-"""Settings of the outermost group, inherited by every command."""
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LONGEST: Final = 36_500 * 86_400
-"""Seconds. Subtracted from today, more would leave the calendar."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
-def duration(text: str) -> timedelta:
-    """Return the time that ``90s``, ``30m``, ``12h`` or ``7d`` says; raises ``click.BadParameter``."""
-    match = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
-    seconds = 0 if match is None else int(match[1]) * _UNITS[match[2]]
-    if not 0 < seconds <= _LONGEST:
-        msg = f"{text!r} is no duration: write 90s, 30m, 12h or 7d, at most {_LONGEST // 86_400}d"
-        raise click.BadParameter(msg)
-    return timedelta(seconds=seconds)
+def _typed(read: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Wrap ``read`` so that click says the words of its ``ValueError``: of a plain one it says the value alone."""
+
+    @functools.wraps(read)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return read(*args, **kwargs)
+        except ValueError as exc:
+            raise click.BadParameter(str(exc)) from None
+
+    return reading
 
 
-def moment(text: str) -> datetime:
-    """Return the time that a duration before now says, or an ISO 8601 date or time; of UTC where it names no zone."""
-    if re.fullmatch(r"[0-9]+[smhd]", text):
-        return datetime.now(UTC) - duration(text)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        msg = f"{text!r} is no time: write 7d for seven days ago, 2026-03-04 or 2026-03-04T05:06:07+01:00"
-        raise click.BadParameter(msg) from None
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-
-
-class Group(click.Group):
-    """Lists commands in the order in which they were added: click sorts them by name."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        """Return the names of the commands."""
-        return list(self.commands)
+duration, moment, fact = _typed(asked.duration), _typed(asked.moment), _typed(asked.fact)
+"""Types of options."""
 
 
 database_url = click.option("--database-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help=URL_FORM)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import Pool, QueuePool
 
 _IDLE_SINCE: Final = "rwriter_idle_since"
 
@@ -32,6 +32,13 @@ def condemn_idle(engine: AsyncEngine, before: float) -> None:
     For a statement that got no answer: what forgot its connection has forgotten those that were idle as long.
     """
     _condemned[engine.sync_engine.pool] = before
+
+
+def has_spare(engine: AsyncEngine) -> bool:
+    """Return True if the pool of ``engine`` could lend another connection, not counting any past its size."""
+    pool = engine.sync_engine.pool
+    # a negative overflow is the number that it has yet to open
+    return isinstance(pool, QueuePool) and (pool.checkedin() > 0 or pool.overflow() < 0)
 
 
 def _note_use(_connection: Any, record: Any, *_: Any) -> None:

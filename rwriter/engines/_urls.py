@@ -13,8 +13,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from rwriter._validation import one_of
+from rwriter._values.variables import URL_FORM
 
-URL_FORM: Final = "postgresql://user:password@host:5432/database"
 """The form of URL that messages and help pages tell the user to write."""
 
 DRIVER: Final = "postgresql+asyncpg"

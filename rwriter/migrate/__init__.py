@@ -3,10 +3,9 @@
 The scripts are the checkout's ``migrations/`` or, in an installed wheel, the copy in the package.
 """
 
+from rwriter._values.variables import SCHEMA_VARIABLE, URL_VARIABLE
 from rwriter.migrate._adoption import is_adopted
 from rwriter.migrate._commands import (
-    SCHEMA_VARIABLE,
-    URL_VARIABLE,
     Period,
     Target,
     adopt,

@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from alembic import command
 from alembic.config import Config
@@ -22,15 +22,12 @@ from rwriter import partitions
 from rwriter import schema as tables
 from rwriter._validation import one_of
 from rwriter._values.escape import escape
-from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of
-from rwriter.engines._urls import URL_FORM
+from rwriter._values.variables import SCHEMA_VARIABLE
+from rwriter.engines import DbEngines, EngineProvider, as_provider, in_schema, schema_of, url_from_environment
 from rwriter.errors import RwriterError, SchemaOutdated
 from rwriter.migrate._adoption import adopt_with, plan
 from rwriter.migrate._comparison import SchemaDrift, drift_of, has_requests
 from rwriter.store import RequestStore, current_revision, revision_in_service
-
-URL_VARIABLE: Final = "RWRITER_DATABASE_URL"
-SCHEMA_VARIABLE: Final = "RWRITER_SCHEMA"
 
 Target: TypeAlias = EngineProvider | AsyncEngine | URL | str | None
 Period: TypeAlias = Literal["week", "day"]
@@ -262,7 +259,7 @@ async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[Asy
     from_environment = os.environ.get(SCHEMA_VARIABLE) or None
     if target is None or isinstance(target, (str, URL)):
         # as behind a pooler, which the URL may well name: one connection, nothing prepared that outlives it
-        url = target or _url_from_environment()
+        url = target or url_from_environment()
         async with DbEngines.from_url(url, pgbouncer=True, statement_timeout=_STATEMENT_TIMEOUT) as engines:
             name = schema or from_environment
             yield in_schema(engines.write, name), name
@@ -270,11 +267,3 @@ async def _engine(target: Target, schema: str | None) -> AsyncIterator[tuple[Asy
         engine = as_provider(target).write
         name = schema or schema_of(engine) or from_environment
         yield in_schema(engine, name), name
-
-
-def _url_from_environment() -> str:
-    url = os.environ.get(URL_VARIABLE)
-    if not url:
-        msg = f"no database given: set {URL_VARIABLE}={URL_FORM}"
-        raise RwriterError(msg)
-    return url

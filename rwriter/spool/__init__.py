@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rwriter.spool._spool import Spool, SpooledRecord, SpoolItem
+from rwriter.spool._spool import Spool, SpooledRecord, SpoolItem, SpoolStanding
 
-__all__ = ("Spool", "SpoolItem", "SpooledRecord")
+__all__ = ("Spool", "SpoolItem", "SpoolStanding", "SpooledRecord")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from rwriter.errors import SpoolFull, SpoolUnusable
-from rwriter.spool import _folder, _log
+from rwriter.spool import _folder, _log, _rows
 from rwriter.spool._forget import forget
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
@@ -213,6 +213,10 @@ class SpoolFile:
         """Return the number of rows waiting, claimed or not."""
         number: int = self._db.execute("SELECT count(*) FROM records").fetchone()[0]
         return number
+
+    def standing(self) -> tuple[int, int, float | None, int]:
+        """Return what ``_rows.standing_of`` tells, and the bytes in use."""
+        return *_rows.standing_of(self._db), self._used()
 
     def close(self) -> None:
         """Release the rows that this process has claimed, and close."""

@@ -100,6 +100,15 @@ def prepare(db: sqlite3.Connection) -> None:
     db.execute(_INDEX)
 
 
+def standing_of(db: sqlite3.Connection) -> tuple[int, int, float | None]:
+    """Return the number of rows waiting, the number set aside, and when the oldest of the former was put there."""
+    number, aside, oldest = db.execute(
+        "SELECT (SELECT count(*) FROM records), (SELECT count(*) FROM set_aside),"
+        " (SELECT spooled_at FROM records ORDER BY seq LIMIT 1)"
+    ).fetchone()
+    return number, aside, oldest
+
+
 def fields_of(db: sqlite3.Connection, table: str) -> str:
     """Return what to select of ``table`` for ``FIELDS``, in a file of whatever release and state."""
     missing: set[str] = set()

@@ -55,6 +55,24 @@ class SpoolItem(msgspec.Struct, frozen=True):
     reason: str | None
 
 
+class SpoolStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """Tells how full a spool is.
+
+    ``records`` wait to be replayed, by whichever process put them there, and the oldest of them was put there at
+    ``oldest_at`` (Unix seconds, ``None`` if none waits); ``set_aside`` are not replayed; ``bytes`` are in use.
+    """
+
+    records: int
+    set_aside: int
+    bytes: int
+    oldest_at: float | None
+
+    @property
+    def oldest_age(self) -> float:
+        """Seconds since the oldest record was put there; 0 if none waits."""
+        return 0.0 if self.oldest_at is None else max(0.0, time.time() - self.oldest_at)
+
+
 class Spool:
     """A folder on disk that takes what the database cannot take now. Bounded by bytes; files are for the owner alone.
 
@@ -247,6 +265,11 @@ class Spool:
     async def count(self) -> int:
         """Return the number of records in the spool, claimed by a process or not."""
         return await self._on_thread(lambda file: file.count())
+
+    async def standing(self) -> SpoolStanding:
+        """Return how full the spool is."""
+        number, aside, oldest, size = await self._on_thread(lambda file: file.standing())
+        return SpoolStanding(records=number, set_aside=aside, bytes=size, oldest_at=oldest)
 
     # -- inside
 

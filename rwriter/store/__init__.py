@@ -7,6 +7,7 @@ from rwriter.store._dead_letters import DeadLetter, DeadLetters
 from rwriter.store._listing import RequestFilter
 from rwriter.store._results import Erasure, PersistResult, Purge, RequestDetail, RequestPage, RequestSummary, detail_of
 from rwriter.store._revision import current_revision, encoding_refusal, revision_in_service
+from rwriter.store._sizes import TableSize, table_sizes
 from rwriter.store._store import ARCHIVE_JOB, RequestStore
 from rwriter.store._usage import UsageRow
 
@@ -22,10 +23,12 @@ __all__ = (
     "RequestPage",
     "RequestStore",
     "RequestSummary",
+    "TableSize",
     "UsageRow",
     "current_revision",
     "cursor_after",
     "detail_of",
     "encoding_refusal",
     "revision_in_service",
+    "table_sizes",
 )

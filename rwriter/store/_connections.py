@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -19,9 +20,13 @@ from rwriter._database_errors import (
     sqlstate_of,
 )
 from rwriter.engines import EngineProvider, as_provider, hiding_parameters, in_schema, schema_of
-from rwriter.engines._pools import condemn_idle
+from rwriter.engines._pools import condemn_idle, has_spare
+from rwriter.engines._prepared import fetch_prepared, runs_prepared
 
 T = TypeVar("T")
+
+Compiled: TypeAlias = tuple[str, tuple[str, ...]]
+"""A statement's text, and the names of its numbered parameters in their order; none where they are named."""
 
 _TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))")
 
@@ -31,6 +36,9 @@ _IS_PARTITIONED: Final = text("SELECT EXISTS (SELECT FROM pg_partitioned_table W
 
 _MOST_DEAD: Final = 8
 """Dead connections that an operation may meet in a row before its caller hears of them."""
+
+KEPT_FOR: Final = 5.0
+"""Seconds that a busy task keeps a connection, before the pool has it back: it may recycle it, or run its events."""
 
 
 class Connections:
@@ -64,6 +72,38 @@ class Connections:
         """Open a connection for one statement that writes and commits by itself."""
         engine = self._autocommit.get(self.write)
         return self.transaction() if engine is None else connected(engine, writing=True)
+
+    async def write_row(self, compiled: Callable[[], Compiled], parameters: Mapping[str, Any]) -> Sequence[Any]:
+        """Execute one statement that writes and commits by itself, and return its only row.
+
+        ``compiled`` is called once a connection is there: the dialect knows its server only after the first one. On a
+        direct engine over asyncpg the statement is prepared by the driver, and executed on the connection that the task
+        keeps, if it keeps one.
+        """
+        if self._autocommit and runs_prepared(self.write):
+            return await self._write_prepared(compiled, parameters)
+        async with self.autocommit() as connection:
+            sql, names = compiled()
+            # asyncpg numbers its parameters, psycopg names them
+            given = tuple(parameters[name] for name in names) if names else dict(parameters)
+            row: Sequence[Any] = (await connection.exec_driver_sql(sql, given)).one()
+            return row
+
+    async def _write_prepared(self, compiled: Callable[[], Compiled], parameters: Mapping[str, Any]) -> Sequence[Any]:
+        keeping = _keeping.get()
+        connection = None if keeping is None else keeping.take(self.write)
+        if connection is None:
+            connection = await _check_out(self.write)
+        began = time.monotonic()
+        try:
+            sql, names = compiled()
+            (row,) = await fetch_prepared(connection, sql, [parameters[name] for name in names])
+        except BaseException as exc:
+            await _check_in_after(exc, connection, began, writing=True)
+            raise
+        if keeping is None or not keeping.keep(connection):
+            await connection.__aexit__(None, None, None)
+        return tuple(row)
 
     @contextlib.asynccontextmanager
     async def query(self, *, consistent: bool) -> AsyncIterator[AsyncConnection]:
@@ -118,24 +158,92 @@ async def on_living_connection(operation: Callable[[], Awaitable[T]], *, most_de
 @contextlib.asynccontextmanager
 async def connected(engine: AsyncEngine, *, writing: bool = False) -> AsyncIterator[AsyncConnection]:
     """Open a connection. An error on the way to it is marked: no statement was sent."""
-    began: float | None = None
+    connection = await _check_out(engine)
+    began = time.monotonic()
     try:
-        async with engine.connect() as connection:
-            began = time.monotonic()
-            try:
-                yield connection
-            except DBAPIError as exc:
-                if writing and sqlstate_of(exc) == _READ_ONLY:
-                    # a primary that became a standby: the connection is sound and useless, and the pool cannot know
-                    await connection.invalidate()
-                raise
+        yield connection
+    except BaseException as exc:
+        await _check_in_after(exc, connection, began, writing=writing)
+        raise
+    await connection.__aexit__(None, None, None)
+
+
+async def _check_out(engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
     except BaseException as exc:
         # a cancellation, too: it is the cause of the time-out that it becomes
-        if began is None:
-            mark_connecting(exc)
-        elif isinstance(exc, TimeoutError):
-            condemn_idle(engine, began)
+        mark_connecting(exc)
         raise
+
+
+async def _check_in_after(exc: BaseException, connection: AsyncConnection, began: float, *, writing: bool) -> None:
+    """Return to its pool a connection that ``exc`` was met on, in a statement that began at ``began``."""
+    try:
+        if writing and isinstance(exc, DBAPIError) and sqlstate_of(exc) == _READ_ONLY:
+            # a primary that became a standby: the connection is sound and useless, and the pool cannot know
+            await connection.invalidate()
+        if isinstance(exc, TimeoutError):
+            condemn_idle(connection.engine, began)
+    finally:
+        await connection.__aexit__(type(exc), exc, exc.__traceback__)
+
+
+class KeptConnection:
+    """The connection that a task which writes one batch after the other keeps from each to the next."""
+
+    def __init__(self) -> None:
+        self._connection: AsyncConnection | None = None
+        self._checked_out = 0.0
+
+    @property
+    def is_held(self) -> bool:
+        """True while a connection is kept."""
+        return self._connection is not None
+
+    def take(self, engine: AsyncEngine) -> AsyncConnection | None:
+        """Return the kept connection of ``engine``, which is the caller's until ``keep``, or None to check one out."""
+        connection = self._connection
+        if connection is None:
+            self._checked_out = time.monotonic()
+            return None
+        if connection.engine is not engine:
+            return None
+        self._connection = None
+        return connection
+
+    def keep(self, connection: AsyncConnection) -> bool:
+        """Keep ``connection`` for the next statement. Returns False where the pool must have it back.
+
+        That is where the pool has no other for whoever asks next, and ``KEPT_FOR`` seconds after the checkout.
+        """
+        if self._connection is not None or time.monotonic() - self._checked_out > KEPT_FOR:
+            return False
+        if not has_spare(connection.engine):
+            return False
+        self._connection = connection
+        return True
+
+    async def give_back(self) -> None:
+        """Return the kept connection to its pool, if one is kept."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.__aexit__(None, None, None)
+
+
+_keeping: Final[ContextVar[KeptConnection | None]] = ContextVar("rwriter_kept_connection", default=None)
+
+
+@contextlib.asynccontextmanager
+async def keeping_connection() -> AsyncIterator[KeptConnection]:
+    """Have batches that this task stores in the block share a connection, which goes back at its end."""
+    kept = KeptConnection()
+    token = _keeping.set(kept)
+    try:
+        yield kept
+    finally:
+        _keeping.reset(token)
+        await kept.give_back()
 
 
 def _autocommit(engine: AsyncEngine) -> AsyncEngine:

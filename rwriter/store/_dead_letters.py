@@ -7,7 +7,7 @@ import uuid
 from datetime import datetime
 from typing import ClassVar, Final
 
-from sqlalchemy import Executable, Text, bindparam, delete, func, select
+from sqlalchemy import Executable, Text, Uuid, bindparam, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,6 +18,7 @@ from rwriter.engines import EngineProvider
 from rwriter.records import CompletedRequest, decode_record, encode_record
 from rwriter.schema import dead_letters
 from rwriter.store._connections import Connections
+from rwriter.store._cursor import decode_cursor
 from rwriter.store._persist import Persist
 from rwriter.store._predicates import AWARE, not_erased
 
@@ -88,20 +89,41 @@ class DeadLetters:
     """Lists, shows, replays and purges dead letters, for operators."""
 
     def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
-        connections = Connections(engines, schema)
-        self._engine: Final = connections.write
-        self._persist: Final = Persist(connections)
+        self._connections: Final = Connections(engines, schema)
+        self._engine: Final = self._connections.write
+        self._persist: Final = Persist(self._connections)
 
-    async def listing(self, limit: int = 1_000) -> list[DeadLetter]:
-        """Return the oldest ``limit`` letters."""
-        query = _SUMMARY.order_by(dead_letters.c.created_at, dead_letters.c.id).limit(limit)
-        async with self._engine.connect() as connection:
+    async def listing(
+        self, limit: int = 1_000, *, cursor: str | None = None, consistent: bool = True
+    ) -> list[DeadLetter]:
+        """Return the oldest ``limit`` letters, or those after ``cursor``: ``cursor_after`` of the last one listed.
+
+        ``consistent=False`` asks the replica. Raises ``InvalidCursor`` for a cursor this library did not make.
+        """
+        key = dead_letters.c.created_at, dead_letters.c.id
+        query = _SUMMARY.order_by(*key).limit(limit)
+        if cursor is not None:
+            position = decode_cursor(cursor)
+            query = query.where(
+                tuple_(*key) > tuple_(literal(position.created_at, AWARE), literal(position.id, Uuid()))
+            )
+        async with self._connections.query(consistent=consistent) as connection:
             return [DeadLetter(**row) for row in (await connection.execute(query)).mappings()]
 
-    async def show(self, letter_id: uuid.UUID) -> CompletedRequest | None:
-        """Return the record in one letter, or ``None`` where there is no such letter."""
+    async def get(self, letter_id: uuid.UUID, *, consistent: bool = True) -> DeadLetter | None:
+        """Return one letter as it is listed, or ``None`` where there is no such letter."""
+        async with self._connections.query(consistent=consistent) as connection:
+            row = (await connection.execute(_SUMMARY.where(dead_letters.c.id == letter_id))).mappings().one_or_none()
+        return None if row is None else DeadLetter(**row)
+
+    async def show(
+        self, letter_id: uuid.UUID, *, most_bytes: int | None = None, consistent: bool = True
+    ) -> CompletedRequest | None:
+        """Return the record in one letter, or ``None`` where there is no such letter of ``most_bytes`` or fewer."""
         query = select(dead_letters.c.payload).where(dead_letters.c.id == letter_id)
-        async with self._engine.connect() as connection:
+        if most_bytes is not None:
+            query = query.where(func.octet_length(dead_letters.c.payload) <= most_bytes)
+        async with self._connections.query(consistent=consistent) as connection:
             payload = (await connection.execute(query)).scalar_one_or_none()
         return None if payload is None else decode_record(payload)
 

@@ -40,7 +40,7 @@ from sqlalchemy.types import TypeEngine
 
 from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
-from rwriter.store._connections import Connections
+from rwriter.store._connections import Compiled, Connections
 from rwriter.store._predicates import (
     AWARE,
     among_ids,
@@ -106,15 +106,13 @@ class Persist:
             return PersistResult(0, 0, 0, frozenset())
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
         arrays = arrays_of([unique[key] for key in sorted(unique)])
-        async with self._connections.autocommit() as connection:
-            sql, names = self._with_facts if "metadata" in arrays else self._plain
-            # asyncpg numbers its parameters, psycopg names them
-            parameters = tuple(arrays[name] for name in names) if names else arrays
-            row = (await connection.exec_driver_sql(sql, parameters)).one()
-        written = frozenset(row.written)
-        if row.unfinished:
-            _log_unfinished(row.unfinished)
-        return PersistResult(row.inserted, len(written) - row.inserted, len(records) - len(written), written)
+        found, inserted, unfinished = await self._connections.write_row(
+            lambda: self._with_facts if "metadata" in arrays else self._plain, arrays
+        )
+        written = frozenset(found)
+        if unfinished:
+            _log_unfinished(unfinished)
+        return PersistResult(inserted, len(written) - inserted, len(records) - len(written), written)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
@@ -125,14 +123,14 @@ class Persist:
     # Not in the constructor: the dialect knows its server only after the first connection.
 
     @functools.cached_property
-    def _plain(self) -> tuple[str, tuple[str, ...]]:
+    def _plain(self) -> Compiled:
         return self._compiled(statement(facts=False))
 
     @functools.cached_property
-    def _with_facts(self) -> tuple[str, tuple[str, ...]]:
+    def _with_facts(self) -> Compiled:
         return self._compiled(statement(facts=True))
 
-    def _compiled(self, persist: Select[Any, Any, Any]) -> tuple[str, tuple[str, ...]]:
+    def _compiled(self, persist: Select[Any, Any, Any]) -> Compiled:
         engine = self._connections.write
         tables = engine.get_execution_options().get("schema_translate_map")
         compiled = persist.compile(

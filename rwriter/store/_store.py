@@ -65,19 +65,36 @@ class RequestStore:
             lambda: _dead_letters.bury(self._connections, record, sqlstate=sqlstate, error=error)
         )
 
-    async def get_request(self, request_id: uuid.UUID, *, consistent: bool = False) -> RequestDetail | None:
-        """Return one request with its bodies, or ``None``. ``consistent=True`` asks the primary, not the replica."""
-        return await on_living_connection(lambda: _detail.get(self._connections, request_id, consistent=consistent))
+    async def get_request(
+        self, request_id: uuid.UUID, *, body_limit: int | None = None, consistent: bool = False
+    ) -> RequestDetail | None:
+        """Return one request with its bodies, or ``None``. ``consistent=True`` asks the primary, not the replica.
+
+        With ``body_limit`` both bodies and the error are cut to as many characters by the server, which reads no more
+        of them. Raises ``ValueError`` for a negative one.
+        """
+        return await on_living_connection(
+            lambda: _detail.get(self._connections, request_id, body_limit=body_limit, consistent=consistent)
+        )
 
     async def find_request(
-        self, custom_id: str, created_by: str, *, request_id: uuid.UUID | None = None, consistent: bool = False
+        self,
+        custom_id: str,
+        created_by: str,
+        *,
+        request_id: uuid.UUID | None = None,
+        body_limit: int | None = None,
+        consistent: bool = False,
     ) -> RequestDetail | None:
         """Return ``created_by``'s request ``request_id``, else its latest that its client knows as ``custom_id``.
 
-        Of another owner's requests nothing is read, so that their ids cost what unknown ones do.
+        Of another owner's requests nothing is read, so that their ids cost what unknown ones do. ``body_limit`` is that
+        of ``get_request``.
         """
         return await on_living_connection(
-            lambda: _detail.find(self._connections, custom_id, created_by, request_id, consistent=consistent)
+            lambda: _detail.find(
+                self._connections, custom_id, created_by, request_id, body_limit=body_limit, consistent=consistent
+            )
         )
 
     async def list_requests(self, filter_: RequestFilter | None = None, *, consistent: bool = False) -> RequestPage:

@@ -7,29 +7,18 @@ its fate: taking a batch only lends it out. All methods belong to one event loop
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final
 
 from rwriter.errors import ChannelFull, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer._account import Account, Fate
-from rwriter.writer._pending import PendingIndex, PendingRecord, resolve, retrieve
-
-E = TypeVar("E", bound=WriterNotOpen | WriterClosed)
-
-
-class _Sender:
-    """A ``send`` waiting for room, reserved when ``future`` resolves: nobody can take it before the sender runs."""
-
-    __slots__ = ("future", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+from rwriter.writer._pending import PendingIndex, PendingRecord, WaitingSender, again, resolve, retrieve
 
 
 class Channel:
@@ -56,8 +45,10 @@ class Channel:
         self._order: OrderedDict[int, PendingRecord] = OrderedDict()
         self._index: Final = PendingIndex()
         # an ordered dictionary, as any of them may be cancelled: a deque would be searched for each
-        self._senders: OrderedDict[_Sender, None] = OrderedDict()
+        self._senders: OrderedDict[WaitingSender, None] = OrderedDict()
         self._takers: deque[asyncio.Future[None]] = deque()
+        # senders that wait for their record's fate
+        self._waiting = 0
         # the number of records each of them waits for, which never falls
         self._barriers: OrderedDict[asyncio.Future[None], int] = OrderedDict()
 
@@ -111,7 +102,7 @@ class Channel:
     def check_accepting(self) -> None:
         """Raise ``WriterNotOpen``, ``WriterClosed`` or the failure the channel was closed with."""
         if self._refusal is not None:
-            raise _again(self._refusal)
+            raise again(self._refusal)
 
     def send_nowait(self, record: CompletedRequest) -> PendingRecord:
         """Accept ``record`` or raise ``ChannelFull``. Senders already waiting come first."""
@@ -141,7 +132,7 @@ class Channel:
         if not self._senders and self._fits(size):
             self._take_room(size)
             return size
-        sender = _Sender(size)
+        sender = WaitingSender(size)
         self._senders[sender] = None
         self._wake_taker()  # one that lingers for a full batch would linger for us
         try:
@@ -180,16 +171,20 @@ class Channel:
         Waits while nothing is queued, and with ``linger`` until a batch is full, a flush is asked for, or the oldest
         entry has waited ``linger`` seconds. Entries stay charged: ``settle`` or ``give_back`` them.
         """
-        while True:
-            if not self._queue:
-                if self.closed:
-                    return []
-                await self._wait_for_work(None)
-                continue
-            rest = self._linger_left(max_records, max_bytes, linger)
-            if rest <= 0:
-                return self._pop(max_records, max_bytes)
-            await self._wait_for_work(rest)
+        await self.wait_ready(max_records, max_bytes, linger)
+        return self._pop(max_records, max_bytes)
+
+    async def wait_ready(
+        self, max_records: int, max_bytes: int, linger: float = 0.0, *, within: float = math.inf
+    ) -> bool:
+        """Wait, up to ``within`` seconds, until ``take`` would return at once. Returns False if it would not yet."""
+        end = self._clock() + within
+        while (rest := self._wait_left(max_records, max_bytes, linger)) > 0:
+            left = end - self._clock()
+            if left <= 0:
+                return False
+            await self._wait_for_work(min(rest, left))
+        return True
 
     def give_back(self, entries: Iterable[PendingRecord], *, last: bool = False) -> None:
         """Put taken entries that are not settled back: in order of acceptance, or ``last``, behind all others."""
@@ -240,9 +235,12 @@ class Channel:
     async def wait_settled(self, entry: PendingRecord) -> None:
         """Return once ``entry`` is stored, or raise the error it was settled with. Cancelled, it stays accepted."""
         waiter = entry.waiter = asyncio.get_running_loop().create_future()
+        self._waiting += 1
+        self._wake_taker()  # as in wait_for_room
         try:
             await waiter
         finally:
+            self._waiting -= 1
             retrieve(waiter)
 
     async def drained(self) -> None:
@@ -271,14 +269,14 @@ class Channel:
         self._close_with(error)
         for barrier in self._barriers:
             if not barrier.done():
-                barrier.set_exception(_again(error))
+                barrier.set_exception(again(error))
         for entry in self._order.values():
-            entry.answer(_again(error))
+            entry.answer(again(error))
 
     def raise_failure(self) -> None:
         """Raise the error that ``fail`` or ``refuse_after_fork`` was called with, if either was."""
         if isinstance(self._refusal, WriterFailed | WriterForked):
-            raise _again(self._refusal)
+            raise again(self._refusal)
 
     def refuse_after_fork(self, refusal: WriterForked) -> None:
         """Refuse everything from now on, and wake nobody: the waiters belong to the parent process."""
@@ -329,10 +327,15 @@ class Channel:
                 self._take_room(sender.size)
                 sender.future.set_result(None)
 
-    def _linger_left(self, max_records: int, max_bytes: int, linger: float) -> float:
+    def _wait_left(self, max_records: int, max_bytes: int, linger: float) -> float:
+        """Return the seconds until there is something to take: 0 where there is, or nothing will come."""
+        if self.closed:
+            return 0.0
+        if not self._queue:
+            return math.inf
         full = len(self._queue) >= max_records or self._queued_bytes >= max_bytes
         # senders waiting for room will not fill the batch while this one holds the room they wait for
-        if linger <= 0 or full or self.closed or self._barriers or self._senders:
+        if linger <= 0 or full or self._waiting or self._barriers or self._senders:
             return 0.0
         return self._queue[0].accepted_at + linger - self._clock()
 
@@ -350,11 +353,11 @@ class Channel:
             self._wake_taker()
         return taken
 
-    async def _wait_for_work(self, timeout: float | None) -> None:
+    async def _wait_for_work(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         taker: asyncio.Future[None] = loop.create_future()
         self._takers.append(taker)
-        timer = None if timeout is None else loop.call_later(timeout, resolve, taker)
+        timer = None if timeout == math.inf else loop.call_later(timeout, resolve, taker)
         try:
             await taker
         except asyncio.CancelledError:
@@ -386,13 +389,6 @@ class Channel:
         senders, self._senders = self._senders, OrderedDict()
         for sender in senders:
             if not sender.future.done():
-                sender.future.set_exception(_again(refusal))
+                sender.future.set_exception(again(refusal))
         while self._takers:
             self._wake_taker()
-
-
-def _again(error: E) -> E:
-    # a fresh instance for each waiter: one raised twice would grow its traceback in every waiter
-    copy = type(error)(*error.args)
-    copy.__cause__ = error.__cause__
-    return copy

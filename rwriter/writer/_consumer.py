@@ -11,6 +11,7 @@ from rwriter._database_errors import describe
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
+from rwriter.store._connections import KeptConnection, keeping_connection
 from rwriter.upkeep import Upkeep, keep_up
 from rwriter.writer._channel import Channel
 from rwriter.writer._delivery import Delivery, Outcome
@@ -22,6 +23,9 @@ from rwriter.writer._replay import Replayer
 
 STALE_INTERVAL: Final = 60.0
 """Most seconds between two searches for stale requests."""
+
+KEPT_IDLE: Final = 0.01
+"""Seconds that a flush keeps its connection while it waits for the next batch."""
 
 log = logging.getLogger("rwriter")
 
@@ -83,6 +87,8 @@ class Consumer:
             beside: list[asyncio.Task[None]] = []
             if self._replayer is not None:
                 beside.append(group.create_task(self._replayer.run(), name=f"{name}-replay"))
+            if self._overflow is not None:
+                beside.append(group.create_task(self._watch_spool(self._overflow), name=f"{name}-spool"))
             if self._options.fail_stale_after is not None and isinstance(self._store, RequestStore):
                 reaping = self._fail_stale(self._store, self._options.fail_stale_after)
                 beside.append(group.create_task(reaping, name=f"{name}-fail-stale"))
@@ -122,35 +128,44 @@ class Consumer:
 
     async def _flush_batches(self) -> None:
         """Take batches and deliver them. While the database is away, they go to the spool."""
-        while entries := await self._take():
-            try:
-                await self._deliver_or_spool(entries)
-            finally:
-                # cancelled or broken in the middle: entries without a fate are queued again
-                self._channel.give_back(entries)
+        async with keeping_connection() as kept:
+            while entries := await self._take(kept):
+                try:
+                    await self._deliver_or_spool(entries)
+                finally:
+                    # cancelled or broken in the middle: entries without a fate are queued again
+                    self._channel.give_back(entries)
 
     async def _flush_batches_holding(self) -> None:
         """Take batches and deliver them. While the database is away, they wait in the buffer and one flush asks."""
-        while True:
-            async with self._outage.turn(done=self._is_done) as probing:
-                if probing and not self._channel.queued:
-                    # nothing to probe with, and nothing may come as long as the service says that it is not ready
-                    await self._delivery.ask()
-                    continue
-                if not (entries := await self._take()):
-                    return
-                if not probing and self._outage.state is not Database.UP:
-                    # it went while this flush waited for a batch
-                    self._channel.give_back(entries)
-                    continue
-                outcome = None
-                try:
-                    outcome = await self._delivery.deliver(entries)
-                finally:
-                    # behind the others, if refused: they may tell whether a record of this batch is to blame
-                    self._channel.give_back(entries, last=outcome is Outcome.REFUSING)
-            if self._outage.absent_for >= self._options.give_up_after:
-                await self._give_up()
+        async with keeping_connection() as kept:
+            while await self._flush_or_ask(kept):
+                if self._outage.absent_for >= self._options.give_up_after:
+                    await self._give_up()
+
+    async def _flush_or_ask(self, kept: KeptConnection) -> bool:
+        """Deliver a batch, or ask whether the database is back. Returns False once there will be no more batches."""
+        if self._outage.state is not Database.UP:
+            # for nobody knows how long
+            await kept.give_back()
+        async with self._outage.turn(done=self._is_done) as probing:
+            if probing and not self._channel.queued:
+                # nothing to probe with, and nothing may come as long as the service says that it is not ready
+                await self._delivery.ask()
+                return True
+            if not (entries := await self._take(kept)):
+                return False
+            if not probing and self._outage.state is not Database.UP:
+                # it went while this flush waited for a batch
+                self._channel.give_back(entries)
+                return True
+            outcome = None
+            try:
+                outcome = await self._delivery.deliver(entries)
+            finally:
+                # behind the others, if refused: they may tell whether a record of this batch is to blame
+                self._channel.give_back(entries, last=outcome is Outcome.REFUSING)
+        return True
 
     async def _give_up(self) -> None:
         """Drop what has waited for ``give_up_after``, in an outage that lasts as long."""
@@ -165,9 +180,14 @@ class Consumer:
     def _is_done(self) -> bool:
         return self._channel.closed and not self._channel.pending
 
-    async def _take(self) -> list[PendingRecord]:
+    async def _take(self, kept: KeptConnection) -> list[PendingRecord]:
         options = self._options
-        return await self._channel.take(options.batch_size, options.batch_bytes, options.linger)
+        bounds = (options.batch_size, options.batch_bytes, options.linger)
+        if kept.is_held and (
+            self._outage.someone_retries or not await self._channel.wait_ready(*bounds, within=KEPT_IDLE)
+        ):
+            await kept.give_back()
+        return await self._channel.take(*bounds)
 
     async def _deliver_or_spool(self, entries: list[PendingRecord]) -> None:
         if self._replayer is None:
@@ -182,6 +202,15 @@ class Consumer:
     async def _keep_up(self, store: RequestStore, upkeep: Upkeep) -> None:
         name = self._options.name
         await keep_up(upkeep, store, name=name, is_up=lambda: self._outage.state is Database.UP)
+
+    async def _watch_spool(self, overflow: Overflow) -> None:
+        try:
+            while True:
+                await overflow.look()
+                await asyncio.sleep(self._options.replay_interval)
+        finally:
+            # of a writer that is closed the gauges tell nothing, and nothing that is old
+            overflow.standing = None
 
     async def _fail_stale(self, store: RequestStore, after: float) -> None:
         while True:

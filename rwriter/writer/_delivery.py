@@ -44,6 +44,8 @@ STATEMENT_BYTES: Final = 1024 * 1024
 """Most bytes of text in one statement of a flush. The driver encodes a statement in one piece on the event loop, which
 takes about 4 ms for as much, and for 8 MiB of middling bodies about 18 ms: its buffer grows by copying."""
 
+_ENDED: Final = {False: "stored all", True: "failed for some or all"}
+
 log = logging.getLogger("rwriter")
 
 
@@ -115,7 +117,8 @@ class Delivery:
         """
         started = time.monotonic()
         outcome, failed = Outcome.ANSWERED, False
-        with telemetry.flush_span(self._name, len(entries)) as span:
+        spans = [entry.span for entry in entries if entry.span is not None]
+        with telemetry.flush_span(self._name, len(entries), spans) as span:
             try:
                 for part in _statements(entries):
                     refused = await self._persist(part)
@@ -134,7 +137,9 @@ class Delivery:
                     await self.spool_or_drop([entry for entry in entries if entry.fate is None], reason)
         if self._overflow is not None:
             await self._overflow.discard_copies(entries)
-        telemetry.flush_done(self._name, len(entries), time.monotonic() - started, failed=failed)
+        seconds = time.monotonic() - started
+        telemetry.flush_done(self._name, len(entries), seconds, failed=failed)
+        log.debug("%s: a flush of %d records %s, %.3f s", self._name, len(entries), _ENDED[failed], seconds)
         return outcome
 
     def _passes_by(self) -> bool:
@@ -271,11 +276,12 @@ class Delivery:
             reason = f"{reason}; dead_letters: {describe(_cause(refused))}"
             kept = self._overflow is not None and await self._overflow.set_aside(entry, reason)
             ending = "set aside in the spool" if kept else "dropped"
-            log.error("%s: record %s %s: %s", self._name, record.request_id, ending, reason)
+            log.error("%s: record %s %s: %s", self._name, entry.name, ending, reason)
             self._settle([entry], "dropped", RecordDropped(f"{ending}: {reason}"))
             return
-        log.error("%s: record %s is in dead_letters: %s", self._name, record.request_id, reason)
+        log.error("%s: record %s is in dead_letters: %s", self._name, entry.name, reason)
         self._settle([entry], "dead", RecordRejected(f"in dead_letters: {reason}"))
+        telemetry.count_dead(self._name, sqlstate)
 
     async def _retrying(self, operation: Callable[[], Awaitable[T]], *, refusals: int | None = None) -> T:
         """Await ``operation`` until it succeeds, is refused, or the retries are spent.
@@ -317,9 +323,9 @@ class Delivery:
             failed = True
             self.retries += 1
             telemetry.count_retry(self._name, "retried")
-            await asyncio.sleep(
-                backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
-            )
+            delay = backoff(attempt, base=self._options.retry_base_delay, maximum=self._options.retry_max_delay)
+            with outage.resting():
+                await asyncio.sleep(delay)
             attempt += 1
 
     def _settle(self, entries: Iterable[PendingRecord], fate: Fate, error: Exception | None = None) -> int:

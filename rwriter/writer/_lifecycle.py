@@ -24,6 +24,8 @@ from rwriter.errors import (
 from rwriter.partitions import IdBounds
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
+from rwriter.writer import _telemetry as telemetry
+from rwriter.writer._account import Fate
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
 from rwriter.writer._options import Options
@@ -79,6 +81,8 @@ class Lifecycle:
         self, store: RecordSink, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
     ) -> None:
         self.state = State.NEW
+        self.is_traced = False
+        """True once the writer is open in a service that records spans."""
         self._store: Final = store
         self._channel: Final = channel
         self._consumer: Final = consumer
@@ -88,6 +92,7 @@ class Lifecycle:
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
         self._shutdown_began: float | None = None
+        self._fates_before: dict[Fate, int] | None = None
         self._failure: str | None = None
         self._left_opening: Final = asyncio.Event()
         self._finishing: Final = asyncio.Lock()
@@ -118,9 +123,11 @@ class Lifecycle:
             await self._fail_to_open(exc)
             raise
         self._enter(State.OPEN)
+        self.is_traced = telemetry.spans_are_recorded()
         self._channel.open()
         _OPENED.add(self)
         self._start_consumer()
+        log.info("%s: open, batches of up to %d records", self._name, self._options.batch_size)
         self._left_opening.set()
 
     async def wait_open(self) -> None:
@@ -175,6 +182,7 @@ class Lifecycle:
             return
         if self.state in {State.OPEN, State.FAILED}:
             self._enter(State.DRAINING)
+            self._begin_drain(timeout)
             # first: a supervisor may kill the process at any time from now on
             await self._keep_copies(deadline)
         await self._drain(deadline)
@@ -287,6 +295,22 @@ class Lifecycle:
 
     # -- the end
 
+    def _begin_drain(self, timeout: float) -> None:
+        self._fates_before = dict(self._channel.account.fates)
+        log.info("%s: draining %d records for up to %.1f s", self._name, self._channel.pending, timeout)
+
+    def _end_drain(self) -> None:
+        """Count what became of the records that were pending when the drain began."""
+        before, self._fates_before = self._fates_before, None
+        if before is None:
+            return
+        fates = self._channel.account.fates
+        ended = {fate: fates[fate] - number for fate, number in before.items() if fates[fate] != number}
+        for fate, number in ended.items():
+            telemetry.count_shutdown(self._name, fate, number)
+        told = ", ".join(f"{number} {fate}" for fate, number in ended.items())
+        log.info("%s: closed; of the records left at the end: %s", self._name, told or "none")
+
     async def _drain(self, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         for _ in range(DRAIN_ATTEMPTS):
@@ -313,5 +337,6 @@ class Lifecycle:
             # in batches: a spool with little room left takes what it can
             for batch in (left[start : start + size] for start in range(0, len(left), size)):
                 await self._consumer.spool_or_drop(batch, "the drain deadline passed")
+        self._end_drain()
         if self._options.spool is not None:
             await self._options.spool.aclose()

@@ -67,6 +67,7 @@ class Outage:
         self._latest_stored = 0
         self._untried = 0
         self._under_way = 0
+        self._resting = 0
 
     @property
     def absent_for(self) -> float:
@@ -158,6 +159,20 @@ class Outage:
         finally:
             self._under_way -= 1
             self._untried -= not failed
+
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Count a batch that waits for its next attempt."""
+        self._resting += 1
+        try:
+            yield
+        finally:
+            self._resting -= 1
+
+    @property
+    def someone_retries(self) -> bool:
+        """True while a batch has failed and is tried again: it may be for want of a connection."""
+        return self._resting + self._under_way - self._untried > 0
 
     def waits_for_another(self, exc: BaseException) -> bool:
         """Return True if ``exc`` says that no connection was left while another flush of this writer may have one."""

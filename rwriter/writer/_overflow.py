@@ -10,7 +10,7 @@ from typing import Final
 
 from rwriter._database_errors import describe
 from rwriter.records import CompletedRequest
-from rwriter.spool import Spool, SpooledRecord
+from rwriter.spool import Spool, SpooledRecord, SpoolStanding
 from rwriter.writer._pending import PendingRecord
 
 COPIED_TOGETHER: Final = 500
@@ -28,6 +28,16 @@ class Overflow:
         self._copies: Final[dict[PendingRecord, int]] = {}
         self.kept: Final = asyncio.Event()
         """Set when records were put into the spool or given back to it."""
+        self.standing: SpoolStanding | None = None
+        """How full the spool was at the last ``look``."""
+
+    async def look(self) -> None:
+        """Ask the spool how full it is, for the gauges: they are read in threads of the service's own."""
+        try:
+            self.standing = await self._spool.standing()
+        except Exception as exc:  # noqa: BLE001 -- a broken disk must not stop the writer
+            self.standing = None
+            log.debug("cannot look into the spool: %s", describe(exc))
 
     async def journal(self, record: CompletedRequest) -> int:
         """Put a copy of ``record`` on disk before it is accepted, and return its number in the spool."""

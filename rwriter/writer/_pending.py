@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
+from opentelemetry.trace import SpanContext
 
+from rwriter._values.traces import named
+from rwriter.errors import WriterClosed, WriterNotOpen
 from rwriter.records import CompletedRequest, client_ids
 from rwriter.writer._account import Fate
+
+E = TypeVar("E", bound=WriterNotOpen | WriterClosed)
 
 
 # gc=False is safe: the only cycle is record -> waiter -> waiting frame -> record, and settling the record breaks it
@@ -25,6 +30,16 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
     waiter: asyncio.Future[None] | None = None
     refused_at: int | None = None
     """``Outage.attempts`` when the database first refused a statement with this record in it."""
+    span: SpanContext | None = None
+    """The recorded span that the record was sent in, if any."""
+
+    @property
+    def name(self) -> str:
+        """The record's id and trace, for a line of the log."""
+        traceparent = (self.record.metadata or {}).get("traceparent")
+        if traceparent is None and self.span is not None:
+            traceparent = f"00-{self.span.trace_id:032x}-{self.span.span_id:016x}-01"
+        return named(self.record.request_id, traceparent)
 
     def answer(self, error: Exception | None) -> None:
         """Tell the sender that waits for this record, if any, of its end."""
@@ -34,6 +49,16 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
             self.waiter.set_result(None)
         else:
             self.waiter.set_exception(error)
+
+
+class WaitingSender:
+    """A ``send`` waiting for room, reserved when ``future`` resolves: nobody can take it before the sender runs."""
+
+    __slots__ = ("future", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class PendingIndex:
@@ -107,3 +132,10 @@ def retrieve(future: asyncio.Future[None]) -> None:
     """Look at the error of a future whose waiter was cancelled at the same moment: asyncio would report it."""
     if future.done() and not future.cancelled():
         future.exception()
+
+
+def again(error: E) -> E:
+    """Return a fresh ``error`` for one waiter: raised twice, it would grow its traceback in every waiter."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy

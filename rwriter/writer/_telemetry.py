@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +12,10 @@ from typing import Final, Literal, Protocol
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, Status, StatusCode
 
 from rwriter._values.answers import Answer
+from rwriter.spool import SpoolStanding
 
 
 class WriterStats(Answer, frozen=True, kw_only=True):
@@ -85,6 +87,16 @@ class Observed(Protocol):
         """The account now."""
 
 
+class ObservedSpool(Protocol):
+    """The spool of a writer, as the gauges read it."""
+
+    standing: SpoolStanding | None
+    """How full the spool was a moment ago; ``None`` as long as nobody has looked."""
+
+
+MOST_LINKS: Final = 128
+"""Spans that one flush is linked to: as many as the SDK keeps by default."""
+
 _meter = metrics.get_meter("rwriter")
 _tracer = trace.get_tracer("rwriter")
 
@@ -106,6 +118,14 @@ _flush_duration = _meter.create_histogram(
     explicit_bucket_boundaries_advisory=_SECONDS,
 )
 _retries = _meter.create_counter("rwriter.retries", unit="{attempt}", description="Failed attempts by what followed.")
+_dead = _meter.create_counter(
+    "rwriter.dead_letters", unit="{record}", description="Records put into dead_letters, by what refused them."
+)
+_shutdown = _meter.create_counter(
+    "rwriter.shutdown.records",
+    unit="{record}",
+    description="Records pending when a writer was closed, by outcome.",
+)
 
 # One gauge for all writers of the process: an instrument may be created only once.
 _writers: weakref.WeakSet[Observed] = weakref.WeakSet()
@@ -141,6 +161,48 @@ _meter.create_observable_counter(
 )
 
 
+_spools: weakref.WeakKeyDictionary[ObservedSpool, str] = weakref.WeakKeyDictionary()
+
+
+def _observe_spool(field: str, combine: Callable[[list[float]], float]) -> metrics.CallbackT:
+    def callback(_options: CallbackOptions) -> Iterable[Observation]:
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for spool, name in list(_spools.items()):
+            if spool.standing is not None:
+                found[name].append(getattr(spool.standing, field))
+        return [Observation(combine(values), {"writer": name}) for name, values in found.items()]
+
+    return callback
+
+
+_meter.create_observable_gauge(
+    "rwriter.spool.records",
+    [_observe_spool("records", sum)],
+    unit="{record}",
+    description="Records in the spool's folder, of whichever process.",
+)
+_meter.create_observable_gauge(
+    "rwriter.spool.set_aside",
+    [_observe_spool("set_aside", sum)],
+    unit="{record}",
+    description="Records in the spool's folder that are not replayed.",
+)
+_meter.create_observable_gauge(
+    "rwriter.spool.bytes", [_observe_spool("bytes", sum)], unit="By", description="Bytes in use in the spool's file."
+)
+_meter.create_observable_gauge(
+    "rwriter.spool.oldest_age",
+    [_observe_spool("oldest_age", max)],
+    unit="s",
+    description="Age of the oldest record in the spool.",
+)
+
+
+def watch_spool(spool: ObservedSpool, writer: str) -> None:
+    """Let the gauges report the spool of ``writer`` for as long as it lives."""
+    _spools[spool] = writer
+
+
 def watch(writer: Observed) -> None:
     """Let the gauges report ``writer`` for as long as it lives."""
     _writers.add(writer)
@@ -157,11 +219,37 @@ def count_retry(writer: str, outcome: Literal["retried", "exhausted"]) -> None:
     _retries.add(1, {"writer": writer, "outcome": outcome})
 
 
+def count_dead(writer: str, sqlstate: str | None) -> None:
+    """Add to ``rwriter.dead_letters``: a driver that refuses a value by itself gives no SQLSTATE."""
+    _dead.add(1, {"writer": writer, "sqlstate": sqlstate or "none"})
+
+
+def count_shutdown(writer: str, fate: str, number: int) -> None:
+    """Add to ``rwriter.shutdown.records``."""
+    _shutdown.add(number, {"writer": writer, "outcome": fate})
+
+
+def spans_are_recorded() -> bool:
+    """Return True if the service has installed an SDK for spans."""
+    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+
+
+def current_span() -> SpanContext | None:
+    """Return the span that the caller is in, if it is recorded."""
+    found = trace.get_current_span().get_span_context()
+    return found if found.is_valid and found.trace_flags.sampled else None
+
+
 @contextlib.contextmanager
-def flush_span(writer: str, size: int) -> Iterator[Span]:
-    """Open a span for a flush. Exceptions are not recorded on it: their texts can quote a body."""
+def flush_span(writer: str, size: int, sent_in: Iterable[SpanContext]) -> Iterator[Span]:
+    """Open a span for a flush, linked to the spans that its records were ``sent_in``, each once.
+
+    Exceptions are not recorded on it: their texts can quote a body.
+    """
+    distinct = {(span.trace_id, span.span_id): span for span in sent_in}
     with _tracer.start_as_current_span(
         "rwriter.flush",
+        links=[Link(span) for span in itertools.islice(distinct.values(), MOST_LINKS)],
         attributes={"rwriter.writer": writer, "rwriter.flush.size": size, "db.system.name": "postgresql"},
         record_exception=False,
         set_status_on_exception=False,

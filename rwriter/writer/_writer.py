@@ -87,6 +87,8 @@ class RequestsWriter:
         self._bounds: Final = IdBounds(getattr(database, "engine", None))
         self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
         telemetry.watch(self)
+        if self._overflow is not None:
+            telemetry.watch_spool(self._overflow, self.name)
 
     # -- records
 
@@ -110,6 +112,8 @@ class RequestsWriter:
             entry = await self._journal(record, self._overflow)
         else:
             entry = await self._channel.send(record)
+        if self._lifecycle.is_traced:
+            entry.span = telemetry.current_span()
         if wait == "committed":
             await self._channel.wait_settled(entry)
 
@@ -122,7 +126,9 @@ class RequestsWriter:
         check_type(record)
         if self._bounds.are_limited:
             self._bounds.check_known(record.request_id)
-        self._channel.send_nowait(record)
+        entry = self._channel.send_nowait(record)
+        if self._lifecycle.is_traced:
+            entry.span = telemetry.current_span()
 
     async def _journal(self, record: CompletedRequest, overflow: Overflow) -> PendingRecord:
         size = await self._channel.wait_for_room(record)

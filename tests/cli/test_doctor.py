@@ -31,14 +31,17 @@ async def examine(command: CommandLine, *arguments: str, **variables: str) -> tu
 
 @pytest.mark.both_schemas
 async def test_a_sound_installation_is_all_ok(
-    database: str, schema: str | None, command: CommandLine, tmp_path: Path
+    database: str, schema: str | None, partitioned: str | None, command: CommandLine, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o700)
     options = ("--database-url", database, "--spool", str(tmp_path), *(() if schema is None else ("--schema", schema)))
     code, found = await examine(command, *options, RWRITER_KEY_PEPPER=PEPPER)
-    assert code == 0
+    assert code == 0, found
     assert list(found) == [
-        "database", "server", "encoding", "lz4", "server log", "schema", "privileges", "pepper", "spool",
+        "database", "writable", "server", "encoding", "lz4", "server log", "clock", "pooler", "time-outs",
+        "connections", "replicas", "schema", "privileges", "autovacuum", "dead rows", "row security", "indexes",
+        *(["partitions"] if partitioned else []), "sizes",
+        "stale requests", "dead letters", "pepper", "spool",
     ]  # fmt: skip
     # how much room the disk has, and how the server was built, is not ours
     assert {check for check, (status, _) in found.items() if status != "ok"} <= {"lz4", "spool"}

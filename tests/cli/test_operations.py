@@ -191,9 +191,11 @@ def test_every_command_takes_both_names_of_help(group: list[str]) -> None:
     commands: click.Command = app
     for name in group:
         assert isinstance(commands, click.Group)
-        commands = commands.commands[name]
+        found = commands.get_command(click.Context(commands), name)
+        assert found is not None
+        commands = found
     assert isinstance(commands, click.Group)
-    names = list(commands.commands)
+    names = commands.list_commands(click.Context(commands))
     assert names
     for name in names:
         assert ok(*group, name, "-h") == ok(*group, name, "--help") != ""

@@ -19,9 +19,11 @@ from tests.docs.pages import Block, blocks, name_of, pages
 from tests.support.records import record
 
 PYTHON = [(page, [block for block in blocks(page) if block.language == "python"]) for page in pages()]
-# a block "project: FILE" is a file of a project that runs as a whole: tests/docs/test_quickstart.py
+# a block "project: FILE" is a file of a project that runs as a whole: tests/docs/test_quickstart.py; "service: ..." is
+# one of the page's services: tests/docs/test_services.py
 ELSEWHERE = (
     "example: gateway",
+    "example: probes",
     "example: service",
     "example: shared metadata",
     "quickstart: program",
@@ -32,7 +34,7 @@ ELSEWHERE = (
 
 
 def left_out(block: Block) -> bool:
-    return block.note.startswith(("not run: ", "project: ")) or block.note in ELSEWHERE
+    return block.note.startswith(("not run: ", "project: ", "service: ")) or block.note in ELSEWHERE
 
 
 def compiled(block: Block) -> CodeType:

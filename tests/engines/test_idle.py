@@ -121,11 +121,12 @@ async def test_callers_hear_of_nothing_while_connections_are_closed_at_random(
     store = RequestStore(engines)
     done = 0
 
-    async def mixed() -> None:
+    async def mixed(writer: RequestsWriter) -> None:
         nonlocal done
         for _ in range(15):
             kept = record(created_by="kept")
-            await store.persist_completed([kept])
+            # the writer's flushes have retries beside the store's own
+            await writer.send(kept, wait="committed")
             assert await store.get_request(kept.request_id) is not None
             await store.list_requests()
             new = new_request(created_by="kept")
@@ -134,19 +135,20 @@ async def test_callers_hear_of_nothing_while_connections_are_closed_at_random(
             await store.erase("nobody")
             done += 1
 
-    work = asyncio.gather(*(mixed() for _ in range(3)))
-    while not work.done():
-        async with rwriter_engines.write.connect() as connection:
-            await connection.execute(
-                text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
-                    "AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+    async with RequestsWriter(store) as writer:
+        work = asyncio.gather(*(mixed(writer) for _ in range(3)))
+        while not work.done():
+            async with rwriter_engines.write.connect() as connection:
+                await connection.execute(
+                    text(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                        "AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+                    )
                 )
-            )
-        # a pace, no wait for anything: faster, and an operation meets one after another
-        await asyncio.sleep(0.02)
-    await work
-    assert done == 45
+            # a pace, no wait for anything: faster, and an operation meets one after another
+            await asyncio.sleep(0.02)
+        await work
+        assert (done, writer.stats.persisted) == (45, 45)
 
 
 async def test_a_password_is_asked_for_at_each_connect(rwriter_database: str) -> None:

@@ -1,14 +1,12 @@
-"""A migrated database for the many tests that change nothing in it, and the wheel, built and installed once."""
+"""A migrated database for the many tests that change nothing in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from rwriter.pytest_plugin import Databases
-from tests.support.wheel import Environment, build
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +15,3 @@ def unchanged_database(_rwriter_databases: Databases) -> Iterator[str]:
     name = _rwriter_databases.create(_rwriter_databases.template())
     yield _rwriter_databases.url(name)
     _rwriter_databases.drop(name)
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the checkout."""
-    return build(tmp_path_factory.mktemp("dist"))
-
-
-@pytest.fixture(scope="session")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the wheel in it."""
-    environment = Environment(tmp_path_factory.mktemp("environment"))
-    environment.install(wheel)
-    return environment

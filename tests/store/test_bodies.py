@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from rwriter import RequestStore
+from rwriter.engines._urls import connect_arguments
 from rwriter.schema import request_templates, requests
 from tests.support.records import new_request, record
 from tests.support.rows import one, rows, template_of
+from tests.support.sizes import MIB
 
 # every code point that Python has, NUL and lone surrogates among them
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -98,3 +104,52 @@ async def test_large_bodies_come_back_whole(store: RequestStore, engine: AsyncEn
     detail = await store.get_request(stored.request_id)
     assert detail is not None
     assert (detail.body == body, detail.response_body == body) == (True, True)
+
+
+async def test_bodies_are_cut_to_as_many_characters_as_are_asked_for(store: RequestStore) -> None:
+    stored = record(request_body="äöü\u20ac\U0001f600", response_body="no!", status_code=500, custom_id="chatcmpl-1")
+    await store.persist_completed([stored])
+    whole = await store.get_request(stored.request_id)
+    assert whole is not None
+    assert whole.response_body is not None
+    assert whole.error is not None
+    for limit in (0, 1, 3, 10):
+        cut = msgspec.structs.replace(
+            whole, body=whole.body[:limit], response_body=whole.response_body[:limit], error=whole.error[:limit]
+        )
+        assert await store.get_request(stored.request_id, body_limit=limit) == cut
+        assert await store.find_request("chatcmpl-1", stored.created_by, body_limit=limit) == cut
+    with pytest.raises(ValueError, match=r"body_limit must be at least 0, not -1"):
+        await store.get_request(stored.request_id, body_limit=-1)
+
+
+async def test_of_a_cut_body_the_server_reads_its_beginning_alone(database: str) -> None:
+    url, connect_args = connect_arguments(database)
+    # one connection: its own counts are known at once
+    engine = create_async_engine(url, connect_args=connect_args, pool_size=1, max_overflow=0)
+    store = RequestStore(engine)
+    stored = record(request_body=incompressible(1 * MIB), response_body=incompressible(1 * MIB))
+    await store.persist_completed([stored])
+
+    async def blocks_of(body_limit: int | None) -> int:
+        before = await _toast_blocks(engine)
+        assert await store.get_request(stored.request_id, body_limit=body_limit) is not None
+        return await _toast_blocks(engine) - before
+
+    beginnings, whole = [await blocks_of(0), await blocks_of(100)], await blocks_of(None)
+    await engine.dispose()
+    assert whole >= 2 * MIB // 8192
+    assert max(beginnings) * 10 < whole
+
+
+def incompressible(size: int) -> str:
+    """Return a text of ``size`` characters that no compression makes much smaller: the same one each time."""
+    return base64.b85encode(random.Random(size).randbytes(size)).decode()[:size]  # noqa: S311 -- no secret
+
+
+async def _toast_blocks(engine: AsyncEngine) -> int:
+    counted = text("SELECT sum(toast_blks_read + toast_blks_hit)::bigint FROM pg_statio_user_tables")
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+        await connection.commit()
+        return int((await connection.execute(counted)).scalar_one())

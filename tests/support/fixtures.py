@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -15,6 +16,7 @@ from rwriter.pytest_plugin import Databases
 from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
 from tests.support.schemas import AWKWARD_SCHEMA
+from tests.support.wheel import Environment, build
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +96,17 @@ def engine(engines: TestDbEngines) -> AsyncEngine:
 def store(engines: TestDbEngines) -> RequestStore:
     """The store under test."""
     return RequestStore(engines)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout."""
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with the wheel in it."""
+    environment = Environment(tmp_path_factory.mktemp("environment"))
+    environment.install(wheel)
+    return environment

@@ -10,7 +10,9 @@ import io
 import json
 import logging
 import sys
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from opentelemetry import metrics, trace
@@ -23,11 +25,12 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestStore, RequestsWriter, Upkeep
+from rwriter import CompletedRequest, DbEngines, RecordNotStored, RequestStore, RequestsWriter, Spool, Upkeep
 from rwriter.engines._urls import connect_arguments
 from rwriter.schema import requests
 from tests.support.records import record
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 UNREACHABLE = "postgresql+asyncpg://u@127.0.0.1:1/d"
 """The URL of a port on which no server listens."""
 
@@ -46,13 +49,28 @@ async def send(writer: RequestsWriter, *records: CompletedRequest) -> None:
 
 
 async def store(url: str) -> dict[str, Any]:
-    """Send records that are persisted, skipped and refused by the database; returns the number accepted."""
+    """Send records that are persisted, skipped and refused by the database.
+
+    Returns the number accepted, the spans that the refused ones and two others were sent in, and a refused one's id.
+    """
+    tracer = trace.get_tracer("service")
     async with DbEngines.from_url(url) as engines, RequestsWriter(engines, name="stored") as writer:
         first = [secret() for _ in range(5)]
         await send(writer, *first)
-        await send(writer, first[0], first[1])
-        await send(writer, secret(response_body="MARKER\0"), secret(model="refused"), secret(model="\ud800\0"))
-        return {"accepted": writer.stats.accepted}
+        with tracer.start_as_current_span("handler") as handler:
+            await send(writer, first[0], first[1])
+        traced, refused = secret(model="refused", metadata={"traceparent": TRACEPARENT}), secret(model="refused")
+        with tracer.start_as_current_span("other handler") as other:
+            await send(writer, secret(response_body="MARKER\0"), refused, secret(model="\ud800\0"))
+        await send(writer, traced)
+        return {
+            "accepted": writer.stats.accepted,
+            "sent_in": [f"0x{span.get_span_context().span_id:016x}" for span in (handler, other)],
+            "refused": {
+                str(refused.request_id): f"{other.get_span_context().trace_id:032x}",
+                str(traced.request_id): TRACEPARENT.split("-")[1],
+            },
+        }
 
 
 async def drop() -> dict[str, Any]:
@@ -61,6 +79,31 @@ async def drop() -> dict[str, Any]:
     async with RequestsWriter(engine, name="dropped", max_retries=1, retry_base_delay=0, give_up_after=0) as writer:
         await send(writer, secret(), secret(), secret())
         return {"accepted": writer.stats.accepted}
+
+
+async def spool(folder: Path, reader: InMemoryMetricReader) -> dict[str, Any]:
+    """Send records to an unreachable database, so that they are spooled; returns the gauges once they tell of it."""
+    engine = create_async_engine(UNREACHABLE, poolclass=NullPool)
+    options: dict[str, Any] = {"max_retries": 0, "retry_base_delay": 0.01, "replay_interval": 0.01}
+    async with RequestsWriter(engine, name="spooled", spool=Spool(folder), **options) as writer:
+        await send(writer, secret(), secret())
+        # two more are pending when it closes
+        begun = asyncio.get_running_loop().time()
+        async with asyncio.timeout(20):
+            while '"rwriter.spool.records"' not in (found := reader.get_metrics_data().to_json()) or (  # type: ignore[union-attr]
+                spooled(json.loads(found)) != 2
+            ):
+                await asyncio.sleep(0.01)
+        writer.send_nowait(secret())
+        return {"gauges": json.loads(found), "took": asyncio.get_running_loop().time() - begun}
+
+
+def spooled(collected: dict[str, Any]) -> int:
+    """Return the value of ``rwriter.spool.records``."""
+    metrics_ = collected["resource_metrics"][0]["scope_metrics"][0]["metrics"]
+    (metric,) = (each for each in metrics_ if each["name"] == "rwriter.spool.records")
+    value: int = metric["data"]["data_points"][0]["value"]
+    return value
 
 
 async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
@@ -88,7 +131,7 @@ async def keep(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
         await connection.execute(select(requests).where(requests.c.id == old.request_id).with_for_update())
         upkeep = Upkeep(purge_after=timedelta(days=1), every=timedelta(milliseconds=10))
         async with RequestsWriter(engines, name="kept", upkeep=upkeep), asyncio.timeout(20):
-            while "rwriter.upkeep.backlog" not in (found := reader.get_metrics_data().to_json()):  # type: ignore[union-attr]
+            while "rwriter.table.size" not in (found := reader.get_metrics_data().to_json()):  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
     seen: dict[str, Any] = json.loads(found)
     return seen
@@ -106,6 +149,8 @@ async def main(url: str) -> None:
     logging.getLogger("rwriter").setLevel(logging.DEBUG)
     seen = {"stored": await store(url), "dropped": await drop(), "waiting": await wait(url, reader)}
     seen["kept"] = await keep(url, reader)
+    with tempfile.TemporaryDirectory() as folder:
+        seen["spooled"] = await spool(Path(folder) / "spool", reader)
     seen["metrics"] = json.loads(reader.get_metrics_data().to_json())  # type: ignore[union-attr]
     seen["spans"] = {"all": [json.loads(span.to_json()) for span in spans.get_finished_spans()]}
     seen["logs"] = {"all": lines.getvalue()}

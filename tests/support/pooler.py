@@ -32,6 +32,7 @@ pool_mode = transaction
 default_pool_size = {pool_size}
 max_client_conn = 500
 server_login_retry = 1
+ignore_startup_parameters = {ignored}
 logfile = {folder}/log
 pidfile = {folder}/pid
 """
@@ -40,13 +41,14 @@ pidfile = {folder}/pid
 class PgBouncer:
     """Pools connections to the server at ``host`` and ``server_port``; listens on one ``port`` through restarts."""
 
-    def __init__(self, server_port: int, *, host: str = "127.0.0.1", pool_size: int = FEW) -> None:
+    def __init__(self, server_port: int, *, host: str = "127.0.0.1", pool_size: int = FEW, ignored: str = "") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: Final[int] = probe.getsockname()[1]
         self._server_port: Final = server_port
         self._pool_size: Final = pool_size
         self._host: Final = host
+        self._ignored: Final = ignored
         self._folder: Final = tempfile.TemporaryDirectory(
             prefix="rwriter-pgbouncer-", dir=temporary_folder(server_account())
         )
@@ -64,6 +66,7 @@ class PgBouncer:
             port=self.port,
             pool_size=self._pool_size,
             folder=folder,
+            ignored=self._ignored,
         )
         (folder / "pgbouncer.ini").write_text(configuration)
         account = server_account()

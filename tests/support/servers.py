@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from rwriter.testing import PostgresServer
 from rwriter.testing._programs import embedded_bin_dir
@@ -64,3 +68,11 @@ def strict(bin_dir: Path) -> None:
     """Take away from the programs what an umask of 077 does not give."""
     for path in (bin_dir.parents[2], *bin_dir.parents[2].rglob("*")):
         path.chmod(path.stat().st_mode & 0o700)
+
+
+@contextlib.asynccontextmanager
+async def database_away() -> AsyncIterator[AsyncEngine]:
+    """Yield an engine for a server that is not there."""
+    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none", poolclass=NullPool)
+    yield engine
+    await engine.dispose()

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from tests.support.migrations import ROOT, run
+from tests.support.migrations import ROOT, environment, run
 
 WHERE: Final = """
 import json, rwriter
@@ -50,11 +50,21 @@ class Environment:
         return done.stdout + done.stderr
 
     def module(
-        self, name: str, *arguments: str, cwd: Path | None = None, code: int = 0, **variables: str
+        self,
+        name: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        code: int = 0,
+        warnings: str = "error",
+        **variables: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python -m name``; raise ``AssertionError`` unless its exit code is ``code``."""
-        command = (self._python, "-W", "error", "-m", name, *arguments)
+        command = (self._python, "-W", warnings, "-m", name, *arguments)
         return run(*command, cwd=cwd or self._elsewhere, code=code, **variables)
+
+    def start(self, name: str, *arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[bytes]:
+        """Start ``python -m name`` beside this process."""
+        return subprocess.Popen([self._python, "-m", name, *arguments], cwd=cwd, env=environment(None, **variables))
 
     def where(self) -> list[Path]:
         """The package and the migrations that are found."""

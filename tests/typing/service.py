@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
+from fastapi import FastAPI
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import selectinload
+from starlette.applications import Starlette
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import PlainTextResponse, Response
 
 from rwriter import (
     ChannelFull,
@@ -35,10 +39,12 @@ from rwriter import (
     WriterStats,
     new_request_id,
 )
+from rwriter.admin import Authorize, mount
 from rwriter.migrate import check, current, upgrade
 from rwriter.orm import Request, RequestTemplate
 from rwriter.schema import requests
 from rwriter.testing import PostgresServer, TcpProxy, TestDbEngines
+from rwriter.threaded import SyncRequestStore, ThreadedWriter
 
 
 class App:
@@ -94,6 +100,7 @@ async def read(store: RequestStore, request_id: uuid.UUID) -> str | None:
     for group in await store.usage(since=now - timedelta(days=7), until=now, by=("model", "status")):
         assert_type(group, UsageRow)
         assert_type(group.duration_p95_ms, float | None)
+    assert_type(await store.get_request(request_id, body_limit=100), RequestDetail | None)
     detail = await store.get_request(request_id)
     assert_type(detail, RequestDetail | None)
     return detail.response_body if detail is not None else None
@@ -189,11 +196,27 @@ def sinks(engine: AsyncEngine) -> list[RequestsWriter]:
     return [RequestsWriter(sink, name="audit") for sink in found]
 
 
+def without_a_loop(engines: TestDbEngines, request_id: uuid.UUID) -> None:
+    with ThreadedWriter(engines, batch_size=10) as writer:
+        assert_type(writer.store, SyncRequestStore)
+        assert_type(writer.store.get_request(request_id, timeout=5), RequestDetail | None)
+        assert_type(writer.store.list_requests(RequestFilter(created_by="tenant")), RequestPage)
+
+
 async def migrate(engine: AsyncEngine) -> None:
     await upgrade(engine, schema="audit")
     await upgrade(DbEngines(engine))
     await check("postgresql://localhost/db")
     assert_type(await current(engine), str | None)
+
+
+def page(app: Starlette, api: FastAPI, engine: AsyncEngine) -> None:
+    async def by_cookie(request: HTTPRequest) -> bool | Response:
+        return request.cookies.get("session") == "admin" or PlainTextResponse("sign in", 401)
+
+    checks: list[Authorize] = [by_cookie, lambda request: request.url.hostname == "localhost"]
+    mount(app, DbEngines(engine), authorize=checks[0], path="/back-office", schema="audit")
+    mount(api, engine, authorize=checks[1])
 
 
 async def session(engine: AsyncEngine) -> None:

@@ -25,6 +25,7 @@ from rwriter.testing import TestDbEngines
 from rwriter.writer import _channel as channel_module
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
+from rwriter.writer._pending import WaitingSender
 from tests.support.buffer import channel
 from tests.support.driving import eventually, settle_loop
 from tests.support.fates import balanced, ids, stored
@@ -216,7 +217,7 @@ async def test_what_is_misconfigured_raises_on_start_in_the_servers_words(
 # -- the cost of many waiting callers
 
 
-class CountedSender(channel_module._Sender):
+class CountedSender(WaitingSender):
     """A sender that waits for room; counts how often one of them was looked at to find another."""
 
     __slots__ = ()
@@ -232,7 +233,7 @@ class CountedSender(channel_module._Sender):
 
 
 async def test_cancelling_senders_that_wait_takes_as_many_steps_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "_Sender", CountedSender)
+    monkeypatch.setattr(channel_module, "WaitingSender", CountedSender)
 
     async def steps_to_cancel(number: int) -> int:
         full = channel(capacity=1)

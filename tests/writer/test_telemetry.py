@@ -30,6 +30,14 @@ INSTRUMENTS = {
     "rwriter.oldest_age": "s",
     "rwriter.upkeep.backlog": "s",
     "rwriter.replayed": "{record}",
+    "rwriter.dead_letters": "{record}",
+    "rwriter.shutdown.records": "{record}",
+    "rwriter.spool.records": "{record}",
+    "rwriter.spool.set_aside": "{record}",
+    "rwriter.spool.bytes": "By",
+    "rwriter.spool.oldest_age": "s",
+    "rwriter.table.rows": "{row}",
+    "rwriter.table.size": "By",
 }
 ROOT = Path(__file__).parents[2]
 
@@ -74,13 +82,14 @@ def values(collected: dict[str, Any], name: str, writer: str) -> dict[str | None
 
 def spans_of(exported: dict[str, Any], writer: str) -> list[dict[str, Any]]:
     """The spans of one writer."""
-    return [span for span in exported["spans"]["all"] if span["attributes"]["rwriter.writer"] == writer]
+    return [span for span in exported["spans"]["all"] if span["attributes"].get("rwriter.writer") == writer]
 
 
 def test_every_instrument_is_exported_with_its_unit(exported: dict[str, Any]) -> None:
     units = {name: metric["unit"] for name, metric in instruments(exported["metrics"]).items()}
     # the gauges of a writer that is gone are gone too
-    units |= {name: metric["unit"] for name, metric in instruments(exported["waiting"]["gauges"]).items()}
+    for gauges in (exported["waiting"]["gauges"], exported["spooled"]["gauges"], exported["kept"]):
+        units |= {name: metric["unit"] for name, metric in instruments(gauges).items()}
     assert units.items() >= INSTRUMENTS.items()
     for metric in instruments(exported["metrics"]).values():
         assert metric["description"]
@@ -94,7 +103,7 @@ def test_upkeep_tells_by_how_much_it_is_behind(exported: dict[str, Any]) -> None
 
 def test_records_are_counted_by_outcome_and_each_once(exported: dict[str, Any]) -> None:
     stored = values(exported["metrics"], "rwriter.records", "stored")
-    assert stored == {"persisted": 7, "skipped": 2, "dead": 1}
+    assert stored == {"persisted": 7, "skipped": 2, "dead": 2}
     assert sum(stored.values()) == exported["stored"]["accepted"]
     assert values(exported["metrics"], "rwriter.records", "dropped") == {"dropped": 3}
 
@@ -138,7 +147,7 @@ def test_buckets_tell_a_millisecond_from_five_seconds(exported: dict[str, Any]) 
 def test_a_span_says_that_a_flush_failed_and_why_but_records_no_exception(exported: dict[str, Any]) -> None:
     stored, dropped = spans_of(exported, "stored"), spans_of(exported, "dropped")
     failed = [span["status"] for span in stored if span["status"]["status_code"] == "ERROR"]
-    assert failed == [{"status_code": "ERROR", "description": "CheckViolationError (SQLSTATE 23514)"}]
+    assert failed == [{"status_code": "ERROR", "description": "CheckViolationError (SQLSTATE 23514)"}] * 2
     for span in dropped:
         assert span["status"] == {"status_code": "ERROR", "description": "ConnectionRefusedError"}
     assert [span["events"] for span in (*stored, *dropped)] == [[] for _ in (*stored, *dropped)]
@@ -149,6 +158,58 @@ def test_the_gauges_show_what_is_in_the_buffer(exported: dict[str, Any]) -> None
     assert values(gauges, "rwriter.channel.depth", "waiting") == {None: 2}
     assert values(gauges, "rwriter.channel.bytes", "waiting") == {None: exported["waiting"]["pending_bytes"]}
     assert 0 < values(gauges, "rwriter.oldest_age", "waiting")[None] <= exported["waiting"]["age_soon_after"]
+
+
+def test_a_flush_is_linked_to_the_spans_that_its_records_were_sent_in_and_to_each_once(
+    exported: dict[str, Any],
+) -> None:
+    links = [[link["context"]["span_id"] for link in span["links"]] for span in spans_of(exported, "stored")]
+    # two records of one span, then three of another; those sent outside of any span have none
+    assert [each for each in links if each] == [[span] for span in exported["stored"]["sent_in"]]
+    assert len(links) == 4
+    assert all(span["links"] == [] for span in spans_of(exported, "dropped"))
+
+
+def test_the_line_of_a_refused_record_names_its_request_and_its_trace(exported: dict[str, Any]) -> None:
+    for request_id, trace_id in exported["stored"]["refused"].items():
+        assert f"record {request_id} (trace {trace_id}) is in dead_letters" in exported["logs"]["all"]
+
+
+def test_refused_records_are_counted_by_what_refused_them(exported: dict[str, Any]) -> None:
+    found = instruments(exported["metrics"])["rwriter.dead_letters"]["data"]["data_points"]
+    assert [(point["attributes"], point["value"]) for point in found] == [
+        ({"writer": "stored", "sqlstate": "23514"}, 2)
+    ]
+
+
+def test_the_gauges_show_what_is_in_the_spool(exported: dict[str, Any]) -> None:
+    gauges = exported["spooled"]["gauges"]
+    assert values(gauges, "rwriter.spool.records", "spooled") == {None: 2}
+    assert values(gauges, "rwriter.spool.set_aside", "spooled") == {None: 0}
+    assert values(gauges, "rwriter.spool.bytes", "spooled")[None] >= 4096
+    assert 0 < values(gauges, "rwriter.spool.oldest_age", "spooled")[None] < 60 + exported["spooled"]["took"]
+
+
+def test_the_gauges_show_how_large_the_tables_are(exported: dict[str, Any]) -> None:
+    found = instruments(exported["kept"])["rwriter.table.size"]["data"]["data_points"]
+    sizes = {(point["attributes"]["table"], point["attributes"]["part"]): point["value"] for point in found}
+    assert {table for table, _ in sizes} == {"requests", "request_templates", "dead_letters"}
+    assert sizes["requests", "rows"] > 0 < sizes["requests", "indexes"]
+
+
+def test_records_that_were_pending_at_the_end_are_counted_by_outcome(exported: dict[str, Any]) -> None:
+    assert values(exported["metrics"], "rwriter.shutdown.records", "spooled") == {"spooled": 1}
+    assert values(exported["metrics"], "rwriter.shutdown.records", "waiting") == {"persisted": 2}
+    assert points(exported["metrics"], "rwriter.shutdown.records", "stored") == {}
+
+
+def test_opening_flushing_draining_and_closing_are_told(exported: dict[str, Any]) -> None:
+    lines = [line for line in exported["logs"]["all"].splitlines() if ":rwriter:waiting:" in line]
+    assert [line.split(":")[0] for line in lines] == ["INFO", "INFO", "DEBUG", "INFO"]
+    for line, words in zip(
+        lines, ("open, batches", "draining 2 records", "a flush of 2 records stored all", "2 persisted"), strict=True
+    ):
+        assert words in line
 
 
 def test_repaired_texts_are_counted_once_each(exported: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ class Background:
         except Dropped:
             return UNAUTHENTICATED
         except Exception as exc:  # noqa: BLE001 -- whatever it is, there may be no row, and then there is no 202
-            log.error("cannot begin background response %s: %s", call.request_id, describe(exc))
+            log.error("cannot begin background response %s: %s", call.name, describe(exc))
             return UNAVAILABLE
         return request
 
@@ -198,7 +198,7 @@ class Background:
         try:
             await call.run(foreground, receive, _discard)
         except Exception as exc:  # noqa: BLE001 -- there is no server to raise it to; the row says it
-            log.error("background response %s: the application raised %s", call.request_id, describe(exc))
+            log.error("background response %s: the application raised %s", call.name, describe(exc))
 
     def _stop(self, task: asyncio.Task[None], call: CapturedCall, failure: Failure) -> None:
         # the row is ended first, because an app may take its time to stop, or not stop at all

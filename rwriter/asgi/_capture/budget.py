@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 from rwriter.asgi._types import Headers
@@ -15,18 +16,28 @@ STEP: Final = 16 * 1024
 
 
 class Budget:
-    """Bytes that all calls may hold together. The first one is always let in, whatever its size."""
+    """Bytes that all calls may hold together. The first one is always let in, whatever its size.
+
+    Calls of a WSGI app take from it in many threads.
+    """
 
     def __init__(self, limit: int) -> None:
         self.used = 0
         self._limit: Final = limit
+        self._lock: Final = threading.Lock()
 
     def take(self, size: int) -> bool:
         """Take ``size`` bytes if there is room."""
-        if self.used and self.used + size > self._limit:
-            return False
-        self.used += size
-        return True
+        with self._lock:
+            if self.used and self.used + size > self._limit:
+                return False
+            self.used += size
+            return True
+
+    def add(self, size: int) -> None:
+        """Take ``size`` bytes whether there is room or not; give them back if it is below zero."""
+        with self._lock:
+            self.used += size
 
 
 class Share:
@@ -49,14 +60,14 @@ class Share:
             self._spare += taken
         self._spare -= size
         if self._spare > 2 * STEP:
-            self._budget.used -= self._spare
+            self._budget.add(-self._spare)
             self.held -= self._spare
             self._spare = 0
         return True
 
     def settle(self, size: int) -> None:
         """Hold ``size`` bytes from now on, whether there is room or not."""
-        self._budget.used += size - self.held
+        self._budget.add(size - self.held)
         self.held = size
         self._spare = 0
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from rwriter._values.keys import KeyDigest
+from rwriter._values.traces import named
 from rwriter.asgi._attribution import credentials_of
 from rwriter.asgi._capture.budget import Share
 from rwriter.asgi._capture.endings import CANCELLED, DISCONNECTED, TRUNCATED, Failure, app_raised
@@ -71,9 +72,16 @@ class CapturedCall:
         self.is_ended = False
         self.owner: Owner | None = None
         """Set before the call ends only for background responses, whose row is inserted first."""
+        self.answered_model: str | None = None
+        """The model that the answer names, once the record is made."""
         self._exchange: Final = Exchange(request_id, max_body_bytes=max_body_bytes, share=share, finish=self.finish)
         self._failure: Failure | None = None
         self._on_end: Final = on_end
+
+    @property
+    def name(self) -> str:
+        """The call's id and trace, for a line of the log."""
+        return named(self.request_id, header(self.scope["headers"], b"traceparent"))
 
     async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         """Run ``app`` between the server's ``receive`` and ``send``. Raises what it raises, untouched."""
@@ -84,7 +92,7 @@ class CapturedCall:
             self.finish(CANCELLED)
             raise
         except BaseException as exc:
-            self.finish(_raised(exc))
+            self.fail(exc)
             if not (exchange.is_refused and isinstance(exc, Exception)):
                 raise
         finally:
@@ -100,6 +108,10 @@ class CapturedCall:
         self._failure = failure
         self._exchange.stop_recording()
         self._on_end(self)
+
+    def fail(self, exc: BaseException) -> None:
+        """End the call of an app that raised."""
+        self.finish(_raised(exc))
 
     def guard(self, guard: Callable[[Send], Awaitable[bool]]) -> None:
         """Ask ``guard`` once the app has read the request: True if it has answered in the app's place."""
@@ -182,6 +194,7 @@ class CapturedCall:
         text = self.request_text()
         answered, status = self._outcome()
         asked, said = read(text, Asked), read(answered, Said)
+        self.answered_model = name_in(said.model)
         error = error_told(said, answered) if succeeded(status) else None
         if error is not None:
             status = error.status

@@ -40,6 +40,7 @@ class Answer:
 
     def start(self, message: Message) -> None:
         """Take status and headers from ``http.response.start``."""
+        self._stream, self._head = None, None
         self.status = message["status"]
         self._headers = [(bytes(name).lower(), bytes(value)) for name, value in message.get("headers", ())]
         content_type = (header(self._headers, b"content-type") or "").partition(";")[0].strip().lower()
@@ -225,12 +226,13 @@ class Exchange:
             if not message.get("more_body", False):
                 self._is_read = True
                 if self._recording:
-                    self.watch.start(receive, self._on_client_left)
+                    self.watch.start(receive, self.on_client_left)
         elif message["type"] == "http.disconnect":
-            self._on_client_left()
+            self.on_client_left()
         return message
 
-    def _on_client_left(self) -> None:
+    def on_client_left(self) -> None:
+        """End the call: complete if all that it needs has come, else given up by its client."""
         if self._recording:
             is_complete = not self.answer.is_undecided and self.answer.is_complete
             self._finish(None if is_complete else DISCONNECTED)
@@ -251,19 +253,20 @@ class Exchange:
             await send(message)
         except OSError:
             # newer ASGI servers raise OSError from send() after a disconnect
-            self._on_client_left()
+            self.on_client_left()
             raise
         if kind == "http.response.body":
-            self._observe_response(data, more=more)
+            self.observe_response(data, more=more)
         elif kind == "http.response.pathsend":
-            self._observe_response(b"", more=False)
+            self.observe_response(b"", more=False)
 
     def _with_id(self, message: Message) -> Message:
         # an upstream that runs this middleware too has put its own id there
         headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != ID_HEADER]
         return {**message, "headers": [*headers, (ID_HEADER, response_id(self._request_id).encode())]}
 
-    def _observe_response(self, data: bytes, *, more: bool) -> None:
+    def observe_response(self, data: bytes, *, more: bool) -> None:
+        """Record a piece of the answer that has left, and the end of the answer with the last one."""
         if not self._recording:
             return
         if data:

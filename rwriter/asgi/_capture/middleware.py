@@ -12,6 +12,7 @@ from rwriter.asgi._attribution import Attribute, Attribution
 from rwriter.asgi._capture.background import Background
 from rwriter.asgi._capture.call import CapturedCall
 from rwriter.asgi._capture.endings import DISCONNECTED
+from rwriter.asgi._capture.genai import GenAiMetrics
 from rwriter.asgi._capture.paths import PATHS, Tracked
 from rwriter.asgi._capture.privacy import Privacy, Redact, Zdr
 from rwriter.asgi._capture.recorder import CaptureStats, Recorder
@@ -61,6 +62,7 @@ class CaptureMiddleware:
     ``background_timeout``       3600 s          how long a background response may run
     ``background_limit``         1,000           how many run at once for one owner; past it 503
     ``drain_timeout``            4 s             how long shutdown waits for background responses and records
+    ``gen_ai_metrics``           ``False``       measure calls as OpenTelemetry's GenAI conventions name it
     ============================ =============== ==============================================================
 
     It drains when the server's lifespan ends, before the app's own shutdown closes the writer; a service without a
@@ -87,6 +89,7 @@ class CaptureMiddleware:
         background_timeout: float = 3600.0,
         background_limit: int = 1_000,
         drain_timeout: float = 4.0,
+        gen_ai_metrics: bool = False,
     ) -> None:
         self._tracked: Final = Tracked(paths)
         for option, value in (
@@ -109,6 +112,7 @@ class CaptureMiddleware:
             Privacy(zdr=zdr, redact=redact),
             attribution_timeout=attribution_timeout,
             max_pending_bytes=max_pending_bytes,
+            gen_ai=GenAiMetrics() if gen_ai_metrics else None,
         )
         self._background: Background | None = None
         # a background row is there before its answer, which takes the database itself

@@ -11,6 +11,7 @@ import msgspec
 
 from rwriter._database_errors import describe
 from rwriter._hooks import resolve
+from rwriter._values.traces import named
 from rwriter.asgi._types import Scope
 from rwriter.records import CompletedRequest, NewRequest
 
@@ -58,7 +59,8 @@ class Privacy:
                 # a hook that makes a record of its own must not give it the row of another
                 return msgspec.structs.replace(kept, request_id=record.request_id)
             except Exception as exc:  # noqa: BLE001 -- the service's own code
-                log.error("redact failed, %s: record %s is kept without bodies", describe(exc), record.request_id)
+                name = named(record.request_id, (record.metadata or {}).get("traceparent"))
+                log.error("redact failed, %s: record %s is kept without bodies", describe(exc), name)
             store_no_bodies = True
         return _without_words(record) if store_no_bodies else record
 

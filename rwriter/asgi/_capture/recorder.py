@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections import Counter
 from typing import Final
 
@@ -15,6 +16,7 @@ from rwriter._hooks import is_worth_logging
 from rwriter.asgi._attribution import Attribution, api_key_of
 from rwriter.asgi._capture.budget import CALL_BYTES, Budget, Share, weight_of
 from rwriter.asgi._capture.call import CapturedCall, Owner
+from rwriter.asgi._capture.genai import GenAiMetrics
 from rwriter.asgi._capture.privacy import Privacy
 from rwriter.asgi._threads import Threads
 from rwriter.asgi._types import Scope
@@ -70,7 +72,9 @@ class Recorder:
         *,
         attribution_timeout: float,
         max_pending_bytes: int,
+        gen_ai: GenAiMetrics | None = None,
     ) -> None:
+        self._gen_ai: Final = gen_ai
         self.privacy: Final = privacy
         self._attribution: Final = attribution
         self._writer: Final = writer
@@ -116,8 +120,9 @@ class Recorder:
         share = call.share
         task = asyncio.create_task(self._record(call), name="rwriter-capture")
         self._tasks.add(task)
-        task.add_done_callback(lambda task: self._settle(task, share))
-        self._writer.in_flight.add_record(call.request_id, task)
+        request_id = call.request_id
+        task.add_done_callback(lambda task: self._settle(task, share, request_id))
+        self._writer.in_flight.add_record(request_id, task)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every call that has ended is in the writer or dropped. Return False after ``timeout``."""
@@ -153,12 +158,17 @@ class Recorder:
     async def _record(self, call: CapturedCall) -> None:
         if call.owner is None and self.privacy.asks:
             await self.tell_store(call)
-        owner = call.owner or await self._owner_with_retries(call.scope)
+        owner = call.owner or await self._owner_with_retries(call)
         record = await self._made(call, owner)
         # while the writer has no room the record alone is held
         call.share.settle(CALL_BYTES + record.text_bytes)
+        answered_model = call.answered_model
         del call
-        await self._writer.send(await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies))
+        kept = await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies)
+        if self._gen_ai is not None:
+            # a hook that hides the model hides it here, too
+            self._gen_ai.observe(kept, answered_model if kept.model == record.model else None)
+        await self._writer.send(kept)
 
     async def tell_store(self, call: CapturedCall) -> None:
         """Tell ``zdr``, in the scope's state, what the request says as ``store``."""
@@ -170,10 +180,10 @@ class Recorder:
         try:
             return await self.threads.run(call.work, call.completed_request, owner)
         except Exception as exc:  # noqa: BLE001 -- whatever it is, the call was made and leaves a row
-            log.error("the bodies of call %s are not stored, %s", call.request_id, describe(exc))
+            log.error("the bodies of call %s are not stored, %s", call.name, describe(exc))
             return call.bare_request(owner)
 
-    async def _owner_with_retries(self, scope: Scope) -> Owner:
+    async def _owner_with_retries(self, call: CapturedCall) -> Owner:
         """Look up the owner again while ``attribute`` raises: a lookup that failed is not an unknown key."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._attribution_timeout
@@ -181,18 +191,19 @@ class Recorder:
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await self.owner(scope)
+                    return await self.owner(call.scope)
             except Dropped:
                 raise
             except Exception as exc:
                 delay = backoff(attempt, base=RETRY_BASE_DELAY, maximum=RETRY_MAX_DELAY)
                 if loop.time() + delay >= deadline:
-                    log.error("attribute failed for %g s, at last %s", self._attribution_timeout, describe(exc))
+                    timeout = self._attribution_timeout
+                    log.error("call %s: attribute failed for %g s, at last %s", call.name, timeout, describe(exc))
                     raise Dropped("attribution_failed") from exc
             await asyncio.sleep(delay)
             attempt += 1
 
-    def _settle(self, task: asyncio.Task[None], share: Share) -> None:
+    def _settle(self, task: asyncio.Task[None], share: Share, request_id: uuid.UUID) -> None:
         self._tasks.discard(task)
         share.settle(0)
         if task.cancelled():
@@ -205,7 +216,7 @@ class Recorder:
         elif isinstance(exc, WriterClosed | WriterNotOpen):
             self._drop("writer_closed")
         else:
-            log.error("cannot record a call: %s", describe(exc))
+            log.error("cannot record call %s: %s", request_id, describe(exc))
             self._drop("error")
 
     def _drop(self, reason: str) -> None:

@@ -36,10 +36,13 @@ class Budget:
         if self.exceeded:
             return b""
         text = encode(piece)[1:-1]
-        if not self.grow(len(text)):
+        left = self._left - len(text)
+        if left < self._reserve:
+            self.exceeded = True
             room = max(self._left - self._reserve, 0)
             text = encode(piece[: room // _WIDEST])[1:-1]
-            self._left -= len(text)
+            left = self._left - len(text)
+        self._left = left
         return text
 
     def swap(self, old: int, new: int) -> bool:

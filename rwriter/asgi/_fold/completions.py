@@ -12,7 +12,7 @@ from msgspec import Raw
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.places import ids_of, name_of, number_of
-from rwriter.asgi._fold.tree import Indexed, Node
+from rwriter.asgi._fold.tree import Indexed, Node, Text
 from rwriter.asgi._json import encode
 
 DONE: Final[dict[str, Any]] = {"type": "[DONE]"}
@@ -21,6 +21,9 @@ DONE: Final[dict[str, Any]] = {"type": "[DONE]"}
 _STREAM_ONLY: Final = frozenset({"obfuscation", "error"})
 _ONCE: Final = frozenset({"id", "type", "role", "format"})
 """Strings that some providers repeat in each chunk: the first is the value, they do not continue each other."""
+_REPEATED: Final = _ONCE | {"name"}
+"""Strings of which not every piece is more text: a name is, unless it is told again."""
+_OBJECTS: Final = frozenset({dict, list})
 _DEPTH: Final = 4
 """Levels of a delta that are merged. A deeper object is replaced by the next."""
 _INSTEAD_OF_CONTENT: Final = ("tool_calls", "function_call", "refusal", "audio")
@@ -88,7 +91,7 @@ class CompletionsFold:
             if type(choice) is not dict:
                 continue
             number = number_of(choice.get("index")) or 0
-            node = tree.ensure_item(self._choices, number, self._budget)
+            node = self._choices.get(number) or tree.ensure_item(self._choices, number, self._budget)
             if node is not None:
                 self._add_choice(node, choice)
             if choice.get("finish_reason"):
@@ -130,7 +133,7 @@ class CompletionsFold:
         if held is None:
             return
         for key, value in logprobs.items():
-            if type(value) in {list, Raw}:
+            if type(value) in tree.LISTS:
                 tree.extend(held, key, value, self._budget)
             else:
                 tree.set_value(held, key, value, self._budget)
@@ -150,30 +153,32 @@ class CompletionsFold:
         if calls is None:
             return
         for piece in pieces:
-            if type(piece) is not dict:
-                continue
-            node = tree.ensure_item(calls, _place_of_call(calls, piece), self._budget)
-            if node is not None:
-                self._add_call(node, piece)
+            if type(piece) is dict:
+                number = number_of(piece.pop("index", None))  # of the wire alone: it is no field of a call
+                node = tree.ensure_item(calls, _place_of_call(calls, number, piece), self._budget)
+                if node is not None:
+                    self._add_call(node, piece)
 
     def _add_call(self, node: Node, piece: dict[str, Any]) -> None:
-        fields = {key: value for key, value in piece.items() if key != "index"}
-        function = fields.get("function")
-        arguments = function.get("arguments") if type(function) is dict else None
-        if type(function) is not dict or type(arguments) not in {dict, list}:
-            self._merge(node, fields)
-            return
-        fields["function"] = {key: value for key, value in function.items() if key != "arguments"}
-        self._merge(node, fields)
-        held = tree.ensure_object(node, "function", self._budget)
-        if held is not None:  # an object where a text belongs: it comes whole
-            tree.set_value(held, "arguments", encode(arguments).decode(), self._budget)
+        function = piece.get("function")
+        if type(function) is dict and type(function.get("arguments")) in _OBJECTS:
+            # an object where a text belongs: it comes whole
+            arguments = function.pop("arguments")
+            self._merge(node, piece)
+            held = tree.ensure_object(node, "function", self._budget)
+            if held is not None:
+                tree.set_value(held, "arguments", encode(arguments).decode(), self._budget)
+        else:
+            self._merge(node, piece)
 
     def _merge(self, node: Node, delta: dict[str, Any], depth: int = _DEPTH) -> None:
         for key, value in delta.items():
-            kind = type(value)
+            kind, held = type(value), node.get(key)
             if kind is str:
-                _merge_text(node, key, value, self._budget)
+                if type(held) is Text and key not in _REPEATED:
+                    held += self._budget.fit(value)
+                else:
+                    _merge_text(node, key, value, self._budget)
             elif kind is dict and depth:
                 held = tree.ensure_object(node, key, self._budget)
                 if held is not None:
@@ -182,7 +187,7 @@ class CompletionsFold:
                 self._merge_list(node, key, value, depth)
             elif kind is Raw and depth:
                 tree.extend(node, key, value, self._budget)
-            else:
+            elif value is None or value is not held:
                 tree.set_value(node, key, value, self._budget)
 
     def _merge_list(self, node: Node, key: str, values: list[Any], depth: int) -> None:
@@ -209,9 +214,11 @@ class CompletionsFold:
         return body
 
 
-def _place_of_call(calls: Indexed, piece: dict[str, Any]) -> int:
+def _place_of_call(calls: Indexed, number: int | None, piece: dict[str, Any]) -> int:
     """Return the place of the tool call that ``piece`` continues, or of the one that it begins."""
-    number, ids, places = number_of(piece.get("index")), ids_of(piece.get("id")), calls.places
+    ids, places = ids_of(piece.get("id")), calls.places
+    if not ids and not _name_of(piece):
+        return places.place_of(number)  # nearly all pieces: more of the arguments
     place = places.known(ids)
     if place is not None:
         return place

@@ -9,7 +9,7 @@ from rwriter.asgi._error_types import error_type, status_of
 
 _MESSAGE_CHARACTERS: Final = 8_192
 _ENVELOPE: Final = frozenset({"object", "sequence_number"})
-_NAMES: Final = frozenset({"error", "response.error"})
+_NAMES: Final = ("error", "response.error")
 _NUMBER_KEYS: Final = ("code", "status", "http_status", "status_code")
 _WORD_KEYS: Final = ("code", "type", "status")
 
@@ -29,14 +29,12 @@ class StreamError(Guarded, frozen=True):
 
 def error_in(name: str, event: dict[str, Any]) -> dict[str, Any] | None:
     """Return the error object of an error frame, ``None`` for any other event."""
-    kind, object_ = event.get("type"), event.get("object")
-    if name in _NAMES or (type(kind) is str and kind in _NAMES) or (type(object_) is str and object_ in _NAMES):
-        inner = event.get("error")
+    kind, inner = event.get("type"), event.get("error")
+    if name in _NAMES or kind in _NAMES or event.get("object") in _NAMES:
         return _as_object(inner) if inner else _without_envelope(event)
-    if type(kind) is str and kind.startswith("response."):
+    if not inner or (type(kind) is str and kind.startswith("response.")):
         return None
-    inner = event.get("error")
-    return _as_object(inner) if inner else None
+    return _as_object(inner)
 
 
 def _as_object(error: Any) -> dict[str, Any]:

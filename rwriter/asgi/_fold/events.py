@@ -45,21 +45,21 @@ class EventParser:
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes and return the events they complete."""
-        if self._after_cr and data:
-            self._after_cr = False
-            data = data.removeprefix(b"\n")
-        if b"\r" in data:
-            self._after_cr = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if self._after_cr or b"\r" in data:
+            data = self._with_newlines(data)
         *lines, rest = data.split(b"\n")
         events: list[Event] = []
         if lines:
             lines[0] = self._completed(lines[0])
         for line in lines:
             if not line:
-                self._dispatch(events)
+                if self._data or self._lost:
+                    events.append(self._event())
+                self._name = ""
             elif line[:6] == b"data: ":
                 self._add(line[6:])
+            elif line[:7] == b"event: ":
+                self._name = line[7:].decode("utf-8", "replace")
             elif line[:1] == b"{" or line[:2] == b"[{":
                 # no field, but what some providers end a stream with, and all that lines of JSON are
                 events.append(Event("", line))
@@ -93,6 +93,16 @@ class EventParser:
             return None
         self._tail.clear()
         return Event("", tail)
+
+    def _with_newlines(self, data: bytes) -> bytes:
+        """Return ``data`` with each line ending in a newline alone."""
+        if self._after_cr and data:
+            self._after_cr = False
+            data = data.removeprefix(b"\n")
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return data
 
     def _completed(self, line: bytes) -> bytes:
         """Return the whole line that ends with ``line``; a comment in place of one that was too long."""
@@ -144,14 +154,14 @@ class EventParser:
         self._data = []
         self._size = 0
 
-    def _dispatch(self, events: list[Event]) -> None:
-        if self._data or self._lost:
-            data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-            events.append(Event(self._name, data, self._lost))
-            self._data = []
-            self._size = 0
-            self._lost = False
-        self._name = ""
+    def _event(self) -> Event:
+        """Return the event that has ended, and begin another."""
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event = Event(self._name, data, self._lost)
+        self._data = []
+        self._size = 0
+        self._lost = False
+        return event
 
 
 def _split(line: bytes) -> tuple[bytes, bytes]:

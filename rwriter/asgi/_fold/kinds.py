@@ -11,7 +11,7 @@ from rwriter.asgi._fold.lines import LinesFold
 from rwriter.asgi._fold.messages import EVENTS as MESSAGE_EVENTS
 from rwriter.asgi._fold.messages import MessagesFold
 from rwriter.asgi._fold.responses import ResponsesFold
-from rwriter.asgi._json import sparse
+from rwriter.asgi._json import LARGE, loads, sparse
 
 __all__ = ["DONE", "Fold", "fold_for", "parse"]
 
@@ -64,9 +64,11 @@ def parse(name: str, data: bytes) -> dict[str, Any] | None:
 
     Returns ``None`` if the data are no JSON object.
     """
-    if data.strip() == b"[DONE]":
-        return DONE
-    value = sparse(data)
+    if data[:1] != b"{":
+        data = data.strip()
+        if data == b"[DONE]":
+            return DONE
+    value = loads(data) if len(data) <= LARGE else sparse(data)
     if type(value) is list and value:
         value = value[0]  # an error, as some providers put it
     if type(value) is not dict:

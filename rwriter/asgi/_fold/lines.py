@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Raw
-
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.tree import Node
@@ -43,7 +41,7 @@ class LinesFold:
         for key, value in piece.items():
             if key in _TEXTS and type(value) is str:
                 tree.add_text(message, key, value, self._budget)
-            elif type(value) in {list, Raw}:
+            elif type(value) in tree.LISTS:
                 tree.extend(message, key, value, self._budget)
             else:
                 tree.set_value(message, key, value, self._budget)

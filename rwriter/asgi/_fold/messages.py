@@ -8,7 +8,7 @@ from typing import Any, Final
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
 from rwriter.asgi._fold.places import Ids, ids_of, name_of, number_of
-from rwriter.asgi._fold.tree import Indexed, JsonText, Node
+from rwriter.asgi._fold.tree import Indexed, JsonText, Node, Text
 
 EVENTS: Final = frozenset(
     {
@@ -119,13 +119,18 @@ class MessagesFold:
             return
         told = index, delta.get("type")
         if self._last is None or self._last[0] != told:
-            block = self._block_of(number_of(index), delta)
-            if block is None:
+            opened = self._block_of(number_of(index), delta)
+            if opened is None:
                 return
-            self._last = told, block
+            self._last = told, opened
+        block = self._last[1]
         for key, value in delta.items():
             if key != "type":
-                self._add_piece(self._last[1], key, value)
+                held = block.get(key)
+                if type(held) is Text and type(value) is str and key not in _WHOLE:
+                    held += self._budget.fit(value)  # nearly all pieces
+                else:
+                    self._add_piece(block, key, value)
 
     def _block_of(self, number: int | None, delta: dict[str, Any]) -> Node | None:
         """Return the block that a piece goes on with; ``None`` if the budget is spent."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
-
-from msgspec import Raw
 
 from rwriter.asgi._fold import tree
 from rwriter.asgi._fold.budget import Budget
@@ -30,7 +29,13 @@ class _Place(NamedTuple):
     parts: str | None = None
     part_type: str = ""
 
+    @property
+    def number(self) -> str:
+        """Name of the member of an event that numbers the parts, ``""`` if there are none."""
+        return _NUMBERS.get(self.parts or "", "")
 
+
+_NUMBERS: Final = {"content": "content_index", "summary": "summary_index"}
 _PLACES: Final = {
     "response.output_text": _Place("text", "message", "content", "output_text"),
     "response.refusal": _Place("refusal", "message", "content", "refusal"),
@@ -47,7 +52,8 @@ _PARTS: Final = {
     "response.content_part": _Place("", "message", "content"),
     "response.reasoning_summary_part": _Place("", "reasoning", "summary"),
 }
-_NUMBERS: Final = {"content": "content_index", "summary": "summary_index"}
+_DELTAS: Final = {f"{stem}.delta": (place, place.number) for stem, place in _PLACES.items()}
+"""By the type of an event that carries a piece of a text."""
 
 
 class ResponsesFold:
@@ -75,8 +81,11 @@ class ResponsesFold:
         kind, response = event.get("type"), event.get("response")
         if type(kind) is not str:
             return
-        if not kind.endswith(".delta"):
-            self._last = None
+        piece = _DELTAS.get(kind)
+        if piece is not None and type(response) is not dict:
+            self._add_delta(*piece, event)  # nearly all events
+            return
+        self._last = None
         if kind in _LAST:
             self._finish(kind, response if type(response) is dict else {})
         elif type(response) is dict:
@@ -93,7 +102,7 @@ class ResponsesFold:
         """Take the response as it stands before its end: items in it are announced by it."""
         self._first_id = self._first_id or name_of(response.get("id"))
         for key, value in response.items():
-            if key == "output" and type(value) in {list, Raw} and value:
+            if key == "output" and type(value) in tree.LISTS and value:
                 for number, item in enumerate(decode(encode(value))):
                     self._set_item("added", {"output_index": number, "item": item})
             elif key == "usage" and type(value) is dict:
@@ -149,26 +158,23 @@ class ResponsesFold:
                 tree.extend(node, "annotations", [event.get("annotation")], self._budget)
 
     def _add_text(self, place: _Place, step: str, event: dict[str, Any]) -> None:
-        if step == "delta":
-            self._add_delta(place, event)
-            return
         text = event.get(place.key)
         node = self._node(place, event) if step == "done" and type(text) is str else None
         if node is not None:
             tree.set_value(node, place.key, text, self._budget)
 
-    def _add_delta(self, place: _Place, event: dict[str, Any]) -> None:
+    def _add_delta(self, place: _Place, number: str, event: dict[str, Any]) -> None:
         text, logprobs = event.get("delta"), event.get("logprobs")
         if type(text) is not str:
             return
-        told = place, event.get("item_id"), event.get("output_index"), place.parts and event.get(_NUMBERS[place.parts])
+        told = place, event.get("item_id"), event.get("output_index"), event.get(number)
         if self._last is None or self._last[0] != told:
             node = self._node(place, event)
             if node is None:
                 return
             self._last = told, node
         tree.add_text(self._last[1], place.key, text, self._budget)
-        if type(logprobs) in {list, Raw} and logprobs:
+        if logprobs and type(logprobs) in tree.LISTS:
             tree.extend(self._last[1], "logprobs", logprobs, self._budget)
 
     def _set_part(self, place: _Place, step: str, event: dict[str, Any]) -> None:
@@ -179,17 +185,20 @@ class ResponsesFold:
         parts = None if item is None or place.parts is None else tree.ensure_list(item, place.parts, self._budget)
         if parts is None or type(part) is not dict or place.parts is None:
             return
-        self._set_entry(parts, step, number_of(event.get(_NUMBERS[place.parts])), part, tree.thaw(part))
+        self._set_entry(parts, step, number_of(event.get(_NUMBERS[place.parts])), part, tree.thaw)
 
     def _set_item(self, step: str, event: dict[str, Any]) -> None:
         item = event.get("item")
         if type(item) is dict:
-            self._set_entry(self._output, step, number_of(event.get("output_index")), item, self._thawed(item))
+            self._set_entry(self._output, step, number_of(event.get("output_index")), item, self._thawed)
 
-    def _set_entry(self, list_: Indexed, step: str, number: int | None, entry: dict[str, Any], node: Node) -> None:
-        """Announce an item or a part, or finish it."""
+    def _set_entry(
+        self, list_: Indexed, step: str, number: int | None, entry: dict[str, Any], thaw: Callable[[Node], Node]
+    ) -> None:
+        """Announce an item or a part, or finish it. ``thaw`` makes it one that can grow."""
         kind, ids, places = name_of(entry.get("type")), _ids_of(entry), list_.places
         if step != "done":
+            node = thaw(entry)
             place = places.announce(number, kind, ids, lambda one: _may_be(list_.get(one), entry, node))
             tree.adopt(list_, place, node, self._budget)
             return
@@ -198,7 +207,7 @@ class ResponsesFold:
             at = self._unfinished(list_, number, kind, ids)
             if at is None:
                 # told twice, or never begun
-                at = places.announce(number, kind, ids, lambda one: _may_be(list_.get(one), entry, node))
+                at = places.announce(number, kind, ids, lambda one: _may_be(list_.get(one), entry, thaw(entry)))
         tree.replace(list_, at, entry, self._budget)
 
     def _unfinished(self, list_: Indexed, number: int | None, kind: str | None, ids: Ids = ()) -> int | None:
@@ -231,9 +240,11 @@ class ResponsesFold:
         return item
 
     def _entry(self, list_: Indexed, number: int | None, kind: str, ids: Ids = ()) -> Node | None:
-        at = self._unfinished(list_, number, kind, ids)
+        at = list_.places.known(ids) if ids else None
         if at is None:
-            at = list_.places.open(number, kind, ids)
+            at = self._unfinished(list_, number, kind, ids)
+            if at is None:
+                at = list_.places.open(number, kind, ids)
         return tree.ensure_item(list_, at, self._budget)
 
     def _thawed(self, item: dict[str, Any]) -> Node:
@@ -264,4 +275,5 @@ def _may_be(held: Any, entry: dict[str, Any], node: Node) -> bool:
 
 def _ids_of(entry: dict[str, Any]) -> Ids:
     """Return the ids of an item. That of its call tells a call, and its output, from others of their kind."""
-    return ids_of(entry.get("id")) + ids_of(entry.get("call_id"), f"call_id of {entry.get('type')}")
+    ids, call = ids_of(entry.get("id")), entry.get("call_id")
+    return ids if call is None else ids + ids_of(call, f"call_id of {entry.get('type')}")

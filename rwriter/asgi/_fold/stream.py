@@ -122,13 +122,12 @@ class StreamFold:
         if event.lost:
             self._on_lost_event(event.name)
             return
-        if not event.data.strip():
-            self._strange = True
-            return
         try:
             value = parse(event.name, event.data)
             if value is not None:
                 self._take_object(event.name, value)
+            elif not event.data.strip():
+                self._strange = True
             elif b"\n" in event.data:
                 self._take_lines(event)
             else:
@@ -163,14 +162,14 @@ class StreamFold:
             self._fold.event_too_large(name)
 
     def _take_object(self, name: str, value: dict[str, Any]) -> None:
-        error = error_in(name, value)
+        error, fold = error_in(name, value), self._fold
         if error is not None:
             self._fail(error)
-        if self._fold is None:
-            self._fold = fold_for(value, self._budget)
-        if self._fold is not None:
+        if fold is None:
+            fold = self._fold = fold_for(value, self._budget)
+        if fold is not None:
             if error is None or "choices" in value:
-                self._fold.add(value)
+                fold.add(value)
         elif value is DONE:
             self._done = True
         else:

@@ -25,6 +25,8 @@ Node = dict[str, Any]
 
 _ABSENT: Final = object()
 _EMPTY: Final = (b"[]", b"{}", b"null")
+LISTS: Final = frozenset({list, Raw})
+"""Types of a list that was read, and of one that is passed on as it is written."""
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 _LEVELS: Final = 3
 """Levels of counts that are merged. A deeper object is replaced by the next."""
@@ -42,7 +44,6 @@ class Indexed(dict[int, Any]):
     __slots__ = ("places",)
 
     def __init__(self, budget: Budget) -> None:
-        super().__init__()
         self.places: Final = Places(budget)
 
 
@@ -56,6 +57,9 @@ class JsonText(Text):
 
 class Items(bytearray):
     """A list that only grows."""
+
+
+_WRITTEN: Final = frozenset({bytes, Text, JsonText, Items})
 
 
 def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
@@ -203,7 +207,7 @@ def _has_grown(value: Any) -> bool:
 
 def thaw(value: dict[str, Any]) -> Node:
     """Return ``value`` as an object that can grow."""
-    return {key: freeze(one) for key, one in value.items()}
+    return {key: one if type(one) in _SCALARS else encode(one) for key, one in value.items()}
 
 
 def freeze(value: Any) -> Any:
@@ -213,20 +217,24 @@ def freeze(value: Any) -> Any:
 
 def size_of(node: Any) -> int:
     """Return the bytes of JSON in ``node``."""
-    if isinstance(node, bytes | bytearray):
-        return len(node)
-    if type(node) is Indexed:
-        return sum(NODE + size_of(one) for one in node.values())
-    if type(node) is dict:
-        return sum(len(key) + _ENTRY + size_of(one) for key, one in node.items())
-    return len(encode(node))
+    kind = type(node)
+    if kind is dict:
+        size = 0
+        for key, one in node.items():
+            of_one = type(one)
+            size += len(key) + _ENTRY
+            size += len(encode(one)) if of_one is str else len(one) if of_one in _WRITTEN else size_of(one)
+        return size
+    if kind is Indexed:
+        return len(node) * NODE + sum(map(size_of, node.values()))
+    return len(node) if kind in _WRITTEN else len(encode(node))
 
 
 def render(node: Any) -> Any:
     """Return ``node`` as plain objects that nothing else refers to, and what is large as it is written."""
     kind = type(node)
     if kind is dict:
-        return {key: render(one) for key, one in node.items()}
+        return {key: one if type(one) in _SCALARS else render(one) for key, one in node.items()}
     if kind is Indexed:
         return [render(node[index]) for index in sorted(node)]
     if kind is Text:

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
-from starlette.types import ExceptionHandler
+from starlette.routing import Match, Route
+from starlette.types import ExceptionHandler, Scope
 
 from rwriter._validation import at_least
 from rwriter.asgi import _json
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 CHAIN_BYTES: Final = 64 * 1024 * 1024
+OPENAPI: Final = "/openapi.json"
 
 log = logging.getLogger("rwriter")
 
@@ -91,6 +92,10 @@ class ResponsesApp(Starlette):
         super().__init__(routes=routes, exception_handlers=exception_handlers)
         self._reader: Final = reader
 
+    def takes(self, scope: Scope) -> bool:
+        """Return True if one of the routes answers this request, ``/openapi.json`` aside, which a service may have."""
+        return scope["path"] != OPENAPI and any(route.matches(scope)[0] is Match.FULL for route in self.routes)
+
     async def chain(
         self, response_id: str, created_by: str, *, limit: int = 100, max_bytes: int = CHAIN_BYTES
     ) -> list[RequestDetail]:
@@ -124,7 +129,7 @@ class _Routes:
             *_with_and_without_slash(one, self._retrieve, "GET"),
             *_with_and_without_slash(one, self._delete, "DELETE"),
             *_with_and_without_slash(self._prefix + "/chat/completions/{id:path}", self._chat_completion, "GET"),
-            Route("/openapi.json", self._openapi, methods=["GET"], include_in_schema=False),
+            Route(OPENAPI, self._openapi, methods=["GET"], include_in_schema=False),
         ]
         app = ResponsesApp(self._reader, routes, {HTTPException: self._no_route})
         # with redirects, a request for a route of the service with another method would be redirected to one of these

@@ -7,27 +7,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Final
 
-import asyncpg
-from sqlalchemy.exc import SQLAlchemyError
-
-from rwriter._database_errors import describe
+from rwriter._database_errors import AWAY, describe
 from rwriter.asgi._error_types import error_type
-from rwriter.errors import RwriterError
 
 RETRY_AFTER: Final = 5
 """Seconds a client is asked to wait before it tries again."""
-
-# with the driver's own classes, as SQLAlchemy does not wrap what fails while a connection is made
-AWAY: Final = (
-    SQLAlchemyError,
-    OSError,
-    TimeoutError,
-    RwriterError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-"""Errors that the store and the writer raise while the database is away."""
 
 log = logging.getLogger("rwriter")
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
+from rwriter._database_errors import AWAY
 from rwriter.asgi import _json
 from rwriter.asgi._reader.lookup import Lookup
 from rwriter.asgi._reader.pages import Pages
-from rwriter.asgi._reader.problems import AWAY, Problem, not_found, unavailable
+from rwriter.asgi._reader.problems import Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import Event, closing_events, error_event, frame, numbered, opening_events
 from rwriter.asgi._render.input import InputItems

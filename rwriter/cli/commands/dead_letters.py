@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from rwriter.cli import _options as options
+from rwriter.cli._groups import Group
 from rwriter.cli._output import print_record, print_rows, row_of, to_json
 from rwriter.records import CompletedRequest
 from rwriter.store import DeadLetters
 
 
-@click.group("dead-letters", cls=options.Group)
+@click.group("dead-letters", cls=Group)
 def dead_letters() -> None:
     """Look after the records that the database refused."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rwriter.engines._urls import URL_FORM
+from rwriter._values.variables import URL_FORM
 
 
 # URL and schema not from the environment: the demo writes, and those variables may well name production

@@ -11,13 +11,14 @@ import click
 
 from rwriter import partitions as weeks
 from rwriter.cli import _options as options
+from rwriter.cli._groups import Group
 from rwriter.cli._output import print_rows
 from rwriter.partitions import Partition
 
 _COLUMNS: Final = ("from", "to", "rows", "size", "state")
 
 
-@click.group("partitions", cls=options.Group)
+@click.group("partitions", cls=Group)
 def partitions() -> None:
     """Look after the weeks or days of partitioned tables."""
 

@@ -34,17 +34,6 @@ def _request_id(given: str) -> uuid.UUID:
         raise click.BadParameter(f"{given!r} is no request's id: write a UUID, or resp_ and one") from None
 
 
-def _fact(given: str) -> tuple[str, Any]:
-    name, found, value = given.partition("=")
-    if not found or not name:
-        raise click.BadParameter(f"{given!r} is no fact: write NAME=VALUE")
-    try:
-        plain = msgspec.json.decode(value)
-    except msgspec.DecodeError:
-        return name, value
-    return name, plain if plain is None or isinstance(plain, str | int | float | bool) else value
-
-
 @click.command("ls")
 @options.owner
 @options.status
@@ -55,7 +44,7 @@ def _fact(given: str) -> tuple[str, Any]:
 @click.option(
     "--fact",
     "facts",
-    type=_fact,
+    type=options.fact,
     metavar="NAME=VALUE",
     multiple=True,
     help="Only with this in their metadata; may be repeated.",

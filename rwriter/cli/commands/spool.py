@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from rwriter.cli import _options as options
+from rwriter.cli._groups import Group
 from rwriter.cli._output import print_record, print_rows, row_of, to_json
 from rwriter.records import CompletedRequest
 from rwriter.spool import Spool
@@ -24,7 +25,7 @@ REPLAY_POLL: Final = 0.1
 _directory = click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
-@click.group("spool", cls=options.Group)
+@click.group("spool", cls=Group)
 def spool() -> None:
     """Look after records that wait on disk for the database."""
 

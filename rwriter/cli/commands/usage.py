@@ -18,7 +18,7 @@ from rwriter.cli import _options as options
 from rwriter.cli._output import print_rows, to_json
 from rwriter.engines import schema_of
 from rwriter.spool import Spool
-from rwriter.store import RequestStore, UsageRow
+from rwriter.store import RequestStore, UsageRow, table_sizes
 
 GROUPS: Final = ("day", "hour", "model", "created_by", "status", "service_tier")
 _NUMBERS: Final = tuple(field.name for field in msgspec.structs.fields(UsageRow) if field.name not in GROUPS)
@@ -72,15 +72,6 @@ def usage(  # noqa: PLR0913 -- a parameter for each option
     print_rows(rows[:limit], (*by, *_NUMBERS), json=json)
 
 
-_SIZES: Final = text(
-    """
-    SELECT name, greatest(c.reltuples, 0)::bigint AS rows, pg_table_size(c.oid) AS table_bytes,
-        pg_indexes_size(c.oid) AS index_bytes
-    FROM unnest(CAST(:names AS text[]), CAST(:resolved AS text[])) AS t (name, resolved)
-    JOIN pg_class c ON c.oid = to_regclass(t.resolved)
-    """
-)
-
 # each through an index: the states of a window's rows, those in flight, the letters
 _STATES: Final = """
     SELECT state, count(*) AS rows FROM {requests}
@@ -121,7 +112,6 @@ def stats(*, since: datetime, spool: Path | None, schema: str | None, database_u
 async def _standing(engine: AsyncEngine, since: datetime) -> dict[str, Any]:
     quote, schema = engine.dialect.identifier_preparer.quote_identifier, schema_of(engine)
     prefix = "" if schema is None else f"{quote(schema)}."
-    names = ("requests", "request_templates", "dead_letters")
     tables = {"requests": f"{prefix}requests", "letters": f"{prefix}dead_letters"}
     async with engine.connect() as connection:
 
@@ -131,14 +121,13 @@ async def _standing(engine: AsyncEngine, since: datetime) -> dict[str, Any]:
 
         states = {row["state"]: row["rows"] for row in await ask(_STATES, since=since)}
         (active,), (letters,) = await ask(_ACTIVE), await ask(_LETTERS)
-        resolved = [prefix + name for name in names]
-        sizes = (await connection.execute(_SIZES, {"names": list(names), "resolved": resolved})).mappings().all()
+        sizes = [msgspec.to_builtins(size) for size in await table_sizes(connection)]
     return {
         "since": since,
         "states": states,
         "in_flight": _with_age(active),
         "dead_letters": _with_age(letters),
-        "tables": {row["name"]: {name: row[name] for name in ("rows", "table_bytes", "index_bytes")} for row in sizes},
+        "tables": {size.pop("table"): size for size in sizes},
     }
 
 
@@ -151,9 +140,10 @@ async def _spooled(folder: Path) -> dict[str, Any]:
     spool = Spool(folder)
     await spool.open(create=False)
     try:
-        oldest = next(iter(await spool.listing(1)), None)
-        age = None if oldest is None else round(time.time() - oldest.spooled_at)
-        return {"rows": await spool.count(), "oldest_age": age, "bytes": await asyncio.to_thread(_bytes_in, folder)}
+        found = await spool.standing()
+        age = None if found.oldest_at is None else round(found.oldest_age)
+        size = await asyncio.to_thread(_bytes_in, folder)
+        return {"rows": found.records, "set_aside": found.set_aside, "oldest_age": age, "bytes": size}
     finally:
         await spool.aclose()
 

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from openai import BadRequestError, InternalServerError, NotFoundError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from rwriter import NewRequest, RequestStore, RequestsWriter, Spool
 from rwriter.asgi import responses_app
@@ -18,6 +14,7 @@ from tests.support.asgi_client import OWNER, owners
 from tests.support.reading import STARTED, response_record
 from tests.support.records import new_request
 from tests.support.rows import one, rows
+from tests.support.servers import database_away
 from tests.support.serving import official_client, plain_client
 
 
@@ -25,14 +22,6 @@ def begun(**changes: object) -> NewRequest:
     """A background response of alice's that has just begun."""
     body = '{"input":"hello","background":true}'
     return new_request(**({"created_by": OWNER, "path": "/v1/responses", "body": body} | changes))
-
-
-@contextlib.asynccontextmanager
-async def database_away() -> AsyncIterator[AsyncEngine]:
-    """An engine for a server that is not there."""
-    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/none", poolclass=NullPool)
-    yield engine
-    await engine.dispose()
 
 
 async def test_a_deleted_response_is_gone_with_its_template(store: RequestStore) -> None:

@@ -11,10 +11,11 @@ from rwriter.asgi import attribute_from_state, responses_app
 from rwriter.asgi._ids import response_id
 from rwriter.asgi._types import ASGIApp, Receive, Scope, Send
 from rwriter.schema import requests
-from tests.asgi.reader.test_changes import begun, database_away
+from tests.asgi.reader.test_changes import begun
 from tests.support.asgi_client import OWNER, owners
 from tests.support.reading import chat_record, response_record
 from tests.support.rows import insert_request, rows, snapshot
+from tests.support.servers import database_away
 from tests.support.serving import plain_client
 
 ROUTES = [

@@ -10,17 +10,16 @@ import os
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
-from sqlalchemy import URL
-
-from rwriter.engines import DbEngines, EngineProvider
+from rwriter.engines import EngineProvider, Engines, opened
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
 from rwriter.store import Erasure
+from rwriter.threaded._store import SyncRequestStore
 from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
@@ -35,9 +34,10 @@ LIVENESS_CHECK: Final = 1.0
 class ThreadedWriter:
     """A ``RequestsWriter`` for Flask, Django, scripts and callbacks: every method is synchronous and thread-safe.
 
-    ``engines`` is a database URL, or a function that makes the engines or another sink: it is called on the writer's
-    own thread, as their connections belong to its loop, and what it returns is closed there (``aclose()``, if it has
-    one).
+    ``engines`` is a database URL, by default ``RWRITER_DATABASE_URL`` when it is opened, or a function that makes the
+    engines or another sink: it is called on the writer's own thread, as their connections belong to its loop, and what
+    it returns is closed there (``aclose()``, if it has one). Engines that no other loop uses, as those of a test, may
+    be handed over as they are, and are not closed.
     ``options`` are those of ``RequestsWriter``. ``with ThreadedWriter(url) as writer`` opens and closes; without it
     call ``open()``, and ``close()`` happens at interpreter exit at the latest.
 
@@ -49,15 +49,18 @@ class ThreadedWriter:
     """
 
     def __init__(
-        self, engines: str | URL | Callable[[], EngineProvider | RecordSink], **options: Unpack[WriterOptions]
+        self,
+        engines: Engines | Callable[[], EngineProvider | RecordSink] | None = None,
+        **options: Unpack[WriterOptions],
     ) -> None:
-        self._make_engines: Final = engines if callable(engines) else lambda: DbEngines.from_url(engines)
+        self._engines: Final = engines
         Options(**options)  # a wrong one is refused here, not on the thread
         self._options: Final = options
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._writer: RequestsWriter | None = None
         self._lock: Final = threading.Lock()
+        self._drains: Final[list[Callable[[], Awaitable[None]]]] = []
         self._closed = False
         self._pid = 0
 
@@ -93,7 +96,7 @@ class ThreadedWriter:
             self._closed = True
             writer, loop, thread = self._opened()
             with contextlib.suppress(WriterFailed):
-                self._call(writer.aclose(timeout))
+                self.run(self._drained(writer, timeout))
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
@@ -112,7 +115,7 @@ class ThreadedWriter:
             # without the lock: the main thread, which runs this, may hold it
             with contextlib.suppress(RwriterError):
                 writer, _, _ = self._opened()
-                self._call(writer.aclose())
+                self.run(self._drained(writer, None))
             if callable(before):
                 before(number, frame)
             elif before is not signal.SIG_IGN:
@@ -149,7 +152,7 @@ class ThreadedWriter:
             async with asyncio.timeout(timeout):
                 await writer.send(record, wait=wait)
 
-        self._call(bounded())
+        self.run(bounded())
 
     def send_nowait(self, record: CompletedRequest) -> None:
         """As ``RequestsWriter.send_nowait``: raises ``ChannelFull`` instead of waiting for room."""
@@ -158,12 +161,12 @@ class ThreadedWriter:
         async def now() -> None:
             writer.send_nowait(record)
 
-        self._call(now())
+        self.run(now())
 
     def flush(self, timeout: float | None = None) -> None:
         """As ``RequestsWriter.flush``."""
         writer, _, _ = self._opened()
-        self._call(writer.flush(timeout))
+        self.run(writer.flush(timeout))
 
     def get(self, request_id: uuid.UUID) -> CompletedRequest | None:
         """As ``RequestsWriter.get``."""
@@ -172,12 +175,18 @@ class ThreadedWriter:
         async def look() -> CompletedRequest | None:
             return writer.get(request_id)
 
-        return self._call(look())
+        return self.run(look())
 
     def erase(self, created_by: str) -> Erasure:
         """As ``RequestsWriter.erase``."""
         writer, _, _ = self._opened()
-        return self._call(writer.erase(created_by))
+        return self.run(writer.erase(created_by))
+
+    @property
+    def store(self) -> SyncRequestStore:
+        """The store that the records go to, for reading them back. Raises as ``RequestsWriter.store``."""
+        writer, _, _ = self._opened()
+        return SyncRequestStore(writer.store, self.run)
 
     @property
     def stats(self) -> WriterStats:
@@ -189,7 +198,7 @@ class ThreadedWriter:
         async def read() -> WriterStats:
             return writer.stats
 
-        return self._call(read())
+        return self.run(read())
 
     @property
     def health(self) -> Health:
@@ -201,31 +210,49 @@ class ThreadedWriter:
         async def read() -> Health:
             return writer.health
 
-        return self._call(read())
+        return self.run(read())
+
+    # -- for what stands before it
+
+    def on_loop(self) -> tuple[RequestsWriter, asyncio.AbstractEventLoop]:
+        """Return the writer inside and its loop, for code that runs there: see ``run``. Raises ``WriterNotOpen``."""
+        writer, loop, _ = self._opened()
+        return writer, loop
+
+    def drain_first(self, drain: Callable[[], Awaitable[None]]) -> None:
+        """Have ``drain`` awaited on the loop before the writer closes: what it still sends is accepted."""
+        self._drains.append(drain)
+
+    async def _drained(self, writer: RequestsWriter, timeout: float | None) -> None:
+        for drain in self._drains:
+            await drain()
+        await writer.aclose(timeout)
 
     # -- inside
 
     def _main(self, started: concurrent.futures.Future[None]) -> None:
         with asyncio.Runner() as runner:
+            stack = contextlib.AsyncExitStack()
             try:
                 self._loop = runner.get_loop()
-                engines = runner.run(self._start())
+                runner.run(self._start(stack))
             except BaseException as exc:  # noqa: BLE001 -- raised in open()
                 started.set_exception(exc)
                 return
             started.set_result(None)
             self._loop.run_forever()
-            runner.run(_close(engines))
+            runner.run(stack.aclose())
 
-    async def _start(self) -> EngineProvider | RecordSink:
-        engines = self._make_engines()
-        self._writer = RequestsWriter(engines, **self._options)
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         try:
+            self._writer = RequestsWriter(await stack.enter_async_context(self._destination()), **self._options)
             await self._writer.__aenter__()
         except BaseException:
-            await _close(engines)
+            await stack.aclose()
             raise
-        return engines
+
+    def _destination(self) -> contextlib.AbstractAsyncContextManager[EngineProvider | RecordSink]:
+        return _made(self._engines) if callable(self._engines) else opened(self._engines)
 
     def _opened(self) -> tuple[RequestsWriter, asyncio.AbstractEventLoop, threading.Thread]:
         if self._thread is None or self._writer is None or self._loop is None:
@@ -236,7 +263,12 @@ class ThreadedWriter:
             raise WriterForked(msg)
         return self._writer, self._loop, self._thread
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run ``work`` on the writer's loop. Return its answer, or raise what it raises.
+
+        Raises ``TimeoutError`` after ``timeout`` seconds, ``WriterNotOpen`` and ``WriterClosed``, and ``RuntimeError``
+        on the writer's own thread.
+        """
         _, loop, thread = self._opened()
         if threading.get_ident() == thread.ident or not thread.is_alive():
             work.close()
@@ -245,7 +277,7 @@ class ThreadedWriter:
                 raise WriterClosed(msg)
             msg = "called from the writer's own thread, which would wait for itself: use RequestsWriter there"
             raise RuntimeError(msg)
-        answer = asyncio.run_coroutine_threadsafe(work, loop)
+        answer = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), loop)
         while True:
             try:
                 return answer.result(LIVENESS_CHECK)
@@ -261,10 +293,15 @@ class ThreadedWriter:
                 raise
 
 
-async def _close(engines: EngineProvider | RecordSink) -> None:
-    close = getattr(engines, "aclose", None)
-    if close is not None:
-        await close()
+@contextlib.asynccontextmanager
+async def _made(make: Callable[[], EngineProvider | RecordSink]) -> AsyncIterator[EngineProvider | RecordSink]:
+    made = make()
+    try:
+        yield made
+    finally:
+        close = getattr(made, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _at_exit(close: Callable[[], None]) -> None:
