@@ -40,9 +40,13 @@ class Place:
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """Open a new file. After the block it is whole, and on the disk; where the block raises, it may be partial."""
+        """Open a new file. After the block it is whole, and on the disk; where the block raises, it may be partial.
+
+        A local file, and a folder that is made for it, are nobody else's to read: they hold bodies.
+        """
         if self._is_local:
-            self._fs.create_dir(self._at(path).rpartition("/")[0], recursive=True)
+            Path(self._at(path)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(self._at(path)).touch(mode=0o600)
         with self._fs.open_output_stream(self._at(path)) as file:
             yield file
         self._sync(path)

@@ -26,11 +26,13 @@ from rwriter.archive._layout import (
 )
 from rwriter.archive._place import Place
 
-GROUP_BYTES: Final = 8 * 1024 * 1024
+GROUP_BYTES: Final = 2 * 1024 * 1024
+"""Twice as many take 2 to 5% fewer bytes, and a request by id reads a row group whole."""
 GROUP_ROWS: Final = 16_384
 INDEX_ROWS: Final = 65_536
 
-LEVEL: Final = 6
+LEVEL: Final = 3
+"""6 takes 1.7 times the processor time for 2% fewer bytes."""
 PAGE_BYTES: Final = 8 * 1024 * 1024
 """A page is compressed by itself: a column of a row group is one page, so that a conversation's turns share it."""
 

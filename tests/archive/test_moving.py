@@ -184,6 +184,8 @@ async def test_one_run_at_a_time_and_each_step_is_told(
     told = [step.step for step in steps if step.start <= aged.first_week[0].started_at < step.end]
     assert told == ["began", "written", "verified", "listed", "detached", "compared", "dropped"]
     assert (steps[-1].rows, steps[-1].total) == (18, 18)
+    # bodies are nobody else's to read
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")} == {0}
 
 
 async def test_an_archive_belongs_to_one_database(engine: AsyncEngine, aged: Aged, tmp_path: Path) -> None:
