@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "replay": "live traffic beside the replay of a large spool",
     "upgrade": "how long writers wait beside the upgrade of a million rows",
     "page": "write the tables of a run of `throughput` into docs/performance.md",
+    "archive": "what a week takes as Parquet, how fast it moves there and is read there",
+    "scale": "what a record costs, and what a fleet needs at each rate",
     "partitions": "what partitions cost where records are stored, and save where a week of them goes",
 }
 """Each is a module of the same name with ``measure`` and ``lines``, and where it wants them ``add_options`` and
