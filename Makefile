@@ -7,8 +7,12 @@ READY := $(VENV)/.ready
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || echo 1) + 1)
 PG15 ?= /usr/lib/postgresql/15/bin
 
+# The tests start hundreds of interpreters: without its bytecode each would compile the library again, and each worker
+# of pytest every test.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-stop example test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
+.PHONY: help demo demo-stop example year test test-all lint types imports suite coverage faults suite-pg15 suite-psycopg \
   suite-partitioned suite-litellm suite-lowest beside release-check docs \
   bench \
   chaos fuzz format clean
@@ -28,6 +32,11 @@ demo: example ## a gateway under the official clients, then a day's traffic, all
 example: $(READY) ## the gateway of examples/ under the official clients
 	$(BIN)/python -m examples.gateway
 
+# Traffic, an outage, a full disk, a migration, an erasure and retention, on plain and on partitioned tables.
+YEAR ?=
+year: $(READY) ## a year in production in minutes: at its end everything adds up
+	$(BIN)/python -m examples.year $(YEAR)
+
 demo-stop: $(READY) ## stop the server that a demo left behind
 	$(BIN)/rwriter demo --stop
 
@@ -39,7 +48,7 @@ beside: $(READY) ## the faults, LiteLLM and the lowest versions, all at the same
 
 # The same with every test of the store in both schemas, not only a sample. The faults at length are `make chaos`.
 test-all: SCHEMAS := --every-schema
-test-all: test coverage suite-psycopg suite-partitioned ## the same at length: both schemas and drivers, partitioned, coverage
+test-all: test coverage suite-psycopg suite-partitioned year ## the same at length: both schemas and drivers, partitioned, coverage, a year
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -60,15 +69,17 @@ suite: $(READY) ## the tests but for the faults
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos $(SCHEMAS)
 
 # The same, measured: twice the processor time. Coverage starts before pytest does, as pytest itself imports the plugin.
-coverage: $(READY) ## the same, and how much of the package they run
+coverage: $(READY) ## the same, and how much of the package they run: fails below 96 % of the branches
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos $(SCHEMAS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	$(BIN)/coverage json --quiet -o - | $(BIN)/python -m tests.branches
 
-# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length.
+# Killed processes, cut lines, full disks, a promoted standby: each once. `make chaos` does it at length, and what is
+# marked slow, too.
 faults: $(READY) ## killed processes, cut lines, full disks: each once
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -m "not slow" tests/chaos
 
 # The same statements on the oldest server in wide use, where it is installed. It is the only one here with lz4.
 suite-pg15: $(READY) ## the statements on PostgreSQL 15, where it is installed

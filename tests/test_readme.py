@@ -78,7 +78,8 @@ def test_the_docstring_of_the_middleware_names_every_option_with_its_default() -
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     assert set(stated) == set(options)
-    known = {"required": inspect.Parameter.empty, "PATHS.default": PATHS.default, "``None``": None, "``True``": True}
+    known = {"required": inspect.Parameter.empty, "PATHS.default": PATHS.default}
+    known |= {f"``{value}``": value for value in (None, True, False)}
     for name, written in stated.items():
         number = UNITS.get(written) or known.get(written, written)
         assert number == options[name] or str(written).removesuffix(" s") == f"{options[name]:g}", name

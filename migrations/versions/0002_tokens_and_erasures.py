@@ -57,6 +57,10 @@ END
 $$
 """
 
+# The role's time-outs are for requests, and not for migrations: a wait for a lock is one statement, and between two of
+# them a slow client is idle in a transaction that holds the lock.
+TIME_OUTS_OFF = ("SET LOCAL statement_timeout = 0", "SET LOCAL idle_in_transaction_session_timeout = 0")
+
 # requests first, as every writer locks them
 UPGRADE = (
     """
@@ -137,8 +141,7 @@ def upgrade() -> None:
     """Add the indexes, the columns and the table."""
     # before all else: what ran before a build is committed, and a build that failed can be repeated
     build_indexes()
-    op.execute("SET LOCAL statement_timeout = 0")
-    for statement in (LOCKS, *UPGRADE):
+    for statement in (*TIME_OUTS_OFF, LOCKS, *UPGRADE):
         op.execute(statement)
 
 

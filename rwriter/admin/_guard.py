@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeAlias
 
 from starlette.datastructures import MutableHeaders
@@ -81,9 +81,8 @@ def _with_whole_path(scope: Scope) -> Scope:
     return scope if path.startswith(root) else {**scope, "path": scope.get("app_root_path", "") + path}
 
 
-def _plain(text: str, status: int, headers: object = None) -> Response:
-    given = dict(headers) if isinstance(headers, dict) else {}
-    return PlainTextResponse(text, status, headers=HEADERS | given)
+def _plain(text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return PlainTextResponse(text, status, headers={**HEADERS, **(headers or {})})
 
 
 def _with_headers(send: Send) -> Send:

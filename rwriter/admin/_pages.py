@@ -70,8 +70,9 @@ class Pages:
         """Go to the request of an id: of its own, or of the one that its owner's client knows."""
         asked, owner = request.query_params.get("id", "").strip(), request.query_params.get("owner", "").strip()
         found = request_id_in(asked)
-        if found is None and owner:
-            detail = await self._store.find_request(asked, owner, body_limit=0)
+        if owner:
+            # the client's own id may look like one of ours
+            detail = await self._store.find_request(asked, owner, request_id=found, body_limit=0)
             found = None if detail is None else detail.id
         if found is None:
             hint = "" if owner else "An id that the client's upstream gave is found together with its owner."

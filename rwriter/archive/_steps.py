@@ -18,7 +18,7 @@ from rwriter.archive._writing import CutWriter
 from rwriter.errors import ArchiveDamaged
 from rwriter.partitions import Partition
 from rwriter.partitions._aside import Aside, attach_again, drop_aside, set_aside
-from rwriter.partitions._dropping import turn
+from rwriter.partitions._dropping import say_dropped, turn
 from rwriter.records import new_request_id
 
 
@@ -108,6 +108,7 @@ class Move:
             await attach_again(connection, tables)
             return False
         self.say("compared", manifest.rows, manifest.rows)
+        await say_dropped(connection, self._partition, "archived")
         await drop_aside(connection, tables)
         self.say("dropped", manifest.rows, manifest.rows)
         return True

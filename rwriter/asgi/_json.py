@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from rwriter._values.texts import repair
+from rwriter.asgi._slices import items_of, members_of, values_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -29,7 +30,6 @@ _READ: Final = frozenset({"content", "summary", *_ITERATED})
 _CONSTANT: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"|NaN|-?Infinity', re.DOTALL)
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _RAW_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_RAW_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 # bound once: the fold calls them for each event of a stream
 encode: Final = msgspec.json.Encoder().encode
@@ -98,14 +98,19 @@ def _sparse(name: str | None, raw: msgspec.Raw, levels: int) -> Any:
     if len(text) <= LARGE or not levels:
         return decode(text)
     if text[:LARGE].lstrip().startswith(b"{"):
-        members = _RAW_MEMBERS.decode(text).items()
-        return {key: _sparse(None if name == "logprobs" else key, value, levels - 1) for key, value in members}
+        made: dict[str, Any] = {}
+        for some in members_of(text):
+            for key, value in some.items():
+                is_read = type(value) is not msgspec.Raw
+                made[key] = value if is_read else _sparse(None if name == "logprobs" else key, value, levels - 1)
+        return made
     if not text.startswith(b"["):
         return decode(text)
     if name in _ITERATED:
-        return [_sparse("", value, levels - 1) for value in _RAW_VALUES.decode(text)]
+        return [_sparse("", value, levels - 1) for some in items_of(text) for value in some]
     # numbered items are merged one by one
-    return decode(text) if name in _READ or (name and b'"index"' in text) else msgspec.Raw(text)
+    is_read = name in _READ or (name is not None and name != "" and b'"index"' in text)
+    return [value for some in values_of(text) for value in some] if is_read else msgspec.Raw(text)
 
 
 def mended(text: str) -> str:

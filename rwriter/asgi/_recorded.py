@@ -38,6 +38,7 @@ class CaptureOptions(TypedDict, total=False):
     background_timeout: float
     background_limit: int
     drain_timeout: float
+    gen_ai_metrics: bool
 
 
 class RecordedApp:

@@ -18,7 +18,7 @@ from typing import Final
 from rwriter.errors import ChannelFull, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
 from rwriter.writer._account import Account, Fate
-from rwriter.writer._pending import PendingIndex, PendingRecord, WaitingSender, again, resolve, retrieve
+from rwriter.writer._pending import PendingIndex, PendingRecord, again, resolve, retrieve
 
 
 class Channel:
@@ -44,8 +44,9 @@ class Channel:
         # that is stuck there may be any number of them
         self._order: OrderedDict[int, PendingRecord] = OrderedDict()
         self._index: Final = PendingIndex()
-        # an ordered dictionary, as any of them may be cancelled: a deque would be searched for each
-        self._senders: OrderedDict[WaitingSender, None] = OrderedDict()
+        # sends that wait for room, each with its bytes: reserved when the future resolves, so that nobody can take it
+        # before the sender runs. Ordered, as any of them may be cancelled: a deque would be searched for each
+        self._senders: OrderedDict[asyncio.Future[None], int] = OrderedDict()
         self._takers: deque[asyncio.Future[None]] = deque()
         # senders that wait for their record's fate
         self._waiting = 0
@@ -132,20 +133,18 @@ class Channel:
         if not self._senders and self._fits(size):
             self._take_room(size)
             return size
-        sender = WaitingSender(size)
-        self._senders[sender] = None
+        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._senders[room] = size
         self._wake_taker()  # one that lingers for a full batch would linger for us
         try:
-            await sender.future
+            await room
             # closed after the room was granted and before this task ran: refused like those still waiting
             self.check_accepting()
         except BaseException:
-            if sender.future.done() and not sender.future.cancelled() and sender.future.exception() is None:
-                self._add_room(size)
-            else:
-                self._senders.pop(sender, None)
-            # whoever was behind this sender may fit where it did not
-            self._grant()
+            if self._senders.pop(room, None) is None and not room.cancelled() and room.exception() is None:
+                self._add_room(size)  # it was granted
+            if self._used < self.capacity:
+                self._grant()  # whoever was behind this sender may fit where it did not
             raise
         return size
 
@@ -321,11 +320,11 @@ class Channel:
         self._used_bytes -= size
 
     def _grant(self) -> None:
-        while self._senders and self._fits(next(iter(self._senders)).size):
-            sender, _ = self._senders.popitem(last=False)
-            if not sender.future.done():
-                self._take_room(sender.size)
-                sender.future.set_result(None)
+        while self._senders and self._fits(next(iter(self._senders.values()))):
+            room, size = self._senders.popitem(last=False)
+            if not room.done():
+                self._take_room(size)
+                room.set_result(None)
 
     def _wait_left(self, max_records: int, max_bytes: int, linger: float) -> float:
         """Return the seconds until there is something to take: 0 where there is, or nothing will come."""
@@ -387,8 +386,8 @@ class Channel:
     def _close_with(self, refusal: WriterClosed) -> None:
         self._refusal = refusal
         senders, self._senders = self._senders, OrderedDict()
-        for sender in senders:
-            if not sender.future.done():
-                sender.future.set_exception(again(refusal))
+        for room in senders:
+            if not room.done():
+                room.set_exception(again(refusal))
         while self._takers:
             self._wake_taker()

@@ -51,16 +51,6 @@ class PendingRecord(msgspec.Struct, eq=False, gc=False):
             self.waiter.set_exception(error)
 
 
-class WaitingSender:
-    """A ``send`` waiting for room, reserved when ``future`` resolves: nobody can take it before the sender runs."""
-
-    __slots__ = ("future", "size")
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-
 class PendingIndex:
     """Finds pending records by the request's id, and by the id its client knows.
 

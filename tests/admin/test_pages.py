@@ -118,9 +118,12 @@ async def test_a_request_is_found_by_the_id_its_owner_knows_and_unknown_ones_are
     async with client_of(filled) as client:
         by_owner = await client.get("/admin/find", params={"id": HOSTILE, "owner": HOSTILE})
         assert (by_owner.status_code, by_owner.headers["location"]) == (303, ROW)
+        both = await client.get("/admin/find", params={"id": str(HOSTILE_RECORD.request_id), "owner": HOSTILE})
+        assert both.headers["location"] == ROW
         for path in (
             f"/admin/find?id={quote(HOSTILE)}",
             "/admin/find?id=chatcmpl-1&owner=pager",
+            f"/admin/find?id={HOSTILE_RECORD.request_id}&owner=pager",
             f"/admin/requests/{uuid.UUID(int=7)}",
             f"/admin/requests/{uuid.UUID(int=7)}/bodies",
             "/admin/requests/no-id",

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from rwriter import ArchiveUnusable, CompletedRequest, RequestFilter, RequestStore, RwriterError
+from rwriter import ArchiveUnusable, CompletedRequest, RequestFilter, RequestStore, RequestsWriter, RwriterError
 from rwriter.archive import ArchiveStore, Progress, _source, _steps, _writing, archive_partitions
 from rwriter.partitions import _aside, ensure, listing
 from rwriter.store import ARCHIVE_JOB
@@ -251,3 +251,16 @@ async def test_rows_without_an_owner_and_templates_of_other_weeks_are_no_archive
     assert {fate.state for fate in fates} == {"kept"}
     assert "template in another partition" in (fates[0].reason or "")
     assert "no created_by" in (fates[1].reason or "")
+
+
+async def test_where_there_is_a_ledger_an_entry_says_that_the_ids_are_archived(
+    engine: AsyncEngine, aged: Aged, tmp_path: Path
+) -> None:
+    async with RequestsWriter(engine, ledger=True) as writer:
+        await writer.send(record(), wait="committed")
+    await archive_partitions(engine, aged.now, tmp_path, cuts=CUTS)
+    told = await run_sql(engine, "SELECT account FROM ledger WHERE kind = 'archived' ORDER BY at")
+    bounds = [(account["from"], account["below"]) for (account,) in told]
+    assert len(bounds) == 2
+    assert bounds[0][0] <= str(aged.first_week[0].request_id) < bounds[0][1]
+    assert bounds[1][0] <= str(aged.second_week[0].request_id) < bounds[1][1]

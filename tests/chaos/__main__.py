@@ -20,11 +20,13 @@ from typing import Any, Final
 from rwriter.testing import PostgresServer
 from tests.chaos.bookkeeping import Outcome
 from tests.chaos.ground import Ground, bin_dir
+from tests.chaos.patroni import missing
 from tests.chaos.scenarios import (
     crash,
     disk,
     drain,
     failover,
+    managed,
     memory,
     network,
     outage,
@@ -75,6 +77,7 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
         "primary-silent": failover.primary_silent,
         "primary-read-only": failover.primary_read_only,
         "standby-reads": partial(failover.read_from_the_standby, records=size(2_000, 100)),
+        "patroni": partial(managed.failed_and_switched_over, rounds=size(5, 1)),
         "pgbouncer": partial(pooling.pooler_restarted, services=size(4, 2), rounds=size(10, 2)),
         "shared-spool": partial(sharing.one_of_two_killed, records=size(5_000, 300)),
         "sigterm": partial(drain.told_to_end, queued=10_000),
@@ -99,6 +102,9 @@ def scenarios(*, quick: bool, outage_seconds: float = 300) -> dict[str, Scenario
     }
     if not may_mount():
         del faults["spool-disk-full"]
+    if missing():
+        print(f"patroni is left out: it {missing()}", file=sys.stderr)  # noqa: T201
+        del faults["patroni"]
     return faults
 
 

@@ -7,30 +7,20 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Final
 
-from tests.docs.pages import ROOT
-
-
-def built_wheel(folder: Path) -> Path:
-    """Build the wheel into ``folder`` and return its path."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+# pip would compile all it installs, most of which these pages never import
+PIP: Final = {"PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def pasted(commands: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def pasted(commands: str, folder: Path, wheel: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``commands`` in ``folder``, in an environment of its own.
 
-    The wheel is there, alone: ``pip install rwriter`` adds what it needs, and takes neither the checkout nor a release.
+    ``wheel`` is there, alone: ``pip install rwriter`` adds what it needs, and takes neither the checkout nor a release.
     """
-    wheel = built_wheel(folder / "dist")
-    venv.create(folder / "venv", with_pip=True, symlinks=True)
+    programs = _environment(folder / "venv")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RWRITER_", "PYTHON"))}
-    environment |= {
-        "PATH": f"{folder / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        **variables,
-    }
+    environment |= PIP | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **variables}
     return subprocess.run(
         ["bash", "-c", f"set -e\npip install --quiet --no-deps {wheel}\n{commands}"],
         cwd=folder,
@@ -39,3 +29,14 @@ def pasted(commands: str, folder: Path, **variables: str) -> subprocess.Complete
         text=True,
         check=False,
     )
+
+
+def _environment(folder: Path) -> Path:
+    """Make an empty environment and return the folder of its programs; its ``pip`` is this environment's."""
+    venv.create(folder, symlinks=True)
+    programs = folder / "bin"
+    pip = programs / "pip"
+    # installing pip itself would take longer than what is installed by it
+    pip.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pip --python "{programs / "python"}" "$@"\n')
+    pip.chmod(0o755)
+    return programs

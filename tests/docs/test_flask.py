@@ -26,14 +26,16 @@ CALLS = 40
 
 
 @contextlib.asynccontextmanager
-async def gunicorn(folder: Path, url: str, *options: str) -> AsyncIterator[httpx.AsyncClient]:
+async def gunicorn(
+    folder: Path, url: str, *options: str, application: str = "app:app"
+) -> AsyncIterator[httpx.AsyncClient]:
     """Run the application of the page; at the end tell gunicorn to end, and wait until it has."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--workers", "2", "--bind", f"127.0.0.1:{port}"]
     environment = os.environ | {"RWRITER_DATABASE_URL": url}
-    with subprocess.Popen([*command, *options, "app:app"], cwd=folder, env=environment) as server:
+    with subprocess.Popen([*command, *options, application], cwd=folder, env=environment) as server:
         try:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 await eventually(lambda: _answers(client))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from unittest.mock import patch
 
 import brotli
-from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from rwriter.asgi._capture import codings
 from rwriter.asgi._capture.body import Body
 from tests.fuzz.bounds import fuzzed, peak_of
 from tests.support.counting import Calls
+from tests.support.zstd import zstd
 
 LIMIT = 64 * 1024
 BETWEEN = 1 << 20

@@ -177,17 +177,28 @@ async def test_indexes_are_built_beside_writers_and_the_roles_time_outs_are_off(
     await execute(
         service.url,
         """
-        CREATE TABLE seen (statement text, statement_timeout text);
+        CREATE TABLE seen (statement text, statement_timeout text, idle_timeout text);
         CREATE FUNCTION look() RETURNS event_trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO public.seen VALUES (current_query(), current_setting('statement_timeout')); END $$;
-        CREATE EVENT TRIGGER look ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION look();
-        DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 50000', current_database()); END $$;
+        BEGIN INSERT INTO public.seen VALUES (current_query(), current_setting('statement_timeout'),
+            current_setting('idle_in_transaction_session_timeout')); END $$;
+        CREATE EVENT TRIGGER look ON ddl_command_start WHEN TAG IN ('CREATE INDEX', 'ALTER TABLE')
+            EXECUTE FUNCTION look();
         """,
     )
+    await hurry(service.url, milliseconds=50_000)
     service.migrate(way)
     online = "SELECT statement_timeout FROM seen WHERE statement LIKE '%CONCURRENTLY%'"
     assert await column(service.url, online) == ["0", "0"]
+    altered = "SELECT statement_timeout || idle_timeout FROM seen WHERE statement LIKE '%ADD COLUMN%input_tokens%'"
+    assert await column(service.url, altered) == ["00"]
     assert await column(service.url, "SELECT indisvalid FROM pg_index WHERE NOT indisvalid") == []
+
+
+async def hurry(url: str, *, milliseconds: int) -> None:
+    """Give every session that begins from now on the time-outs of a role for requests."""
+    for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        setting = f"ALTER DATABASE %I SET {name} = {milliseconds}"
+        await execute(url, f"DO $$ BEGIN EXECUTE format('{setting}', current_database()); END $$")
 
 
 async def test_in_a_services_own_history_too_no_writer_queues_behind_a_lock_that_is_not_to_be_had(
@@ -196,6 +207,8 @@ async def test_in_a_services_own_history_too_no_writer_queues_behind_a_lock_that
     service.alembic("version_locations", "upgrade", "rwriter_0001")
     async with connected(service.url) as reader, connected(service.url) as writer, reader.transaction():
         await reader.execute("SELECT FROM requests")
+        # the wait below is one statement of the upgrade, and takes longer
+        await hurry(service.url, milliseconds=1000)
         upgrade = asyncio.create_task(asyncio.to_thread(service.alembic, "version_locations", "upgrade", "heads"))
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'requests'::regclass"
         async with asyncio.timeout(DEADLINE):

@@ -28,13 +28,17 @@ def test_the_wheel_holds_all_that_is_needed_and_nothing_else(wheel: Path) -> Non
     scripts = {path.name for path in (ROOT / "migrations" / "versions").glob("*.py")}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rwriter").rglob("*.py")}
     migrations = {"env.py", "script.py.mako", *(f"versions/{name}" for name in scripts)}
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rwriter/admin/templates").glob("*.html")}
     data = {
+        *templates,
+        "rwriter/admin/admin.css",
         "rwriter/alembic.ini",
         "rwriter/py.typed",
         "rwriter/asgi/_reader/openapi.json",
         "rwriter/demo/traffic.jsonl.gz",
     }
     assert "0001_requests.py" in scripts
+    assert "rwriter/admin/templates/base.html" in templates
     assert names == modules | data | {f"rwriter/migrations/{name}" for name in migrations}
     assert len(metadata) == 1
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backports import zstd
 from nats.js import api
 
 from rwriter import (
@@ -31,6 +30,7 @@ from tests.support.driving import eventually, settle_loop
 from tests.support.fates import balanced, ids
 from tests.support.records import record
 from tests.support.sizes import MIB
+from tests.support.zstd import zstd
 
 HASTY: dict[str, Any] = {"retry_base_delay": 0.01, "retry_max_delay": 0.05}
 

@@ -1,4 +1,4 @@
-"""A store on a database of its own, once in the default schema and once in a schema with an awkward name."""
+"""A store on a database of its own, in the default schema and in one with an awkward name; and the built wheel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -15,6 +16,7 @@ from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
 from rwriter.store import _listing
 from rwriter.testing import TestDbEngines
+from tests.support.databases import CleanDatabases
 from tests.support.schemas import AWKWARD_SCHEMA
 from tests.support.wheel import Environment, build
 
@@ -42,14 +44,23 @@ def partitioned(request: pytest.FixtureRequest) -> Literal["week", "day"] | None
     return period
 
 
+@pytest.fixture(scope="session")
+def clean_databases(_rwriter_databases: Databases, rwriter_postgres: str) -> Iterator[CleanDatabases]:
+    """The databases of this run that tests get and give back."""
+    databases = CleanDatabases(
+        _rwriter_databases, _rwriter_databases.url(make_url(rwriter_postgres).database or "postgres")
+    )
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
 def database(
-    _rwriter_databases: Databases, schema: str | None, partitioned: Literal["week", "day"] | None
+    clean_databases: CleanDatabases, schema: str | None, partitioned: Literal["week", "day"] | None
 ) -> Iterator[str]:
     """URL of a database migrated to head in ``schema``, for this test alone."""
-    name = _rwriter_databases.create(_rwriter_databases.template(schema, partitioned))
-    yield _rwriter_databases.url(name)
-    _rwriter_databases.drop(name)
+    with clean_databases.lent(schema, partitioned) as url:
+        yield url
 
 
 @pytest.fixture
@@ -65,11 +76,10 @@ def engines(database: str, schema: str | None, driver: str) -> TestDbEngines:
 
 
 @pytest.fixture
-def rwriter_database(_rwriter_databases: Databases, partitioned: Literal["week", "day"] | None) -> Iterator[str]:
+def rwriter_database(clean_databases: CleanDatabases, partitioned: Literal["week", "day"] | None) -> Iterator[str]:
     """The plugin's fixture of that name, in the variant of this test."""
-    name = _rwriter_databases.create(_rwriter_databases.template(partitioned=partitioned))
-    yield _rwriter_databases.url(name)
-    _rwriter_databases.drop(name)
+    with clean_databases.lent(partitioned=partitioned) as url:
+        yield url
 
 
 @pytest.fixture

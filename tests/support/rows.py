@@ -132,7 +132,7 @@ def need(binary: str) -> str:
     """The path of a program this test cannot do without: skip where it is missing, but fail in CI."""
     path = shutil.which(binary, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
-        message = f"{binary} is not installed"
+        message = f"{binary} is not installed: apt-get install {binary}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

@@ -100,7 +100,8 @@ def service(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, rwriter_
 
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
-    return project.runpytest_subprocess("-p", "no:cacheprovider", *options)
+    # of the plugins that happen to be installed here, one takes longer to import than everything else
+    return project.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:schemathesis", *options)
 
 
 def databases(url: str) -> set[str]:

@@ -22,10 +22,8 @@ from rwriter import (
     Spool,
 )
 from rwriter.testing import TestDbEngines
-from rwriter.writer import _channel as channel_module
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
-from rwriter.writer._pending import WaitingSender
 from tests.support.buffer import channel
 from tests.support.driving import eventually, settle_loop
 from tests.support.fates import balanced, ids, stored
@@ -217,23 +215,23 @@ async def test_what_is_misconfigured_raises_on_start_in_the_servers_words(
 # -- the cost of many waiting callers
 
 
-class CountedSender(WaitingSender):
-    """A sender that waits for room; counts how often one of them was looked at to find another."""
+class CountedFuture(asyncio.Future[None]):
+    """What a sender waits for; counts how often one of them was looked at to find another."""
 
-    __slots__ = ()
     looked_at = 0
 
     def __eq__(self, other: object) -> bool:
-        CountedSender.looked_at += 1
+        CountedFuture.looked_at += 1
         return self is other
 
     def __hash__(self) -> int:
-        CountedSender.looked_at += 1
+        CountedFuture.looked_at += 1
         return id(self)
 
 
 async def test_cancelling_senders_that_wait_takes_as_many_steps_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel_module, "WaitingSender", CountedSender)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "create_future", lambda: CountedFuture(loop=loop))
 
     async def steps_to_cancel(number: int) -> int:
         full = channel(capacity=1)
@@ -241,13 +239,13 @@ async def test_cancelling_senders_that_wait_takes_as_many_steps_as_there_are(mon
         tasks = [asyncio.create_task(full.send(record())) for _ in range(number)]
         await settle_loop()
         assert full.waiting_senders == number
-        CountedSender.looked_at = 0
+        CountedFuture.looked_at = 0
         # the youngest first, which a search from the front finds last
         for task in reversed(tasks):
             task.cancel()
         await asyncio.wait(tasks)
         assert full.waiting_senders == 0
-        return CountedSender.looked_at
+        return CountedFuture.looked_at
 
     few, many = await steps_to_cancel(200), await steps_to_cancel(400)
     assert 0 < many <= 2 * few + 10

@@ -6,11 +6,10 @@ import asyncio
 import gc
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,7 @@ from tests.support.driving import eventually
 from tests.support.fates import ids, stored
 from tests.support.faults import table_locked, through_a_proxy
 from tests.support.records import record
+from tests.support.redis_server import redis
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +36,7 @@ SCRIPT = """
 import signal, sys, time
 from rwriter.threaded import ThreadedWriter
 from tests.support.records import record
+from tests.support.redis_server import redis
 
 before = sys.argv[2]
 if before == "handled":
@@ -79,20 +80,6 @@ async def _rows(engines: TestDbEngines, number: int) -> bool:
 
 
 # -- jobs that end by os._exit
-
-
-@contextmanager
-def redis(folder: Path) -> Iterator[str]:
-    """Run a redis server with nothing on disk, and yield its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
 
 
 def _work_off(url: str, job: str, *arguments: object) -> None:
@@ -195,6 +182,7 @@ SERVICE = """
 import asyncio, signal, sys
 from rwriter import DbEngines, RequestsWriter, Spool
 from tests.support.records import record
+from tests.support.redis_server import redis
 
 async def main():
     url, folder = sys.argv[1:]

@@ -14,6 +14,8 @@ HEAD_BYTES: Final = 64 * 1024
 """Bytes kept of a body that is larger than the limit, and as many of its end while it passes."""
 KEPT_MEMBERS: Final = ("id", "object", "type", "model", "status", "usage", "error", "created_at", "created")
 """Members of a JSON body over the limit that are kept, so that its row can be found and read."""
+_PIECE_BYTES: Final = 16 * 1024
+"""Bytes of a piece that is kept as it came."""
 _CODING_LENGTH: Final = 256
 """Characters kept of a ``Content-Encoding``."""
 
@@ -35,7 +37,9 @@ class Body:
         """True if the body is larger than the limit, or than the memory there is."""
         self._max_bytes: Final = max_bytes
         self._allow: Final = allow
-        self._data: bytes | bytearray = b""
+        # large pieces as they came, which whoever reads ahead holds too; small ones joined, as a list weighs more
+        self._pieces: list[bytes | bytearray] = []
+        self._held = 0
         self._tail = b""
 
     def feed(self, data: bytes) -> None:
@@ -45,27 +49,24 @@ class Body:
             self._tail = (self._tail + data[-HEAD_BYTES:])[-HEAD_BYTES:]
         elif self.size > self._max_bytes or not self._allow(self.size):
             self._overflow(data)
-        elif not self._data:
-            # most bodies come in one piece, which needs no copy
-            self._data = data
         else:
-            if isinstance(self._data, bytes):
-                self._data = bytearray(self._data)
-            self._data += data
+            self._keep(data)
 
     @property
     def kept(self) -> int:
         """Bytes in memory."""
-        return len(self._data) + len(self._tail)
+        return self._held + len(self._tail)
 
     @property
     def ends(self) -> tuple[bytes, bytes]:
         """The first and the last bytes of the body, as it came."""
-        return bytes(self._data[:HEAD_BYTES]), self._tail if self.overflowed else bytes(self._data[-HEAD_BYTES:])
+        return self._first(HEAD_BYTES), self._tail if self.overflowed else self._last(HEAD_BYTES)
 
     def raw(self) -> bytes:
         """Return the bytes that are kept of the beginning, still encoded."""
-        return bytes(self._data)
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return bytes(self._pieces[0]) if self._pieces else b""
 
     def text(self, content_encoding: str | None = None) -> str:
         """Return the text to store: the body itself, or an envelope that says why it is not the body.
@@ -95,8 +96,37 @@ class Body:
         self.overflowed = True
         head = min(HEAD_BYTES, self._max_bytes)
         missing = max(0, HEAD_BYTES - len(data))
-        self._tail = bytes(self._data[len(self._data) - min(missing, len(self._data)) :]) + data[-HEAD_BYTES:]
-        self._data = bytes(self._data[:head]) + data[: max(0, head - len(self._data))]
+        self._tail = self._last(missing) + data[-HEAD_BYTES:]
+        beginning = self._first(head) + data[: max(0, head - self._held)]
+        self._pieces, self._held = [beginning], len(beginning)
+
+    def _keep(self, data: bytes) -> None:
+        self._held += len(data)
+        last = self._pieces[-1] if self._pieces else None
+        if last is None or len(data) >= _PIECE_BYTES:
+            self._pieces.append(data)
+        elif isinstance(last, bytearray) and len(last) < HEAD_BYTES:
+            last += data
+        else:
+            self._pieces.append(bytearray(data))
+
+    def _first(self, size: int) -> bytes:
+        """Return the first ``size`` bytes that are kept, or all of them."""
+        found = b""
+        for piece in self._pieces:
+            found += piece[: size - len(found)]
+            if len(found) == size:
+                break
+        return found
+
+    def _last(self, size: int) -> bytes:
+        """Return the last ``size`` bytes that are kept, or all of them."""
+        found = b""
+        for piece in reversed(self._pieces):
+            found = bytes(piece[max(0, len(piece) - size + len(found)) :]) + found
+            if len(found) == size:
+                break
+        return found
 
     def _decoded(self, raw: bytes, content_encoding: str | None) -> tuple[bytes, bool]:
         """Undo the content codings. Return the bytes, and False if they are not the whole body."""

@@ -172,7 +172,8 @@ class CapturedCall:
         """Return True if the request asks for a background response."""
         request = self._exchange.request
         looked_at = request.ends if self.is_large else (request.raw(),)
-        if self._coding is None and not any(b'"background"' in part for part in looked_at):
+        # a name may be spelled with escapes, as the app reads it all the same
+        if self._coding is None and not any(b'"background"' in part or b"\\u" in part for part in looked_at):
             return False
         return self.asked().background is True
 

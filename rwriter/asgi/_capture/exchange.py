@@ -20,6 +20,8 @@ from rwriter.asgi._types import Message, Receive, Send, content_encoding, header
 from rwriter.records import succeeded
 
 ID_HEADER: Final = b"x-rwriter-id"
+MESSAGE_BYTES: Final = 512
+"""Bytes charged for a message beside its body: of pieces of one byte it is nearly all that is held."""
 
 
 class Answer:
@@ -187,11 +189,14 @@ class Exchange:
             async with asyncio.timeout(patience):
                 message = await self._receive_next(receive)
             # held once for the app, and once in the copy
-            size = len(message.get("body", b""))
+            size = len(message.get("body", b"")) + MESSAGE_BYTES
             is_charged = self._share.take(size)
             self._read_ahead.append((message, size if is_charged else 0))
             if message["type"] == "http.disconnect" or not is_charged:
                 return False
+            if not self._is_read:
+                # a server hands over at once what it has: megabytes of many calls would be copied in one turn
+                await asyncio.sleep(0)
         return not self.request.overflowed
 
     def forget_what_was_read(self) -> None:

@@ -80,12 +80,10 @@ class StreamedBody:
         self._max_bytes: Final = max_bytes
         self._content_encoding: Final = content_encoding
         self._fold: Final = StreamFold(max_bytes=max_bytes)
-        self._waiting: list[bytes] = []
-        self._waiting_size = 0
+        self._waiting = bytearray()  # a list of pieces of two bytes would weigh forty times as much
         self._raw = Body(max_bytes)
         # what came from a large event on, to be folded by whoever asks for the text
-        self._late: list[bytes] | None = None
-        self._late_size = 0
+        self._late: bytearray | None = None
         self._lost = 0
         self._chain: list[Decoder] | None
         try:
@@ -125,8 +123,8 @@ class StreamedBody:
     def held_bytes(self) -> int:
         """Bytes in memory, roughly."""
         return (
-            self._waiting_size
-            + self._late_size
+            len(self._waiting)
+            + len(self._late or b"")
             + (min(self._size, self._max_bytes) if self._understood else self._raw.kept)
         )
 
@@ -135,24 +133,22 @@ class StreamedBody:
         if self._late is not None:
             self._keep_for_later(data)
             return
-        self._waiting.append(data)
-        self._waiting_size += len(data)
+        self._waiting += data
         # folding each event by itself would delay the next one, which is already waiting
-        if self._waiting_size >= FOLD_BYTES:
+        if len(self._waiting) >= FOLD_BYTES:
             self._catch_up()
 
     def _keep_for_later(self, data: bytes) -> None:
-        if self._late is None or self._late_size + len(data) > self._max_bytes:
+        if self._late is None or len(self._late) + len(data) > self._max_bytes:
             self._lost += len(data)
-            return
-        self._late.append(data)
-        self._late_size += len(data)
+        else:
+            self._late += data
 
     def settle(self) -> None:
         """Fold what was kept for later. Takes a hundred milliseconds for 8 MiB: not on the event loop."""
-        late, self._late, self._late_size = self._late, None, 0
+        late, self._late = self._late, None
         if late:
-            self._fold_now(b"".join(late))
+            self._fold_now(bytes(late))
 
     def text(self) -> tuple[str, StreamError | None]:
         """Return the folded object as JSON and its error frame; the raw text, if the events are of no known kind."""
@@ -184,11 +180,10 @@ class StreamedBody:
     def _catch_up(self) -> None:
         if not self._waiting:
             return
-        data = b"".join(self._waiting)
+        data = bytes(self._waiting)
         self._waiting.clear()
-        self._waiting_size = 0
         if len(data) + self._fold.pending_bytes > LARGE_BYTES:
-            self._late = []
+            self._late = bytearray()
             self._keep_for_later(data)
         else:
             self._fold_now(data)

@@ -177,6 +177,8 @@ class CompletionsFold:
             if kind is str:
                 if type(held) is Text and key not in _REPEATED:
                     held += self._budget.fit(value)
+                elif held is None and key not in _ONCE:
+                    tree.set_first_piece(node, key, value, self._budget)
                 else:
                     _merge_text(node, key, value, self._budget)
             elif kind is dict and depth:

@@ -50,16 +50,24 @@ class Indexed(dict[int, Any]):
 class Text(bytearray):
     """A text that comes in pieces."""
 
+    __slots__ = ()
+
 
 class JsonText(Text):
     """An object whose JSON comes as a text in pieces."""
+
+    __slots__ = ()
 
 
 class Items(bytearray):
     """A list that only grows."""
 
+    __slots__ = ()
+
 
 _WRITTEN: Final = frozenset({bytes, Text, JsonText, Items})
+_TEXTS: Final = frozenset({str, Text})
+_GROWING: Final = frozenset({dict, Indexed})
 
 
 def set_value(node: Node, key: str, value: Any, budget: Budget) -> None:
@@ -135,9 +143,20 @@ def add_text(node: Node, key: str, piece: str, budget: Budget, kind: type[Text] 
         held += budget.fit(piece)
 
 
+def set_first_piece(node: Node, key: str, piece: str, budget: Budget) -> None:
+    """Begin the text at ``key``, which is missing. Most short texts have one piece: it stays a plain one.
+
+    That tells it from no text that came whole, so it is not for entries that may be announced again. The garbage
+    collector looks at every ``Text`` there is, and at no plain one.
+    """
+    if budget.grow(len(key) + _ENTRY):
+        text = budget.fit(piece)
+        node[key] = Text(text) if budget.exceeded else piece
+
+
 def _begin_text(node: Node, key: str, budget: Budget, kind: type[Text]) -> Text | None:
     held = node.get(key)
-    if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
+    if type(held) in _GROWING or not budget.grow(len(key) + _ENTRY):
         return None
     text = node[key] = kind(encode(held)[1:-1] if type(held) is str else b"")
     return text
@@ -151,7 +170,7 @@ def extend(node: Node, key: str, values: list[Any] | Raw, budget: Budget) -> Non
     """Append ``values``, or those of the list as it is written, to the list at ``key``, if they fit."""
     held = node.get(key)
     if type(held) is not Items:
-        if type(held) in {dict, Indexed} or not budget.grow(len(key) + _ENTRY):
+        if type(held) in _GROWING or not budget.grow(len(key) + _ENTRY):
             return
         held = node[key] = _items(held)
     text = encode(values)[1:-1].strip()
@@ -160,7 +179,7 @@ def extend(node: Node, key: str, values: list[Any] | Raw, budget: Budget) -> Non
 
 
 def _items(held: Any) -> Items:
-    if type(held) is Text and held:
+    if type(held) in _TEXTS and held:
         held = encode([_text_part(render(held))])
     if type(held) is bytes and held.startswith(b"[") and held != b"[]":
         return Items(b"," + held[1:-1])

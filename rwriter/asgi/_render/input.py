@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import re
+from collections import deque
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 import msgspec
 
 from rwriter.asgi import _json
+from rwriter.asgi._slices import items_of
 from rwriter.store import RequestDetail
 
 _PREFIXES: Final = {
@@ -34,68 +37,106 @@ class _Head(msgspec.Struct):
 
 _GIVEN: Final = msgspec.json.Decoder(_Given)
 _HEAD: Final = msgspec.json.Decoder(_Head)
-_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_NO_PLACE: Final = -1
 
 
 class InputItems:
     """The items of a request's ``input`` in their order, each with a unique id.
 
     A text is one message of the user. An item that came without an id gets the same one at each reading. Requests
-    without an ``input`` (chat completions, a body that was not kept) have no items. Only the items of a page are
-    rendered; of the others no more is read than their ids.
+    without an ``input`` (chat completions, a body that was not kept) have no items. Values are made of the items of a
+    page alone, and only some thousand others are held as they are written: a page costs no more memory in a large body.
     """
 
     def __init__(self, detail: RequestDetail) -> None:
         self._hex: Final = detail.id.hex
-        self._values: Final = _values(detail.body)
-        self._places: Final[list[int]] = []
-        """Where the items stand among the values: what is neither a text nor an object is no item."""
-        self._own: Final[dict[str, int]] = {}
-        """The ids that items came with. Of two items with one id, paging after the first must reach the second."""
-        for place, value in enumerate(self._values):
-            if value.startswith((b'"', b"{")):
-                self._places.append(place)
-                if b'"id"' in value:
-                    self._own.setdefault(_id_in(value), place)
-        self._own.pop("", None)
-        self._named: Final = {place: identity for identity, place in self._own.items()}
+        self._given: Final = _given(detail.body)
+        self._has_ids: Final = b'"id"' in self._given
 
     def page(self, *, limit: int, ascending: bool, after: str | None) -> tuple[list[dict[str, Any]], bool] | None:
         """Return up to ``limit`` items that follow ``after``, and True if there are more; ``None`` for no such item."""
-        places = self._places
-        if after is not None:
-            index = self._index_of(after)
-            if index is None:
-                return None
-            places = places[index + 1 :] if ascending else places[:index]
-        chosen = places[:limit] if ascending else places[: -limit - 1 : -1]
-        return [self._item(place) for place in chosen], len(places) > limit
+        bound = None if after is None else self._place_of(after)
+        if bound == _NO_PLACE:
+            return None
+        # one more than asked for tells that there are more
+        found = list(self._first(limit + 1, bound) if ascending else self._last(limit + 1, bound))
+        return self._named(found[:limit]), len(found) > limit
 
-    def _index_of(self, identity: str) -> int | None:
-        place = self._own.get(identity)
-        if place is None:
-            made = _NUMBER.search(identity)
-            place = -1 if made is None else int(made[1])
-        index = bisect.bisect_left(self._places, place)
-        is_there = index < len(self._places) and self._places[index] == place
-        return index if is_there and self._item(place)["id"] == identity else None
+    def _items(self) -> Iterator[Iterator[_Placed]]:
+        """Yield the items, a slice at a time: what is neither a text nor an object is a value, and no item."""
+        count = 0
+        for values in items_of(self._given) if self._given.startswith(b"[") else [[msgspec.Raw(self._given)]]:
+            yield _items_in(values, count)
+            count += len(values)
 
-    def _item(self, place: int) -> dict[str, Any]:
-        item = _item(_json.loads(self._values[place]))
-        identity = self._named.get(place)
-        if identity is None:
-            prefix = _PREFIXES.get(str(item.get("type")), "item")
-            identity = f"{prefix}_{self._hex}_in{place}"
-        return item | {"id": identity}
+    def _first(self, number: int, after: int | None) -> Iterator[_Placed]:
+        start = 0 if after is None else after + 1
+        following = (item for items in self._items() for item in items if item[0] >= start)
+        return itertools.islice(following, number)
+
+    def _last(self, number: int, before: int | None) -> Iterator[_Placed]:
+        last: deque[_Placed] = deque(maxlen=number)
+        for items in self._items():
+            if before is None:
+                last.extend(items)
+                continue
+            slice_ = list(items)
+            last.extend(item for item in slice_ if item[0] < before)
+            if slice_ and slice_[-1][0] >= before:
+                break
+        return reversed(last)
+
+    def _place_of(self, identity: str) -> int:
+        own = self._own_places({identity}).get(identity)
+        if own is not None:
+            return own
+        made = _NUMBER.search(identity)
+        placed = [] if made is None else list(self._first(1, int(made[1]) - 1))
+        is_there = bool(placed) and self._named(placed)[0]["id"] == identity
+        return placed[0][0] if is_there else _NO_PLACE
+
+    def _own_places(self, identities: Collection[str]) -> dict[str, int]:
+        """Return where the first item of each of these ids stands, if one came with it."""
+        found: dict[str, int] = {}
+        for items in self._items() if self._has_ids and identities else ():
+            for place, value in items:
+                if b'"id"' in value:
+                    identity = _id_in(value)
+                    if identity in identities:
+                        found.setdefault(identity, place)
+            if len(found) == len(identities):
+                break
+        return found
+
+    def _named(self, placed: list[_Placed]) -> list[dict[str, Any]]:
+        """Return the items that stand there. Of two with one id, paging after the first must reach the second."""
+        came_with = {place: _id_in(value) for place, value in placed if b'"id"' in value}
+        first = self._own_places({identity for identity in came_with.values() if identity})
+        return [self._item(place, value, first.get(came_with.get(place, "")) == place) for place, value in placed]
+
+    def _item(self, place: int, value: bytes, keeps_its_id: bool) -> dict[str, Any]:
+        item = _item(_json.loads(value))
+        if keeps_its_id:
+            return item
+        prefix = _PREFIXES.get(str(item.get("type")), "item")
+        return item | {"id": f"{prefix}_{self._hex}_in{place}"}
 
 
-def _values(body: str) -> list[bytes]:
+_Placed = tuple[int, bytes]
+"""An item as it is written, behind its place among the values."""
+
+
+def _items_in(values: list[msgspec.Raw], first: int) -> Iterator[_Placed]:
+    written = enumerate(map(bytes, values), first)
+    return (item for item in written if item[1].startswith((b'"', b"{")))
+
+
+def _given(body: str) -> bytes:
+    """Return the ``input`` of a request as it is written."""
     try:
-        given = bytes(_GIVEN.decode(_json.mended(body)).input).strip()
-        return [bytes(value) for value in _VALUES.decode(given)] if given.startswith(b"[") else [given]
+        return bytes(_GIVEN.decode(_json.mended(body)).input).strip()
     except _json.UNREADABLE:
-        value = _json.loads_object(body).get("input")
-        return [_json.dumps(item) for item in (value if isinstance(value, list) else [value])]
+        return _json.dumps(_json.loads_object(body).get("input"))
 
 
 def _id_in(value: bytes) -> str:

@@ -116,6 +116,28 @@ async def test_other_requests_run_in_the_foreground(capture: Capture, rows: Rows
     assert (await rows.one(middleware)).body == asked.decode()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b'{"model":"m","\\u0062ackground":true}',
+        b'{"background":false,"model":"m","background":true}',
+        b'\xef\xbb\xbf {"background" :\ttrue,"model":"m"}\n',
+        b'{"model":"m","input":[NaN,1e999],"background":true}',
+        b'{"model":"m","\\u0062\\u0061ckground":true,"input":"' + b"x" * 80_000 + b'"}',
+        b'{"model":"m","input":["' + b"x" * 80_000 + b'",NaN],"back\\u0067round":true}',
+    ],
+    ids=["escaped", "the last counts", "behind a mark", "beside NaN", "escaped and large", "escaped, large, NaN"],
+)
+async def test_however_the_word_is_spelled_it_is_understood(capture: Capture, rows: Rows, asked: bytes) -> None:
+    upstream = Upstream()
+    upstream.go_on.set()
+    middleware = capture(upstream)
+    exchange = await Exchange(middleware, [asked[:7], asked[7:]]).run()
+    assert (exchange.status, exchange.json["background"]) == (202, True)
+    assert (await rows.one(middleware)).status == "completed"
+    assert b"ground" not in upstream.heard
+
+
 async def test_other_paths_and_switched_off_are_the_apps_own_business(capture: Capture, rows: Rows) -> None:
     for middleware, path in (
         (capture(answering), "/v1/messages"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import tracemalloc
 import zlib
@@ -11,13 +12,13 @@ from typing import Any
 
 import brotli
 import pytest
-from backports import zstd
 
 from rwriter.asgi._capture.body import HEAD_BYTES, Body
 from rwriter.asgi._capture.codings import decode, decoders
 from rwriter.asgi._types import Receive, Scope, Send
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import DONE, SSE, Exchange, chunk, read, say
+from tests.support.zstd import zstd
 
 TEXT = '{"model":"gpt-test","input":"' + "héllo 🌍 " * 500 + '"}'
 
@@ -182,3 +183,20 @@ async def test_nothing_asked_and_nothing_answered_is_two_empty_bodies(capture: C
     await Exchange(middleware, b"").run()
     row = await rows.one(middleware)
     assert (row.response_status, row.body, row.response_body) == (204, "", "")
+
+
+@pytest.mark.parametrize("sizes", [[1], [20_000], [1, 20_000], [20_000, 3, 3], [16_384, 70_000], [100] * 7])
+@pytest.mark.parametrize("limit", [1 << 20, 150_000, 90_000])
+def test_a_body_is_the_same_in_pieces_of_any_size(sizes: list[int], limit: int) -> None:
+    whole = "".join(str(number % 10) for number in range(200_000)).encode()
+    body, at = Body(limit), 0
+    for size in itertools.cycle(sizes):
+        if at >= len(whole):
+            break
+        body.feed(whole[at : at + size])
+        at += size
+    assert body.ends == (whole[:HEAD_BYTES], whole[-HEAD_BYTES:])
+    assert body.overflowed == (limit < len(whole))
+    assert body.raw() == (whole[:HEAD_BYTES] if body.overflowed else whole)
+    assert body.kept == len(body.raw()) + (HEAD_BYTES if body.overflowed else 0)
+    assert body.ends == (whole[:HEAD_BYTES], whole[-HEAD_BYTES:])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 
 import pytest
 
 from rwriter.asgi._capture.budget import CALL_BYTES, STEP, Budget, Part, Share
 from rwriter.asgi._capture.exchange import Answer
+from rwriter.asgi._capture.stream import LARGE_BYTES, StreamedBody
 from rwriter.asgi._types import Receive, Scope, Send
 from tests.asgi.conftest import Capture, Rows
 from tests.support.asgi_client import DONE, OWNER, SSE, Exchange, begin, chunk, part, read, say
@@ -51,6 +53,25 @@ def test_a_part_that_shrinks_gives_back_to_its_share() -> None:
     assert stream(100)
     assert other(STEP)
     assert budget.used == 2 * STEP
+
+
+LONG_EVENT = b"data: " + b"x" * (LARGE_BYTES + 1)
+
+
+@pytest.mark.parametrize("before", [b"data: ", LONG_EVENT], ids=["an event", "behind a large event"])
+def test_a_stream_in_tiny_pieces_weighs_what_it_is(before: bytes) -> None:
+    stream, size = StreamedBody(None, 1 << 20), 200_000
+    stream.feed(before)
+    tracemalloc.start()
+    try:
+        for _ in range(size // 2):
+            stream.feed(bytes(bytearray(b"ab")))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # in a list each piece would be 43 bytes
+    assert held <= 2 * size
+    assert stream.held_bytes >= size or before != LONG_EVENT
 
 
 def test_a_stream_that_finds_no_room_keeps_what_it_has() -> None:

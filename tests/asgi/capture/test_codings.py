@@ -9,13 +9,15 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import brotli
 import pytest
-from backports import zstd
 
 from rwriter.asgi._capture import codings
 from rwriter.asgi._capture.body import Body
 from rwriter.asgi._capture.codings import UndecodableBody, decode, decoders
 from rwriter.asgi._capture.facts import skim
+from tests.fuzz.bounds import peak_of
+from tests.support.zstd import zstd
 
 WANTED = ("id", "model", "usage", "status")
 
@@ -55,6 +57,27 @@ def test_what_passes_between_two_codings_is_bounded(monkeypatch: pytest.MonkeyPa
     nothing = squeezed((b"\x00\x00\x00\xff\xff" * 100_000 for _ in range(20)), 1)
     assert len(nothing) < 20_000
     assert kind_of(nothing, "deflate, gzip") == "base64"
+
+
+PACKERS: dict[str, Any] = {
+    "gzip": gzip.compress,
+    "br": brotli.compress,
+    "zstd": zstd.compress,
+    "deflate": zlib.compress,
+}
+
+
+@pytest.mark.parametrize("outer", PACKERS)
+@pytest.mark.parametrize("inner", PACKERS)
+def test_whatever_two_codings_hold_the_output_is_bounded(inner: str, outer: str) -> None:
+    limit = 100_000
+    packed = PACKERS[outer](PACKERS[inner](b'{"input":"' + b"a" * 20 * limit + b'"}'))
+    assert len(packed) < 10_000
+    body = Body(limit)
+    body.feed(packed)
+    text, peak = peak_of(body.text, f"{inner}, {outer}")
+    assert json.loads(text)["rwriter"]["envelope"] == "truncated"
+    assert peak <= 80 * limit  # the windows of brotli and zstd alone take 6 and 2 MB, whatever the output is
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("zstd", zstd.compress)])

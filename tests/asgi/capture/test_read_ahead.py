@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
 from typing import Any
+
+import pytest
 
 from rwriter.asgi import CaptureMiddleware
 from rwriter.asgi._capture.budget import STEP, Budget, Share
+from rwriter.asgi._capture.exchange import MESSAGE_BYTES
 from rwriter.asgi._capture.exchange import Exchange as Passing
 from rwriter.asgi._types import Message, Receive, Scope, Send
 from rwriter.records import new_request_id
@@ -123,3 +127,24 @@ async def test_a_body_that_finds_no_room_a_second_time_is_not_read_on() -> None:
     used = budget.used
     passing.forget_what_was_read()
     assert budget.used == used
+
+
+@pytest.mark.parametrize("size", [1, 100])
+async def test_a_body_in_tiny_pieces_is_charged_the_messages_that_hold_them(size: int) -> None:
+    budget = Budget(1 << 20)
+    passing = Passing(new_request_id(), max_body_bytes=1 << 30, share=Share(budget, 0), finish=lambda _failure: None)
+    sent = 0
+
+    async def receive() -> Message:
+        nonlocal sent
+        sent += 1
+        return {"type": "http.request", "body": bytes(bytearray(b"a" * size)), "more_body": True}
+
+    tracemalloc.start()
+    try:
+        assert not await passing.read_ahead(receive, PATIENCE)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sent <= (1 << 20) // MESSAGE_BYTES + 1
+    assert held <= 2 * (1 << 20)

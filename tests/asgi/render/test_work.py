@@ -13,6 +13,7 @@ from rwriter.asgi._render.events import closing_events, frame, opening_events
 from rwriter.asgi._render.input import InputItems
 from rwriter.asgi._render.response import response_object
 from rwriter.store import RequestDetail, detail_of
+from tests.fuzz.bounds import peak_of
 from tests.support.counting import Calls
 from tests.support.reading import chat_record, response_body, response_record
 from tests.support.records import record
@@ -93,6 +94,37 @@ def test_a_replay_costs_as_much_as_it_holds(make: Callable[[int], RequestDetail]
 
     _at_most_doubled(work)
     assert sizes[1] <= 2.1 * sizes[0] + 1_000
+
+
+def _of_items(item: str, size: int) -> RequestDetail:
+    return detail_of(response_record(request_body='{"input":[' + ",".join([item] * size) + "]}"))
+
+
+@pytest.mark.parametrize("item", ['"a"', '{"role":"user","content":"a"}', '{"id":"x"}'])
+def test_the_first_page_costs_the_same_whatever_comes_behind_it(item: str) -> None:
+    def work(size: int) -> int:
+        items = InputItems(_of_items(item, size))
+        calls = Calls()
+        with calls.counted():
+            found = items.page(limit=3, ascending=True, after=None)
+        assert found is not None
+        assert (len(found[0]), found[1]) == (3, True)
+        return calls.number
+
+    few, many = work(100_000), work(200_000)
+    assert many <= few + SLACK
+
+
+@pytest.mark.parametrize("after", [None, "x", "msg_in_none"])
+def test_a_page_holds_no_more_of_a_large_body_than_its_text(after: str | None) -> None:
+    detail = _of_items('"a"', 500_000)
+
+    def work() -> object:
+        return InputItems(detail).page(limit=1, ascending=False, after=after)
+
+    _, peak = peak_of(work)
+    # one copy of two megabytes and a slice; each item as an object of its own would be 50 MB
+    assert peak <= len(detail.body) + 5_000_000
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rwriter.asgi._json import loads
 
 _LONGEST: Final = 16 * 1024
 """Bytes of the longest member that is read."""
+_LONGEST_NAME: Final = 256
 _BOM: Final = b"\xef\xbb\xbf"
 # possessive, and an unfinished string is one token: no byte is looked at twice
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\],:]', re.DOTALL)
@@ -28,19 +29,25 @@ def skim(head: bytes, tail: bytes, wanted: Collection[str]) -> dict[str, Any]:
     for name, value in _members_of_head(head.removeprefix(_BOM).lstrip()):
         _take(found, name, value, wanted)
     for name, value in _members_of_tail(tail.rstrip()):
-        if name.decode("utf-8", "replace") not in found:
+        if _spelled(name) not in found:
             _take(found, name, value, wanted)
     return found
 
 
 def _take(found: dict[str, Any], name: bytes, value: bytes, wanted: Collection[str]) -> None:
-    key = name.decode("utf-8", "replace")
+    key = _spelled(name)
     if key not in wanted or len(value) > _LONGEST:
         return
     text = value.strip()
     loaded = loads(text)
     if loaded is not None or text == b"null":
         found[key] = loaded
+
+
+def _spelled(name: bytes) -> str:
+    """Return a name as a parser reads it: any letter of it may be escaped."""
+    read = loads(b'"' + name + b'"') if b"\\" in name and len(name) <= _LONGEST_NAME else None
+    return read if isinstance(read, str) else name.decode("utf-8", "replace")
 
 
 def _members_of_head(data: bytes) -> Iterator[tuple[bytes, bytes]]:
