@@ -18,7 +18,7 @@ class App:
 
     heard = b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         self.heard = await read(receive)
         await say(send, json.dumps(ANSWER).encode())
 
