@@ -23,9 +23,12 @@ COMMANDS: Final = {
     "stalls": "the event loop, processor and memory under hostile inputs, bare and behind the library",
     "memory": "what a full buffer takes in memory",
     "durability": "a journal under each fsync policy, beside memory",
+    "ledger": "what a ledger costs: rate, processor time, WAL and disk a record",
     "replay": "live traffic beside the replay of a large spool",
     "upgrade": "how long writers wait beside the upgrade of a million rows",
     "page": "write the tables of a run of `throughput` into docs/performance.md",
+    "questions": "the ten questions of the docs, each as a command, on a million requests",
+    "rust": "the original, in Rust, in turns with this writer (built by cargo)",
     "partitions": "what partitions cost where records are stored, and save where a week of them goes",
 }
 """Each is a module of the same name with ``measure`` and ``lines``, and where it wants them ``add_options`` and

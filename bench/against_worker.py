@@ -22,9 +22,10 @@ BEGINNING_AT_ONCE: Final = 4
 MODEL: Final = "gpt-4o-mini"
 
 
-def main(url: str, bodies_file: str) -> None:
-    """Migrate the database, say which package this is, then carry out a line of JSON at a time."""
-    asyncio.run(migrate.upgrade(url))
+def main(url: str, bodies_file: str, tables: str = "make") -> None:
+    """Migrate the database, or use it as it is; say which package this is, then carry out a line of JSON at a time."""
+    if tables == "make":
+        asyncio.run(migrate.upgrade(url))
     with open(bodies_file, encoding="utf-8") as file:  # noqa: PTH123 -- as short as it can be
         bodies: list[tuple[str, str]] = json.load(file)
     print(json.dumps(rwriter.__file__), flush=True)
@@ -33,11 +34,20 @@ def main(url: str, bodies_file: str) -> None:
         print(json.dumps("closed"), flush=True)
 
 
-async def _turn(
-    url: str, bodies: Sequence[tuple[str, str]], *, path: str, batch: int, records: int, warm_up: int
+async def _turn(  # noqa: PLR0913 -- the names of an order
+    url: str,
+    bodies: Sequence[tuple[str, str]],
+    *,
+    path: str,
+    batch: int,
+    records: int,
+    warm_up: int,
+    rate: float | None = None,
+    **options: Any,
 ) -> None:
     """Store ``warm_up`` records, say so and wait; then store ``records``, say how long that took, and wait again.
 
+    ``rate`` is of records a second, else as fast as they go in; ``options`` are the writer's.
     Both are seconds from the first ``send`` to the last commit: ``seconds`` of the clock, ``cpu`` of this process.
     """
     given = list(itertools.islice(_made(bodies), warm_up + records))
@@ -48,12 +58,12 @@ async def _turn(
                 # without statistics the planner may join by a scan of the table
                 await connection.exec_driver_sql("ANALYZE requests, request_templates")
                 await connection.commit()
-        async with RequestsWriter(engines, batch_size=batch) as writer:
+        async with RequestsWriter(engines, batch_size=batch, **options) as writer:
             await _send(writer, given[:warm_up], batch)
             gc.collect()
             await _say("ready")
             cpu, started = time.process_time(), time.perf_counter()
-            await _send(writer, given[warm_up:], batch)
+            await (_send(writer, given[warm_up:], batch) if rate is None else _paced(writer, given[warm_up:], rate))
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             # the connections stay until the processor time of their server processes is read
             await _say({"seconds": seconds, "cpu": cpu})
@@ -71,6 +81,14 @@ async def _send(writer: RequestsWriter, given: Sequence[CompletedRequest], batch
         if number % batch == 0:
             # send() suspends only when the buffer is full; a service's handlers come and go in between
             await asyncio.sleep(0)
+    await writer.flush()
+
+
+async def _paced(writer: RequestsWriter, given: Sequence[CompletedRequest], rate: float) -> None:
+    started = time.perf_counter()
+    for number, record in enumerate(given):
+        await asyncio.sleep(max(0.0, started + number / rate - time.perf_counter()))
+        await writer.send(record)
     await writer.flush()
 
 

@@ -72,7 +72,7 @@ class Database:
     """Fresh tables in ``schema``, found through the search_path: no peer pays for a schema's name in its statements."""
 
     def __init__(self, url: str, schema: str = SCHEMA) -> None:
-        self._url = url
+        self.url: Final = url
         self.schema: Final = schema
         self._control = self._engine(1)
 
@@ -171,7 +171,7 @@ class Database:
             return {name: result.scalar_one() for name, result in (*shown.items(), ("compression", compressed))}
 
     def _engine(self, connections: int) -> AsyncEngine:
-        url, arguments = connect_arguments(self._url)
+        url, arguments = connect_arguments(self.url)
         arguments["server_settings"] = arguments.get("server_settings", {}) | {"search_path": self.schema}
         return create_async_engine(url, connect_args=arguments, pool_size=connections, max_overflow=0)
 

@@ -1,4 +1,4 @@
-"""Python processes that a measurement starts: each answers a line of JSON with a line of JSON."""
+"""Processes that a measurement starts: each answers a line of JSON with a line of JSON."""
 
 from __future__ import annotations
 
@@ -36,10 +36,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def worker(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Worker]:
+def worker(
+    *arguments: str, program: str = sys.executable, environment: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
     """Start ``python ARGUMENTS`` and terminate it at the end of the block; its errors go to our own standard error."""
-    with subprocess.Popen(  # noqa: S603 -- our own modules
-        [sys.executable, *arguments],
+    with subprocess.Popen(  # noqa: S603 -- our own programs
+        [program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -89,7 +89,7 @@ SELECT n, at,
         WHEN n % 25 = 0 THEN 'failed' ELSE 'completed' END AS state,
     floor(200 * power(random(), 3)) AS tenant
 FROM (
-    SELECT n, md5(n::text) AS hash, timestamptz '2026-01-01' + n * interval '30 days' / {rows} AS at
+    SELECT n, md5(n::text) AS hash, {since} + n * interval '30 days' / {rows} AS at
     FROM generate_series(1, {rows}) AS n
 ) AS numbered;
 
@@ -100,7 +100,7 @@ FROM filling;
 
 INSERT INTO requests (id, template_id, custom_id, model, state, daemon_id, claimed_at, started_at, completed_at,
     failed_at, canceled_at, response_status, response_body, response_size, error, service_tier, created_by, batch_id,
-    created_at)
+    created_at, input_tokens, output_tokens, first_token_at)
 SELECT id, template_id, CASE WHEN n % 2 = 0 THEN 'chatcmpl-' || n END,
     CASE WHEN is_rare THEN '{rare_model}' ELSE 'model-' || floor(8 * power(n % 997 / 997.0, 2)) END,
     state, '00000000-0000-0000-0000-000000000000', at, at,
@@ -111,20 +111,20 @@ SELECT id, template_id, CASE WHEN n % 2 = 0 THEN 'chatcmpl-' || n END,
     CASE WHEN state IN ('completed', 'failed') THEN repeat(md5(n::text) || ' ', 2 * words) END, 66 * words,
     CASE state WHEN 'failed' THEN '{{"type": "NonRetriableHttpStatus"}}' END,
     'priority', CASE WHEN is_rare THEN '{large}' WHEN n % 20 <> 1 THEN 'tenant-' || tenant END,
-    CASE WHEN NOT is_rare AND n % 20 = 1 THEN id END, at
+    CASE WHEN NOT is_rare AND n % 20 = 1 THEN id END, at, n % 4000, n % 800, at + n % 1700 * interval '1 ms'
 FROM filling;
 
 DROP TABLE filling
 """
 
 
-async def fill(database: Database, rows: int, ids: str = "v7") -> None:
-    """Insert ``rows`` requests of thirty days with their templates, then ``VACUUM ANALYZE``.
+async def fill(database: Database, rows: int, ids: str = "v7", since: str = "timestamptz '2026-01-01'") -> None:
+    """Insert ``rows`` requests of the thirty days from ``since`` on with their templates, then ``VACUUM ANALYZE``.
 
     Tenants and models have very different sizes; most bodies are small, and some have a few kB. ``ids``: those of the
     requests; ``v4`` are all over the index, so that those to come are too. Templates' are ``v7``.
     """
-    values = {"rows": rows, "rare": max(1, rows // 200), "rare_model": RARE_MODEL, "large": LARGE_OWNER}
+    values = {"rows": rows, "rare": max(1, rows // 200), "rare_model": RARE_MODEL, "large": LARGE_OWNER, "since": since}
     values["id"] = "gen_random_uuid()" if ids == "v4" else _V7
     async with database.control() as connection:
         await connection.exec_driver_sql("SELECT setseed(0.5)")

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     Column,
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-HEAD_REVISION: Final = "rwriter_0002"
+HEAD_REVISION: Final = "rwriter_0003"
 """The migration these tables correspond to. Kept here so that the writer's start check needs no Alembic."""
 
 VERSION_TABLE: Final = "rwriter_alembic_version"
@@ -217,6 +218,33 @@ erasures: Table = Table(
     Column("owner_digest", Text, primary_key=True),
     # what this owner began up to then is written no more
     Column("erased_at", DateTime(timezone=True), nullable=False),
+)
+
+ledger: Table = Table(
+    "ledger",
+    metadata,
+    # of a lane: a sequence of entries that one task of a writer writes, each sealing the one before
+    Column("writer_id", Uuid, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", Text, nullable=False),
+    Column("ids", ARRAY(Uuid, dimensions=1), nullable=False, server_default=text("'{}'")),
+    # rows written, or records that the entry is about
+    Column("number", Integer, nullable=False, server_default=text("0")),
+    # of each id in order, 16 bytes over the facts of its record and 16 over its bodies
+    Column("tags", LargeBinary, nullable=False, server_default=text("''")),
+    Column("digest", LargeBinary, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    # a writer's own, or what was removed where that is not told by ids
+    Column("account", JSONB(none_as_null=True)),
+    # of the ids, those that got no row by this entry, and those whose row was there before, in flight
+    Column("skipped", ARRAY(Uuid, dimensions=1)),
+    Column("begun", ARRAY(Uuid, dimensions=1)),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    CheckConstraint(
+        "kind IN ('opened', 'stored', 'skipped', 'dead', 'spooled', 'replayed', 'dropped', 'erased', 'purged',"
+        " 'archived', 'heartbeat', 'closed')",
+        name="ledger_kind_check",
+    ),
 )
 
 TABLES: Final = frozenset(metadata.tables)

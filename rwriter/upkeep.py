@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -25,14 +26,18 @@ log = logging.getLogger("rwriter")
 
 
 class _Found(msgspec.Struct):
-    """Holds what a writer's latest round found. At ``until`` it is out of date: other processes had the turn."""
+    """Holds what a writer's latest rounds found. After ``until`` it is out of date: other processes had the turn."""
 
-    until: float
+    until: float = math.inf
     backlog: float | None = None
     sizes: list[TableSize] = []
 
 
 _found: Final[dict[str, _Found]] = {}
+
+
+def _found_by(writer: str) -> _Found:
+    return _found.setdefault(writer, _Found())
 
 
 def _observe(values: Callable[[_Found], Iterable[tuple[float, dict[str, str]]]]) -> metrics.CallbackT:
@@ -111,20 +116,29 @@ class Upkeep(msgspec.Struct, frozen=True, kw_only=True):
 
 async def keep_up(upkeep: Upkeep, store: RequestStore, *, name: str, is_up: Callable[[], bool]) -> None:
     """Do one round after the other, for ever. Whatever a round raises is logged, and left to the next."""
-    while True:
-        if is_up():
-            try:
-                async with store.turn("upkeep") as mine:
-                    if mine:
-                        await _round(upkeep, store, name)
-            except Exception as exc:  # noqa: BLE001 -- housekeeping: the next round will do
-                log.warning("%s: upkeep is put off for %s: %s", name, upkeep.every, describe(exc))
-        await asyncio.sleep(upkeep.every.total_seconds())
+    try:
+        while True:
+            if is_up():
+                await _turn(upkeep, store, name)
+            await asyncio.sleep(upkeep.every.total_seconds())
+    finally:
+        # the gauges tell nothing of a writer that is closed
+        _found.pop(name, None)
+
+
+async def _turn(upkeep: Upkeep, store: RequestStore, name: str) -> None:
+    try:
+        async with store.turn("upkeep") as mine:
+            if mine:
+                await _round(upkeep, store, name)
+    except Exception as exc:  # noqa: BLE001 -- housekeeping: the next round will do
+        log.warning("%s: upkeep is put off for %s: %s", name, upkeep.every, describe(exc))
 
 
 async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
-    # three rounds: of one that is put off the figures still hold
-    _found[name] = _Found(time.monotonic() + 3 * upkeep.every.total_seconds())
+    found = _found_by(name)
+    # a round may take hours, and what was found before holds as long
+    found.until = math.inf
     for job in (_make_partitions, _fail_stale, _empty_bodies, _purge, _measure):
         try:
             done = await job(upkeep, store, name)
@@ -133,6 +147,8 @@ async def _round(upkeep: Upkeep, store: RequestStore, name: str) -> None:
             continue
         if done:
             log.info("%s: upkeep: %s", name, done)
+    # of rounds that are put off the figures still hold, be they as short as a test's
+    found.until = time.monotonic() + 3 * upkeep.every.total_seconds() + 60
 
 
 async def _make_partitions(upkeep: Upkeep, store: RequestStore, _name: str) -> str:
@@ -162,10 +178,10 @@ async def _purge(upkeep: Upkeep, store: RequestStore, name: str) -> str:
     cut = datetime.now(UTC) - upkeep.purge_after
     oldest = await store.oldest_finished()
     overdue = timedelta(0) if oldest is None else max(cut - oldest, timedelta(0))
-    _found[name].backlog = overdue.total_seconds()
+    _found_by(name).backlog = overdue.total_seconds()
     done = await store.purge(cut, rest=upkeep.rest)
     if done.requests:
-        _found[name].backlog = 0.0
+        _found_by(name).backlog = 0.0
     number = done.requests + done.dead_letters
     return f"deleted {number} requests and dead letters" if number else ""
 
@@ -173,5 +189,5 @@ async def _purge(upkeep: Upkeep, store: RequestStore, name: str) -> str:
 async def _measure(upkeep: Upkeep, store: RequestStore, name: str) -> str:
     if upkeep.measure:
         async with asyncio.timeout(MEASURE_TIMEOUT), store.engine.connect() as connection:
-            _found[name].sizes = await table_sizes(connection)
+            _found_by(name).sizes = await table_sizes(connection)
     return ""

@@ -36,6 +36,7 @@ PUBLIC = {
     "rwriter.migrate": "adopt alembic_config check current include_name include_object upgrade versions_path",
     "rwriter.testing": "SINK_CHECKS Kept PostgresServer SinkCheck TcpProxy TestDbEngines rolled_back",
     "rwriter.sink": "RecordSink",
+    "rwriter.ledger": "Audit Finding LedgerHead audit heads_in use_ledger_secret",
     "rwriter.stream": "ConsumerStats JetStreamStore StreamConsumer consume",
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.threaded": "SyncRequestStore ThreadedWriter",

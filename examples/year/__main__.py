@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import text
 
@@ -19,18 +20,21 @@ from examples.year.traffic import Calendar
 from rwriter import DbEngines
 from rwriter.testing import THROWAWAY, PostgresServer
 
+KINDS: Final = ("plain", "partitioned")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Live through the year twice and print what adds up. Returns 1 if something does not."""
+    """Live through the year on each kind of tables and print what adds up. Returns 1 if something does not."""
     parser = argparse.ArgumentParser(prog="python -m examples.year")
     parser.add_argument("--weeks", type=int, default=52, help="weeks of the year, at least 8")
     parser.add_argument("--per-week", type=int, default=500, help="requests of a week")
+    parser.add_argument("--tables", choices=KINDS, help="one kind of tables alone")
     given = parser.parse_args(arguments)
     if given.weeks < 8 or given.per_week < 1:  # noqa: PLR2004 -- an eighth of the year is a week
         parser.error("a year has at least 8 weeks, and a week at least one request")
     adds_up = True
     with PostgresServer(settings=THROWAWAY) as server, tempfile.TemporaryDirectory() as folder:
-        for kind in ("plain", "partitioned"):
+        for kind in (given.tables,) if given.tables else KINDS:
             began = time.monotonic()
             found = asyncio.run(_live(server, kind, Path(folder) / kind, given.weeks, given.per_week))
             print(f"{kind} tables, {given.weeks} weeks of {given.per_week} requests, {time.monotonic() - began:.0f} s")

@@ -94,6 +94,14 @@ def key_pepper_is_set() -> bool:
     return _pepper() is not None
 
 
+def pepper_secret() -> bytes | None:
+    """Return the pepper's own bytes, or ``None`` where keys are digested without one."""
+    if not _keys.asked_environment and not os.environ.get(PEPPER_VARIABLE):
+        return None  # no word about it here: there may be no API keys at all
+    pepper = _pepper()
+    return None if pepper is None else pepper.secret
+
+
 def digest(api_key: str) -> KeyDigest:
     """Return the digest of a raw key, and a ``KeyDigest`` as it is; an empty key stays empty."""
     if isinstance(api_key, KeyDigest):

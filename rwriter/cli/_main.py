@@ -39,6 +39,7 @@ app.places = {
     "usage": Place("usage", "Sum up requests, failures, tokens and times."),
     "purge": Place("removal", "Delete finished requests and dead letters that are older, the oldest first."),
     "erase": Place("removal", "Delete everything of OWNER's, for good: requests, bodies and dead letters."),
+    "audit": Place("audit", "Compare the ledger with the rows."),
     "reap": Place("requests", "Fail realtime requests that have been processing for longer: their process died."),
     "migrate": Place("schema", "Bring the tables to this release's revision."),
     "current": Place("schema", "Print the revision the database is at."),

@@ -61,9 +61,11 @@ def since(default: str | None) -> Callable[[Callable[..., None]], Callable[..., 
 until = click.option("--until", type=moment, metavar="WHEN", help="As --since; without it, now.")
 
 
-def engines_for(database_url: str | None, schema: str | None, *, pool_size: int = 5) -> DbEngines:
+def engines_for(
+    database_url: str | None, schema: str | None, *, pool_size: int = 5, statement_timeout: float = 30.0
+) -> DbEngines:
     """Return engines for the options given; raises ``RwriterError`` where no database is named."""
     if not database_url:
         msg = f"no database given: pass --database-url, or set {URL_VARIABLE}"
         raise RwriterError(msg)
-    return DbEngines.from_url(database_url, schema=schema, pool_size=pool_size)
+    return DbEngines.from_url(database_url, schema=schema, pool_size=pool_size, statement_timeout=statement_timeout)

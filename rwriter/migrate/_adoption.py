@@ -31,7 +31,7 @@ MADE: Final = "made by rwriter migrate --adopt"
 ADOPTED: Final = "rwriter adopted requests and request_templates"
 """The comment of the version table where the two tables are another program's. The revisions have these words too."""
 
-_OF_OUR_OWN: Final = ("dead_letters", "erasures")
+_OF_OUR_OWN: Final = ("dead_letters", "erasures", "ledger")
 _POSTGRESQL: Final = URL.create("postgresql+asyncpg").get_dialect()()
 
 _IS_ADOPTED: Final = text("SELECT obj_description(to_regclass(:name), 'pg_class')")

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from rwriter._chain.table import is_kept, say_removed
 from rwriter._validation import aware, positive
 from rwriter.engines import EngineProvider
 from rwriter.errors import RwriterError
@@ -24,6 +25,7 @@ from rwriter.partitions._catalog import (
     partitions_in,
     quoted,
 )
+from rwriter.schema import first_id
 
 PATIENCE: Final = 60.0
 
@@ -36,13 +38,14 @@ async def drop(
     *,
     patience: float = PATIENCE,
     schema: str | None = None,
+    why: Literal["purged", "archived"] = "purged",
 ) -> list[Partition]:
     """Drop the partitions whose last id was made before ``before``, oldest first, and return them.
 
     Every row in them goes, of whatever state and owner. The partition of now is never dropped. A partition is detached
     CONCURRENTLY, which waits for the transactions that use the tables, and lets writers and readers go on; where that
     was cut short, by a crash or after ``patience`` seconds, the next call completes it first. The role must own the
-    tables; PostgreSQL 14 or later.
+    tables; PostgreSQL 14 or later. Where there is a ledger, an entry says ``why`` the rows with these ids are gone.
 
     Raises ``RwriterError`` where the tables are not partitioned, where another call is at work, where a partition could
     not be detached within ``patience`` seconds, and where a default partition stands in the way.
@@ -60,8 +63,17 @@ async def drop(
         if old and catalog.has_default:
             raise RwriterError("a default partition keeps others from being detached beside writers: detach it first")
         for each in old:
+            await _say_dropped(connection, each, why)
             await _drop(connection, catalog, each, patience)
     return old
+
+
+async def _say_dropped(connection: AsyncConnection, partition: Partition, why: Literal["purged", "archived"]) -> None:
+    """Write the entry of a partition's range of ids. Before the drop: until that is complete the rows speak for it."""
+    if await is_kept(connection):
+        first, below = first_id(partition.start), first_id(partition.end)
+        bounds = {"from": str(first), "below": str(below)}
+        await say_removed(connection, why, (), **bounds)
 
 
 async def _complete(connection: AsyncConnection, catalog: Catalog, patience: float) -> None:

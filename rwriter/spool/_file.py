@@ -21,7 +21,7 @@ from rwriter.spool import _folder, _log, _rows
 from rwriter.spool._forget import forget
 from rwriter.spool._liveness import Claimant, bury, is_alive
 from rwriter.spool._owner import Owner, forget_stamp
-from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, checksum_of, prepare, read_row
+from rwriter.spool._rows import FIELDS, KNOWN_AS, SELECT, Listed, Row, Stored, check, checksum_of, prepare, read_row
 from rwriter.spool._salvage import salvage
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class SpoolFile:
                     if claimed and size > max_bytes:
                         break
                     claimed.append(Stored(seq, row))
-            self._each(
+            self._db.executemany(
                 "UPDATE records SET claimant = ? WHERE seq = ?", [(self._claimant.name, each.seq) for each in claimed]
             )
             self._set_aside(damaged, "damaged: its checksum does not match")
@@ -150,8 +150,8 @@ class SpoolFile:
 
     def _set_aside(self, seqs: Sequence[int], reason: str) -> None:
         copy = f"INSERT OR REPLACE INTO set_aside ({FIELDS}, reason) SELECT {FIELDS}, ? FROM records WHERE seq = ?"
-        self._each(copy, [(reason, seq) for seq in seqs])
-        self._each("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+        self._db.executemany(copy, [(reason, seq) for seq in seqs])
+        self._db.executemany("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
     def find(self, request_id: bytes) -> bytes | None:
         """Return the payload of the first sound row with this id."""
@@ -280,7 +280,7 @@ class SpoolFile:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
             prepare(db)
-            _check(db)
+            check(db)
         except BaseException:
             db.close()
             raise
@@ -323,18 +323,24 @@ class SpoolFile:
         self._deferred.append((statement.replace(":me", f"'{self._claimant.name}'"), [(seq,) for seq in seqs]))
 
         def work() -> None:
-            with self._transaction():
+            with self._unsynced(), self._transaction():
                 self._apply_deferred()
             self._deferred.clear()
 
         self._sound(work)
 
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        # a power cut may undo it, and then rows are replayed, which changes nothing: no sender waits for the disk
+        self._db.execute(f"PRAGMA synchronous = {'OFF' if self._synchronous == 'OFF' else 'NORMAL'}")
+        try:
+            yield
+        finally:
+            self._db.execute(f"PRAGMA synchronous = {self._synchronous}")
+
     def _apply_deferred(self) -> None:
         for statement, parameters in self._deferred:
-            self._each(statement, parameters)
-
-    def _each(self, statement: str, parameters: Sequence[tuple[object, ...]]) -> None:
-        self._db.executemany(statement, parameters)
+            self._db.executemany(statement, parameters)
 
     def _check_room(self, size: int) -> None:
         used = self._used()
@@ -391,9 +397,3 @@ def _connected(path: Path) -> sqlite3.Connection:
     # a text with a flipped bit is read like any other: its row's checksum tells
     db.text_factory = lambda text: text.decode("utf-8", "replace")
     return db
-
-
-def _check(db: sqlite3.Connection) -> None:
-    (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if health != "ok":
-        raise sqlite3.DatabaseError(health)

@@ -91,6 +91,13 @@ class Listed(NamedTuple):
     reason: str | None
 
 
+def check(db: sqlite3.Connection) -> None:
+    """Raise ``sqlite3.DatabaseError`` for a file that is damaged."""
+    (health,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if health != "ok":
+        raise sqlite3.DatabaseError(health)
+
+
 def prepare(db: sqlite3.Connection) -> None:
     """Make the tables that are not there, and the columns that a file of an earlier release has not."""
     db.executescript(SCHEMA)

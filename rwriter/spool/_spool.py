@@ -238,8 +238,10 @@ class Spool:
         """Delete records spooled before ``before`` (Unix seconds) that no process has claimed. Returns how many."""
         return await self._on_thread(lambda file: file.purge(before, set_aside_only=set_aside_only))
 
-    async def forget(self, created_by: str, until: datetime) -> int:
+    async def forget(self, created_by: str, until: datetime, ids: list[uuid.UUID] | None = None) -> int:
         """Delete the records of an owner that began up to ``until``, in whosever hands. Returns how many.
+
+        Appends the ids of those that can be read to ``ids``.
 
         The file is rewritten, so that nothing of them can be read from it any more, nor of rows deleted before.
         """
@@ -254,7 +256,10 @@ class Spool:
                 record = decode_record(payload)
             except (msgspec.MsgspecError, ValueError, TypeError):
                 return field in payload
-            return record.created_by == created_by and record.started_at <= until
+            found = record.created_by == created_by and record.started_at <= until
+            if found and ids is not None:
+                ids.append(record.request_id)
+            return found
 
         return await self._on_thread(lambda file: file.forget(is_theirs))
 

@@ -7,10 +7,12 @@ import uuid
 from datetime import datetime
 from typing import ClassVar, Final
 
-from sqlalchemy import Executable, Text, Uuid, bindparam, delete, func, literal, select, tuple_
+from sqlalchemy import Executable, Text, Uuid, bindparam, delete, exists, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter._chain.entries import Entry
+from rwriter._chain.table import IS_KEPT, insert_entry, say_removed
 from rwriter._database_errors import Kind, failure_of
 from rwriter._values.guarded import Guarded
 from rwriter._values.texts import repair
@@ -67,10 +69,16 @@ def _insertion() -> Executable:
 
 
 _INSERT: Final = _insertion()
+_IS_THERE: Final = select(exists().where(dead_letters.c.id == bindparam("id", type_=Uuid())))
 
 
-async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str) -> None:
-    """Insert a refused record beside the reason. See ``RequestStore.bury``."""
+async def bury(
+    connections: Connections, record: CompletedRequest, *, sqlstate: str | None, error: str, entry: Entry | None = None
+) -> bool:
+    """Insert a refused record beside the reason, and beside its ``entry`` of the ledger. See ``RequestStore.bury``.
+
+    Returns False where there is no such letter afterwards: its owner was erased.
+    """
     payload = encode_record(record)
     letter = {
         "id": uuid.uuid5(record.request_id, hashlib.sha256(payload).hexdigest()),
@@ -82,7 +90,11 @@ async def bury(connections: Connections, record: CompletedRequest, *, sqlstate: 
         "started_at": record.started_at,
     }
     async with connections.transaction() as connection:
-        await connection.execute(_INSERT, letter)
+        is_there = (await connection.execute(_INSERT, letter)).rowcount == 1
+        if entry is not None:
+            is_there = is_there or bool(await connection.scalar(_IS_THERE, {"id": letter["id"]}))
+            await insert_entry(connection, entry, None if is_there else [record.request_id])
+    return is_there
 
 
 class DeadLetters:
@@ -148,8 +160,12 @@ class DeadLetters:
 
     async def purge(self, before: datetime) -> int:
         """Delete letters written before ``before`` and return how many."""
+        purged = delete(dead_letters).where(dead_letters.c.created_at < before)
         async with self._engine.begin() as connection:
-            return (await connection.execute(delete(dead_letters).where(dead_letters.c.created_at < before))).rowcount
+            gone = (await connection.execute(purged.returning(dead_letters.c.request_id, IS_KEPT))).all()
+            if gone and gone[0].ledger_is_kept:
+                await say_removed(connection, "purged", [letter.request_id for letter in gone])
+        return len(gone)
 
     async def _chunk(self, letter_id: uuid.UUID | None, after: uuid.UUID | None) -> list[tuple[uuid.UUID, bytes]]:
         query = select(dead_letters.c.id, dead_letters.c.payload).order_by(dead_letters.c.id).limit(CHUNK)

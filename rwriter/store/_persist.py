@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import operator
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -38,6 +37,8 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from sqlalchemy.sql.expression import Select
 from sqlalchemy.types import TypeEngine
 
+from rwriter._chain.entries import NOTHING_ODD, Entry, Outcome
+from rwriter._chain.statement import outcome_of, parameters_of, stored_entry
 from rwriter.records import CompletedRequest, first_id_of, succeeded
 from rwriter.schema import ACTIVE_STATES, NIL_DAEMON, REALTIME_TIER, request_templates, requests
 from rwriter.store._connections import Compiled, Connections
@@ -97,22 +98,36 @@ class Persist:
 
     def __init__(self, connections: Connections) -> None:
         self._connections: Final = connections
+        self._compiled: Final[dict[tuple[bool, bool], Compiled]] = {}
 
     async def __call__(self, records: Sequence[CompletedRequest]) -> PersistResult:
         """Store ``records`` and return which of them have their row. See ``RequestStore.persist_completed``."""
+        return (await self.with_entry(records, None))[0]
+
+    async def with_entry(
+        self, records: Sequence[CompletedRequest], entry_of: Callable[[Sequence[CompletedRequest]], Entry] | None
+    ) -> tuple[PersistResult, Outcome]:
+        """Store ``records`` beside their entry of the ledger, which ``entry_of`` makes of them in id order.
+
+        Raises for a number of the ledger that is taken, and then stores nothing.
+        """
         # keyed by the number, which hashes and sorts in C; in reverse, so that of an id given twice the first stays
         unique = {record.request_id.int: record for record in reversed(records)}
         if not unique:
-            return PersistResult(0, 0, 0, frozenset())
+            return PersistResult(0, 0, 0, frozenset()), NOTHING_ODD
         # in id order, so that two writers with the same ids wait for each other instead of deadlocking
-        arrays = arrays_of([unique[key] for key in sorted(unique)])
-        found, inserted, unfinished = await self._connections.write_row(
-            lambda: self._with_facts if "metadata" in arrays else self._plain, arrays
+        in_order = [unique[key] for key in sorted(unique)]
+        arrays = arrays_of(in_order)
+        if entry_of is not None:
+            arrays |= parameters_of(entry_of(in_order))
+        found, inserted, unfinished, *odd = await self._connections.write_row(
+            lambda: self._statement(facts="metadata" in arrays, entry=entry_of is not None), arrays
         )
         written = frozenset(found)
         if unfinished:
             _log_unfinished(unfinished)
-        return PersistResult(inserted, len(written) - inserted, len(records) - len(written), written)
+        result = PersistResult(inserted, len(written) - inserted, len(records) - len(written), written)
+        return result, outcome_of(*odd) if odd else NOTHING_ODD
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Return those of ``ids`` that have a finished row of this library's kind. Asks the primary."""
@@ -122,15 +137,13 @@ class Persist:
     # Compiled once: on each execution SQLAlchemy would walk the whole statement to find what it compiled before.
     # Not in the constructor: the dialect knows its server only after the first connection.
 
-    @functools.cached_property
-    def _plain(self) -> Compiled:
-        return self._compiled(statement(facts=False))
+    def _statement(self, *, facts: bool, entry: bool) -> Compiled:
+        compiled = self._compiled.get((facts, entry))
+        if compiled is None:
+            compiled = self._compiled[facts, entry] = self._compile(statement(facts=facts, entry=entry))
+        return compiled
 
-    @functools.cached_property
-    def _with_facts(self) -> Compiled:
-        return self._compiled(statement(facts=True))
-
-    def _compiled(self, persist: Select[Any, Any, Any]) -> Compiled:
+    def _compile(self, persist: Select[Any, Any, Any]) -> Compiled:
         engine = self._connections.write
         tables = engine.get_execution_options().get("schema_translate_map")
         compiled = persist.compile(
@@ -180,11 +193,12 @@ def _sparse(values: list[_Value | None]) -> list[_Value | None]:
     return values if values.count(None) < len(values) else []
 
 
-def statement(*, facts: bool) -> Select[Sequence[uuid.UUID], int, Sequence[uuid.UUID]]:
+def statement(*, facts: bool, entry: bool = False) -> Select[Any, Any, Any]:
     """Insert or complete a batch, with tokens, the first token's time and metadata if there are ``facts``.
 
     Returns the ids of the requests written, how many of them were inserted, and the ids of those skipped although
-    their row is not finished.
+    their row is not finished. With an ``entry`` of the ledger also the ids that got no row, and those whose row was
+    begun before.
     """
     batch = _batch(_ARRAYS | _FACTS if facts else _ARRAYS)
     upserted = _upsert(batch)
@@ -196,6 +210,9 @@ def statement(*, facts: bool) -> Select[Sequence[uuid.UUID], int, Sequence[uuid.
         select(func.count()).select_from(templates).scalar_subquery().label("inserted"),
         _unfinished(written.c.written).label("unfinished"),
     )
+    if entry:
+        made = stored_entry(_given("id", _ARRAYS["id"]), upserted, templates)
+        answer = answer.add_columns(*(select(each).scalar_subquery().label(each.name) for each in made.c))
     return answer.add_cte(_facts(batch, upserted)) if facts else answer
 
 

@@ -29,6 +29,7 @@ _NEEDED: Final = {
     "request_templates": ("SELECT", "INSERT"),
     "dead_letters": ("SELECT", "INSERT"),
     "erasures": ("SELECT",),
+    "ledger": ("SELECT", "INSERT"),
 }
 """The privileges without which the writer cannot write. Deletions need DELETE, which many a service withholds."""
 

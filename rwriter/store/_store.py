@@ -28,7 +28,8 @@ class RequestStore:
     """
 
     def __init__(self, engines: EngineProvider | AsyncEngine, *, schema: str | None = None) -> None:
-        self._connections: Final = Connections(engines, schema)
+        # another store's, where one does a part of this one's work
+        self._connections: Final = engines if isinstance(engines, Connections) else Connections(engines, schema)
         self._persist: Final = Persist(self._connections)
         self._rows: Final = _removal.Rows(self._connections)
 

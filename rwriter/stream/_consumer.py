@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Unpack
 
 from nats.aio.msg import Msg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from rwriter._chain.entries import Entry
 from rwriter._database_errors import Kind, advice, backoff, describe, failure_of
 from rwriter.engines import EngineProvider
 from rwriter.errors import DatabaseRefused, RwriterError
+from rwriter.ledger import Book, append_entries
 from rwriter.store import RequestStore
 from rwriter.stream import _telemetry as telemetry
 from rwriter.stream._account import ENDS, Account
@@ -36,6 +38,9 @@ then would be delivered again only after ``ack_wait``."""
 
 START_TIMEOUT: Final = 10.0
 """Seconds the start check may take before the consumer goes on without it."""
+
+LEDGER_GRACE: Final = 1.0
+"""Seconds that the last entry of the ledger may take."""
 
 RETURN_DELAY: Final = 2.0
 """Seconds before a message that was returned for the first time comes again; doubles."""
@@ -82,6 +87,7 @@ class StreamConsumer:
     ``flush_timeout``    60 s         one attempt, acquiring the connection included
     ``lag_interval``     5 s          between two looks at the stream's lag
     ``timeout``          5 s          for a connection to NATS, and for its answers
+    ``ledger``           ``False``    write an entry beside each batch, for ``rwriter audit``
     ``check_schema``     ``True``     compare the database with head on start
     ``connect``          ``None``     options of ``nats.connect``: ``tls``, ``user_credentials``, ``token``
     ``name``             see below    in logs and metrics: ``rwriter-consume``
@@ -114,7 +120,9 @@ class StreamConsumer:
             name=self.name,
         )
         self._outage: Final = _StreamOutage(writing)
-        self._delivery: Final = Delivery(self._store, self._account, writing, outage=self._outage)
+        self._book: Final = self._ledger() if self._options.ledger else None
+        self._sink: Final = self._store if self._book is None else self._book.recording("stored")
+        self._delivery: Final = Delivery(self._sink, self._account, writing, outage=self._outage)
         # when the message with a number was refused first: others that went in since say that it is to blame
         self._refused_at: Final[dict[int, int]] = {}
         self._stream_error: tuple[datetime, str] | None = None
@@ -150,13 +158,26 @@ class StreamConsumer:
         try:
             if self._options.check_schema:
                 await self._check_database()
+            if self._book is not None:
+                await self._book.open()
             async with asyncio.TaskGroup() as group:
                 for number in range(self._options.concurrency):
                     group.create_task(self._work(shutdown), name=f"{self.name}-{number}")
                 group.create_task(self._watch(shutdown), name=f"{self.name}-lag")
                 group.create_task(self._hurry(shutdown), name=f"{self.name}-shutdown")
         finally:
+            if self._book is not None:
+                await self._book.close(LEDGER_GRACE)
             await self._connection.aclose()
+
+    def _ledger(self) -> Book:
+        return Book(
+            self._store,
+            name=self.name,
+            account=lambda: {name: getattr(self.stats, name) for name in ("received", *ENDS, "returned", "pending")},
+            is_up=lambda: self._outage.state is Database.UP,
+            durability="stream",
+        )
 
     async def _check_database(self) -> None:
         try:
@@ -212,7 +233,7 @@ class StreamConsumer:
         taken = [each for each in [await self._read(source, message) for message in fetched] if each is not None]
         if not taken:
             return
-        async with _held(source, [each.message for each in taken]):
+        async with source.held([each.message for each in taken]):
             await self._deliver(taken)
         for message, _, entries in taken:
             if all(entry.fate in ENDS for entry in entries):
@@ -234,6 +255,9 @@ class StreamConsumer:
         except Unreadable as exc:
             await self._leave(source, message, exc)
         else:
+            if contents.entries:
+                await self._append(source, message, contents.entries)
+                return None
             number, now = message.metadata.sequence.stream, time.monotonic()
             refused_at = self._refused_at.pop(number, None)
             return _Taken(
@@ -242,6 +266,17 @@ class StreamConsumer:
                 [PendingRecord(each, each.text_bytes, number, now, refused_at=refused_at) for each in contents.records],
             )
         return None
+
+    async def _append(self, source: Source, message: Msg, entries: Sequence[Entry]) -> None:
+        """Write the entries of a writer's ledger: those that are there already are the same."""
+        try:
+            async with asyncio.timeout(self._options.flush_timeout):
+                await append_entries(self._store, entries)
+        except Exception as exc:  # noqa: BLE001 -- whatever it is, they stay in the stream
+            log.warning("%s: cannot write to the ledger: %s", self.name, describe(exc))
+            await source.give_back(message, self._return_delay(message))
+        else:
+            await self._acknowledge(source, message)
 
     async def _deliver(self, taken: Sequence[_Taken]) -> None:
         """Store the records of messages together, and put those that were refused before into ``dead_letters``."""
@@ -263,7 +298,7 @@ class StreamConsumer:
         record = entries[0].record
         try:
             async with asyncio.timeout(self._options.flush_timeout):
-                await self._store.bury(record, sqlstate=letter.sqlstate, error=letter.error)
+                await self._sink.bury(record, sqlstate=letter.sqlstate, error=letter.error)
         except Exception as exc:  # noqa: BLE001 -- whatever it is, the letter stays in the stream
             log.warning("%s: cannot bury record %s: %s", self.name, record.request_id, describe(exc))
         else:
@@ -333,24 +368,6 @@ async def consume(
     consumer = StreamConsumer(servers, store, stream=stream, **options)
     await consumer.run(shutdown)
     return consumer.stats
-
-
-@contextlib.asynccontextmanager
-async def _held(source: Source, messages: Sequence[Msg]) -> AsyncIterator[None]:
-    """Keep ``messages`` from being delivered to another consumer for as long as the block takes."""
-
-    async def hold() -> None:
-        while True:
-            await asyncio.sleep(source.ack_wait / 3)
-            with contextlib.suppress(RwriterError):
-                for message in messages:
-                    await source.hold(message)
-
-    holding = asyncio.create_task(hold(), name="rwriter-consume-hold")
-    try:
-        yield
-    finally:
-        holding.cancel()
 
 
 async def _until(shutdown: asyncio.Event, fetch: Coroutine[Any, Any, list[Msg]]) -> list[Msg]:

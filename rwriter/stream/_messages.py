@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from rwriter._chain.entries import Entry, decode_entry, encode_entry
 from rwriter._values.guarded import Guarded
 from rwriter.records import CompletedRequest, decode_record, encode_record
 
@@ -28,6 +29,7 @@ CONTENT: Final = "Rwriter-Content"
 
 RECORDS: Final = "records-1"
 LETTER: Final = "letter-1"
+ENTRIES: Final = "ledger-1"
 
 PARTS: Final = "Rwriter-Parts"
 """Header of a message whose payload lies in as many messages of its own; ``DIGEST`` names them."""
@@ -82,6 +84,16 @@ def unpack_letter(payload: bytes) -> tuple[CompletedRequest, Letter]:
         return decode_record(letter.record), letter
 
     return _reading(read)
+
+
+def pack_entries(entries: Iterable[Entry]) -> bytes:
+    """Return entries of a ledger as the payload of one message."""
+    return zstd.compress(msgspec.msgpack.encode([encode_entry(entry) for entry in entries]), options=_OPTIONS)
+
+
+def unpack_entries(payload: bytes) -> list[Entry]:
+    """Return the entries of a payload. Raises ``Unreadable``."""
+    return _reading(lambda: [decode_entry(each) for each in _records.decode(zstd.decompress(payload))])
 
 
 def digest_of(payload: bytes) -> str:

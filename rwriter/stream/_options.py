@@ -34,6 +34,7 @@ class Options(Guarded, frozen=True, kw_only=True):
     flush_timeout: float = 60.0
     lag_interval: float = 5.0
     timeout: float = 5.0
+    ledger: bool = False
     check_schema: bool = True
     connect: dict[str, Any] | None = None
     name: str = "rwriter-consume"
@@ -62,6 +63,7 @@ class ConsumeOptions(TypedDict, total=False):
     flush_timeout: float
     lag_interval: float
     timeout: float
+    ledger: bool
     check_schema: bool
     connect: dict[str, Any] | None
     name: str

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 from nats import errors
@@ -11,7 +14,8 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 
-from rwriter.errors import SinkMisconfigured
+from rwriter._chain.entries import Entry
+from rwriter.errors import RwriterError, SinkMisconfigured
 from rwriter.records import CompletedRequest
 from rwriter.stream import _messages as messages
 from rwriter.stream._connection import Connection
@@ -36,10 +40,11 @@ MOST_UNACKNOWLEDGED: Final = 1_000
 
 
 class Contents(NamedTuple):
-    """What a message holds: records to store, or one that was refused."""
+    """What a message holds: records to store, one that was refused, or entries of a ledger."""
 
     records: list[CompletedRequest]
     letter: Letter | None = None
+    entries: Sequence[Entry] = ()
 
 
 class PartsMissing(Unreadable):
@@ -96,6 +101,8 @@ class Source:
         if content == messages.LETTER:
             record, letter = await messages.aside(len(payload), messages.unpack_letter, payload)
             return Contents([record], letter)
+        if content == messages.ENTRIES:
+            return Contents([], entries=messages.unpack_entries(payload))
         raise Unreadable("unknown content")
 
     async def acknowledge(self, message: Msg) -> None:
@@ -117,6 +124,23 @@ class Source:
     async def hold(self, message: Msg) -> None:
         """Tell the server that ``message`` is being worked on."""
         await self._connection.call(lambda _: message.in_progress())
+
+    @contextlib.asynccontextmanager
+    async def held(self, messages: Sequence[Msg]) -> AsyncIterator[None]:
+        """Keep ``messages`` from being delivered to another consumer for as long as the block takes."""
+
+        async def hold() -> None:
+            while True:
+                await asyncio.sleep(self.ack_wait / 3)
+                with contextlib.suppress(RwriterError):
+                    for message in messages:
+                        await self.hold(message)
+
+        holding = asyncio.create_task(hold(), name="rwriter-consume-hold")
+        try:
+            yield
+        finally:
+            holding.cancel()
 
     async def _subscribe(self, stream: JetStreamContext) -> JetStreamContext.PullSubscription:
         name, durable = self._subjects.stream, self._options.durable

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext, api
 from nats.js.errors import NotFoundError
 
+from rwriter._chain.entries import Entry
 from rwriter._validation import at_least, positive
 from rwriter.errors import SinkMisconfigured
 from rwriter.records import CompletedRequest
@@ -93,6 +94,17 @@ class JetStreamStore:
             record.text_bytes, lambda: messages.pack_letter(record, sqlstate=sqlstate, error=error)
         )
         await self._publish(messages.LETTER, payload, record.request_id, await self._most_bytes())
+
+    async def append_entries(self, entries: Sequence[Entry]) -> None:
+        """Publish entries of a ledger: the consumer brings them to the database, once, however often they come."""
+        payload = messages.pack_entries(entries)
+        most = await self._most_bytes()
+        if len(payload) <= most or len(entries) == 1:
+            await self._publish(messages.ENTRIES, payload, entries[0].lane, most)
+            return
+        middle = len(entries) // 2
+        for half in (entries[:middle], entries[middle:]):
+            await self.append_entries(half)
 
     async def finished_ids(self, ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
         """Ask the stream whether it is there, and return no id: what is in it is not known by id."""

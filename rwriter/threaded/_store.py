@@ -25,10 +25,15 @@ class SyncRequestStore:
         self._on_loop: Final = run
 
     def get_request(
-        self, request_id: uuid.UUID, *, consistent: bool = False, timeout: float | None = None
+        self,
+        request_id: uuid.UUID,
+        *,
+        body_limit: int | None = None,
+        consistent: bool = False,
+        timeout: float | None = None,
     ) -> RequestDetail | None:
         """As ``RequestStore.get_request``."""
-        return self._run(self._store.get_request(request_id, consistent=consistent), timeout)
+        return self._run(self._store.get_request(request_id, body_limit=body_limit, consistent=consistent), timeout)
 
     def find_request(
         self,
@@ -36,11 +41,14 @@ class SyncRequestStore:
         created_by: str,
         *,
         request_id: uuid.UUID | None = None,
+        body_limit: int | None = None,
         consistent: bool = False,
         timeout: float | None = None,
     ) -> RequestDetail | None:
         """As ``RequestStore.find_request``."""
-        work = self._store.find_request(custom_id, created_by, request_id=request_id, consistent=consistent)
+        work = self._store.find_request(
+            custom_id, created_by, request_id=request_id, body_limit=body_limit, consistent=consistent
+        )
         return self._run(work, timeout)
 
     def list_requests(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from rwriter._database_errors import describe
+from rwriter.ledger import Book
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import RequestStore
@@ -41,19 +42,26 @@ class Consumer:
         *,
         spool: Spool | None = None,
         overflow: Overflow | None = None,
+        book: Book | None = None,
     ) -> None:
         self._store: Final = store
         self._channel: Final = channel
         self._overflow: Final = overflow
         self._options: Final = options
         self._outage: Final = Outage(options)
-        self._delivery: Final = Delivery(store, channel, options, outage=self._outage, overflow=overflow)
+        sink, settling = (store, channel) if book is None else (book.recording("stored"), book.noting(channel))
+        self._delivery: Final = Delivery(sink, settling, options, outage=self._outage, overflow=overflow)
         self._tasks: set[asyncio.Task[None]] = set()
         self._upkeep: asyncio.Task[None] | None = None
         self._replayer: Replayer | None = None
         if spool is not None and overflow is not None:
             self._replayer = Replayer(
-                store, spool, overflow, options, outage=self._outage, busy=lambda: channel.pending > 0
+                store if book is None else book.recording("replayed"),
+                spool,
+                overflow,
+                options,
+                outage=self._outage,
+                busy=lambda: channel.pending > 0,
             )
 
     @property
@@ -183,11 +191,17 @@ class Consumer:
     async def _take(self, kept: KeptConnection) -> list[PendingRecord]:
         options = self._options
         bounds = (options.batch_size, options.batch_bytes, options.linger)
-        if kept.is_held and (
-            self._outage.someone_retries or not await self._channel.wait_ready(*bounds, within=KEPT_IDLE)
-        ):
-            await kept.give_back()
+        if kept.is_held:
+            await self._keep_or_give_back(kept, *bounds)
         return await self._channel.take(*bounds)
+
+    async def _keep_or_give_back(self, kept: KeptConnection, max_records: int, max_bytes: int, linger: float) -> None:
+        """Keep the connection if the next batch is ready at once, and no other flush may want for one."""
+        wanted = self._outage.someone_retries
+        # counted until the pool has it: a flush that is refused a connection meanwhile is to wait
+        with self._outage.keeping():
+            if wanted or not await self._channel.wait_ready(max_records, max_bytes, linger, within=KEPT_IDLE):
+                await kept.give_back()
 
     async def _deliver_or_spool(self, entries: list[PendingRecord]) -> None:
         if self._replayer is None:

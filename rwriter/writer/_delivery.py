@@ -296,7 +296,7 @@ class Delivery:
         refused_at: int | None = None
         failed = False
         while True:
-            stored = outage.stored
+            stored, let_go = outage.stored, outage.let_go
             try:
                 with outage.trying(failed=failed):
                     async with asyncio.timeout(self._options.flush_timeout):
@@ -308,7 +308,7 @@ class Delivery:
                 beside = outage.stored != stored
                 # out of time: the line or the server is silent, unless others are answered meanwhile
                 connecting = met_connecting(exc) or (isinstance(exc, TimeoutError) and not beside)
-                waits = connecting and (beside or outage.waits_for_another(exc))
+                waits = connecting and (beside or outage.waits_for_another(exc, let_go=let_go))
                 outage.attempt_failed(exc, connecting=connecting and not waits)
                 if not connecting and refused_at is None:
                     refused_at = outage.attempts

@@ -21,6 +21,7 @@ from rwriter.errors import (
     WriterForked,
     WriterNotOpen,
 )
+from rwriter.ledger import Book
 from rwriter.partitions import IdBounds
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
@@ -39,6 +40,9 @@ CANCEL_GRACE: Final = 0.5
 
 DROP_GRACE: Final = 5.0
 """Seconds a flush may take to drop its connection before the drain goes on without it."""
+
+LEDGER_GRACE: Final = 1.0
+"""Seconds that the last entry of the ledger may take, after the drain."""
 
 DRAIN_ATTEMPTS: Final = 3
 """How often ``close`` starts the consumer anew when it dies, before the rest is spooled or dropped."""
@@ -78,7 +82,14 @@ class Lifecycle:
     """Moves one writer from new to closed, and owns its consumer task."""
 
     def __init__(
-        self, store: RecordSink, channel: Channel, consumer: Consumer, options: Options, bounds: IdBounds
+        self,
+        store: RecordSink,
+        channel: Channel,
+        consumer: Consumer,
+        options: Options,
+        bounds: IdBounds,
+        *,
+        book: Book | None = None,
     ) -> None:
         self.state = State.NEW
         self.is_traced = False
@@ -88,6 +99,7 @@ class Lifecycle:
         self._consumer: Final = consumer
         self._options: Final = options
         self._bounds: Final = bounds
+        self._book: Final = book
         self._name: Final = options.name
         self._task: asyncio.Task[None] | None = None
         self._since = datetime.now(UTC)
@@ -118,6 +130,8 @@ class Lifecycle:
             if self._options.spool is not None:
                 await self._options.spool.open()
                 await self._stamp(self._options.spool)
+            if self._book is not None:
+                await self._book.open()
             self._check_still_opening()
         except BaseException as exc:
             await self._fail_to_open(exc)
@@ -249,6 +263,7 @@ class Lifecycle:
             failure = WriterFailed("the writer did not open")
             failure.__cause__ = exc
             self._channel.fail(failure)
+        await self._close_ledger()
         if self._options.spool is not None:
             await self._options.spool.aclose()
         self._left_opening.set()
@@ -338,5 +353,10 @@ class Lifecycle:
             for batch in (left[start : start + size] for start in range(0, len(left), size)):
                 await self._consumer.spool_or_drop(batch, "the drain deadline passed")
         self._end_drain()
+        await self._close_ledger()
         if self._options.spool is not None:
             await self._options.spool.aclose()
+
+    async def _close_ledger(self) -> None:
+        if self._book is not None:
+            await self._book.close(LEDGER_GRACE)

@@ -35,7 +35,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "retry_base_delay": ("seconds", "the first delay; doubles, times a random 1 to 1.5"),
     "retry_max_delay": ("seconds", "what the delay doubles up to"),
     "give_up_after": ("seconds", "without a spool, how long records wait in an outage; 0 drops after the retries"),
-    "linger": ("seconds", "how long the oldest record may wait for its batch to fill"),
+    "linger": ("seconds", "how long the oldest record waits for its batch to fill, while nobody waits for it"),
     "flush_concurrency": ("flushes", "flushes in flight, each on a connection of its own"),
     "flush_timeout": ("seconds", "one attempt, acquiring the connection included"),
     "drain_timeout": ("seconds", "how long ``aclose()`` drains by default"),
@@ -44,6 +44,7 @@ MEANINGS: Final[dict[str, tuple[str, str]]] = {
     "replay_interval": ("seconds", "how often the spool is searched for rows other processes left"),
     "fail_stale_after": ("seconds", "age at which ``fail_stale`` fails a row stuck in ``processing``; off"),
     "upkeep": ("", "an ``Upkeep``: retention, by one process of the fleet at a time"),
+    "ledger": ("", "write an entry beside each batch, for ``rwriter audit``"),
     "check_schema": ("", "compare the database with head on start"),
     "name": ("", "in logs, spans and metrics"),
 }
@@ -61,7 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry_base_delay: float = 0.1
     retry_max_delay: float = 10.0
     give_up_after: float = 120.0
-    linger: float = 0.0
+    linger: float = 0.05
     flush_concurrency: int = 2
     flush_timeout: float = 60.0
     drain_timeout: float = 8.0
@@ -70,6 +71,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     replay_interval: float = 5.0
     fail_stale_after: float | None = None
     upkeep: Upkeep | None = None
+    ledger: bool = False
     check_schema: bool = True
     name: str = "rwriter"
 
@@ -108,5 +110,6 @@ class WriterOptions(TypedDict, total=False):
     replay_interval: float
     fail_stale_after: float | None
     upkeep: Upkeep | None
+    ledger: bool
     check_schema: bool
     name: str

@@ -64,10 +64,13 @@ class Outage:
         """Attempts to store records, in the order in which they began."""
         self.stored = 0
         """Attempts that stored records."""
+        self.let_go = 0
+        """How often a flush has let go of a connection that it kept, or has used it again."""
         self._latest_stored = 0
         self._untried = 0
         self._under_way = 0
         self._resting = 0
+        self._keeping = 0
 
     @property
     def absent_for(self) -> float:
@@ -169,17 +172,32 @@ class Outage:
         finally:
             self._resting -= 1
 
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Count a flush that keeps its connection and does nothing with it."""
+        self._keeping += 1
+        try:
+            yield
+        finally:
+            self._keeping -= 1
+            self.let_go += 1
+
     @property
     def someone_retries(self) -> bool:
         """True while a batch has failed and is tried again: it may be for want of a connection."""
         return self._resting + self._under_way - self._untried > 0
 
-    def waits_for_another(self, exc: BaseException) -> bool:
-        """Return True if ``exc`` says that no connection was left while another flush of this writer may have one."""
-        if out_of_connections(exc):
-            # the server refuses at once; in the pool others may wait as long as this one did, and as much in vain
-            return (self._under_way if sqlstate_of(exc) is not None else self._untried) > 0
-        return False
+    def waits_for_another(self, exc: BaseException, *, let_go: int) -> bool:
+        """Return True if ``exc`` says that no connection was left while another flush of this writer may have had one.
+
+        ``let_go`` is that of the attempt's beginning.
+        """
+        if not out_of_connections(exc):
+            return False
+        if sqlstate_of(exc) is None:
+            # in the pool others may wait as long as this one did, and as much in vain
+            return self._untried > 0
+        return self._under_way + self._keeping > 0 or self.let_go != let_go
 
     def attempt_failed(self, exc: BaseException, *, connecting: bool) -> None:
         """Note an attempt that failed.

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from rwriter._database_errors import describe
 from rwriter.records import CompletedRequest
@@ -112,14 +113,16 @@ class Overflow:
         except Exception as exc:  # noqa: BLE001 -- the row stays and is replayed once more, which changes nothing
             log.warning("cannot remove stored records from the spool: %s", describe(exc))
 
-    async def forget(self, created_by: str, until: datetime, settled: Iterable[PendingRecord]) -> None:
+    async def forget(self, created_by: str, until: datetime, settled: Iterable[PendingRecord]) -> list[UUID]:
         """Delete an owner's records that began up to ``until`` from the spool, whoever has put or claimed them.
 
-        ``settled`` are those of this writer's buffer.
+        ``settled`` are those of this writer's buffer. Returns the ids of those that were in the spool.
         """
         for entry in settled:
             self._copies.pop(entry, None)
-        await self._spool.forget(created_by, until)
+        ids: list[UUID] = []
+        await self._spool.forget(created_by, until, ids)
+        return ids
 
     async def set_aside(self, entry: PendingRecord, reason: str) -> bool:
         """Keep a record that even ``dead_letters`` refuses where it is not replayed. Returns False if that failed."""

@@ -14,18 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from rwriter._values.texts import repair
 from rwriter.engines import EngineProvider
 from rwriter.errors import RecordSkipped, RwriterError
+from rwriter.ledger import Book
 from rwriter.partitions import IdBounds
 from rwriter.records import CompletedRequest
 from rwriter.sink import RecordSink
 from rwriter.spool import Spool
 from rwriter.store import Erasure, RequestStore
 from rwriter.writer import _telemetry as telemetry
-from rwriter.writer._account import Account
+from rwriter.writer._account import FATES, Account
 from rwriter.writer._channel import Channel
 from rwriter.writer._consumer import Consumer
 from rwriter.writer._in_flight import InFlight
 from rwriter.writer._lifecycle import Lifecycle
 from rwriter.writer._options import Options, WriterOptions
+from rwriter.writer._outage import Database
 from rwriter.writer._overflow import Overflow
 from rwriter.writer._pending import PendingRecord
 from rwriter.writer._telemetry import Health, WriterStats
@@ -48,7 +50,7 @@ class RequestsWriter:
     ``retry_base_delay``  0.1 s        the first delay; doubles, times a random 1 to 1.5
     ``retry_max_delay``   10 s         what the delay doubles up to
     ``give_up_after``     120 s        without a spool, how long records wait in an outage; 0 drops after the retries
-    ``linger``            0 s          how long the oldest record may wait for its batch to fill
+    ``linger``            0.05 s       how long the oldest record waits for its batch to fill, while nobody waits for it
     ``flush_concurrency`` 2            flushes in flight, each on a connection of its own
     ``flush_timeout``     60 s         one attempt, acquiring the connection included
     ``drain_timeout``     8 s          how long ``aclose()`` drains by default
@@ -57,6 +59,7 @@ class RequestsWriter:
     ``replay_interval``   5 s          how often the spool is searched for rows other processes left
     ``fail_stale_after``  ``None``     seconds after which ``fail_stale`` fails a row stuck in ``processing``; off
     ``upkeep``            ``None``     an ``Upkeep``: retention, by one process of the fleet at a time
+    ``ledger``            ``False``    write an entry beside each batch, for ``rwriter audit``
     ``check_schema``      ``True``     compare the database with head on start
     ``name``              ``rwriter``  in logs, spans and metrics
     ===================== ============ ==================================================================
@@ -82,13 +85,30 @@ class RequestsWriter:
         self._channel: Final = Channel(
             self._account, capacity=self._options.channel_capacity, max_bytes=self._options.channel_bytes
         )
-        self._consumer: Final = Consumer(self.sink, self._channel, self._options, spool=spool, overflow=self._overflow)
+        self._book: Final = self._ledger() if self._options.ledger else None
+        self._consumer: Final = Consumer(
+            self.sink, self._channel, self._options, spool=spool, overflow=self._overflow, book=self._book
+        )
         # of a store; what else a writer writes to has no partitions
         self._bounds: Final = IdBounds(getattr(database, "engine", None))
-        self._lifecycle: Final = Lifecycle(self.sink, self._channel, self._consumer, self._options, self._bounds)
+        self._lifecycle: Final = Lifecycle(
+            self.sink, self._channel, self._consumer, self._options, self._bounds, book=self._book
+        )
         telemetry.watch(self)
         if self._overflow is not None:
             telemetry.watch_spool(self._overflow, self.name)
+
+    def _ledger(self) -> Book:
+        options = self._options
+        return Book(
+            self.sink,
+            name=options.name,
+            account=lambda: {name: getattr(self.stats, name) for name in ("accepted", *FATES, "pending", "replayed")},
+            is_up=lambda: self._consumer.outage.state is Database.UP,
+            folder=None if options.spool is None else options.spool.directory,
+            capacity=options.channel_capacity,
+            durability=options.durability,
+        )
 
     # -- records
 
@@ -176,8 +196,11 @@ class RequestsWriter:
     async def _forget(self, owner: str, until: datetime) -> None:
         forgotten = self._channel.forget(owner, until, RecordSkipped("its owner was erased"))
         telemetry.count(self.name, "skipped", len(forgotten))
+        ids = {entry.record.request_id for entry in forgotten}
         if self._overflow is not None:
-            await self._overflow.forget(owner, until, forgotten)
+            ids |= set(await self._overflow.forget(owner, until, forgotten))
+        if self._book is not None:
+            self._book.note("skipped", ids)
 
     @property
     def store(self) -> RequestStore:

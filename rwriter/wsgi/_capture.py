@@ -16,6 +16,7 @@ from rwriter._validation import at_least, positive
 from rwriter.asgi._attribution import Attribute as AsgiAttribute
 from rwriter.asgi._attribution import Attribution, is_from_state
 from rwriter.asgi._capture.budget import Share
+from rwriter.asgi._capture.genai import GenAiMetrics
 from rwriter.asgi._capture.middleware import ID_STATE, MIB, RECORD_GRACE, CaptureStats
 from rwriter.asgi._capture.paths import PATHS, Tracked
 from rwriter.asgi._capture.privacy import Privacy, Redact, Zdr
@@ -66,6 +67,7 @@ class CaptureMiddleware:
         lookup_timeout: float = 10.0,
         max_pending_bytes: int = 64 * MIB,
         drain_timeout: float = 4.0,
+        gen_ai_metrics: bool = False,
     ) -> None:
         for option, value in (
             ("max_body_bytes", max_body_bytes),
@@ -93,6 +95,7 @@ class CaptureMiddleware:
             Privacy(zdr=zdr, redact=redact),
             attribution_timeout=attribution_timeout,
             max_pending_bytes=max_pending_bytes,
+            gen_ai=GenAiMetrics() if gen_ai_metrics else None,
         )
         self._lock: Final = threading.Lock()
         self._recorder: Recorder | None = None

@@ -35,6 +35,7 @@ class CaptureOptions(TypedDict, total=False):
     lookup_timeout: float
     max_pending_bytes: int
     drain_timeout: float
+    gen_ai_metrics: bool
 
 
 class _Parts(msgspec.Struct, frozen=True, gc=False):

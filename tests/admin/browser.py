@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 
 from playwright.async_api import Page, async_playwright, expect
@@ -17,10 +16,8 @@ expect.set_options(timeout=PATIENCE)
 @contextlib.asynccontextmanager
 async def browsing(chromium: str, *, width: int = 1280, height: int = 800) -> AsyncIterator[Page]:
     """Open an empty page in the Chromium of that path, in a profile of its own."""
-    # its sandbox needs what containers and root have not; the pages here are the test's own
-    arguments = ["--no-sandbox", "--disable-dev-shm-usage"] if os.getuid() == 0 else []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=arguments)
+        browser = await playwright.chromium.launch(executable_path=chromium)
         try:
             page = await browser.new_page(viewport={"width": width, "height": height})
             page.set_default_timeout(PATIENCE)

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from rwriter import RwriterError, SchemaOutdated, WriterNotOpen
+from rwriter import RwriterError, SchemaOutdated, Spool, WriterNotOpen
 from rwriter.asgi import CaptureMiddleware, CaptureOptions, RecordedApp
 from rwriter.asgi._types import Message, Receive, Scope, Send
 from rwriter.testing import TestDbEngines
@@ -71,6 +72,14 @@ def test_a_call_is_read_back_at_once_and_stored_when_the_lifespan_ends(rwriter_e
             assert client.get(f"/v1/responses/{answer.headers['x-rwriter-id']}").status_code == 401
         assert asyncio.run(states(rwriter_engines)) == ["completed"] * lifespan
     assert told == ["started", "ended"] * 2
+
+
+def test_a_spool_serves_one_lifespan_after_the_other(rwriter_engines: TestDbEngines, tmp_path: Path) -> None:
+    recorded = RecordedApp(make_app(), rwriter_engines, attribute=owner_of, spool=Spool(tmp_path / "spool"))
+    for calls in (1, 2):
+        with TestClient(recorded) as client:
+            assert client.post(**CALL).status_code == 200
+        assert asyncio.run(states(rwriter_engines)) == ["completed"] * calls
 
 
 async def test_without_a_server_it_is_opened_by_hand_and_its_flush_stores_what_was_answered(

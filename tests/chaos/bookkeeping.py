@@ -12,6 +12,8 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from rwriter import DbEngines
+from rwriter.ledger import audit
 from rwriter.spool._file import FILE_NAME
 
 PATIENCE: Final = 60.0
@@ -81,6 +83,14 @@ async def tally(fault: str, told: Iterable[str], url: str, *spools: Path, note: 
         lost=len(offered - stored - dead - spooled),
         note=note,
     )
+
+
+async def audited(url: str) -> str:
+    """Audit the ledger of a scenario that has ended, fail if it finds anything, and return how much it compared."""
+    async with DbEngines.from_url(url) as engines:
+        report = await audit(engines, bodies=True)
+    assert report.exit_code == 0, "\n".join(map(str, report.findings)) or "there is no ledger"
+    return f"{report.entries} entries of {report.writers} writers"
 
 
 def spooled_ids(folder: Path) -> list[str]:

@@ -81,6 +81,35 @@ FAULTS = {
         SET + "default_transaction_read_only = on",
         "SET TRANSACTION READ WRITE; " + RESET + "default_transaction_read_only",
     ),
+    "a standby": Fault(
+        "writable",
+        "fail",
+        "target_session_attrs=read-write",
+        BEFORE + "CREATE FUNCTION odd.pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true'",
+        AFTER,
+    ),
+    "a replica that is far behind": Fault(
+        "replicas",
+        "warn",
+        "replica standby-1 is 120 s behind",
+        BEFORE
+        + """
+            CREATE VIEW odd.pg_stat_replication AS SELECT 'standby-1' AS application_name,
+                NULL::inet AS client_addr, 1 AS pid, interval '2 minutes' AS replay_lag
+        """,
+        AFTER,
+    ),
+    "a server without autovacuum": Fault(
+        "autovacuum",
+        "warn",
+        "turn it on",
+        BEFORE
+        + """
+            CREATE VIEW odd.pg_settings AS SELECT name, enumvals,
+                CASE name WHEN 'autovacuum' THEN 'off' ELSE setting END AS setting FROM pg_catalog.pg_settings
+        """,
+        AFTER,
+    ),
     "a short time-out": Fault(
         "time-outs", "warn", "lock_timeout = 200ms", SET + "lock_timeout = '200ms'", RESET + "lock_timeout"
     ),

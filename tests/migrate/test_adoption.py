@@ -29,6 +29,7 @@ from tests.support.records import record
 MADE: Final = {
     "create table dead_letters",
     "create table erasures",
+    "create table ledger",
     "add to requests: input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, first_token_at",
     "add to request_templates: metadata",
     "build index ix_request_templates_custom_id on request_templates",

@@ -94,6 +94,20 @@ CONTRACT: Final[dict[str, dict[str, tuple[str, bool, str | None]]]] = {
         "owner_digest": (TEXT, REQUIRED, None),
         "erased_at": (TIME, REQUIRED, None),
     },
+    "ledger": {
+        "writer_id": (UUID, REQUIRED, None),
+        "seq": (BIGINT, REQUIRED, None),
+        "kind": (TEXT, REQUIRED, None),
+        "ids": ("uuid[]", REQUIRED, "'{}'::uuid[]"),
+        "number": (INT, REQUIRED, ZERO),
+        "tags": ("bytea", REQUIRED, "'\\x'::bytea"),
+        "digest": ("bytea", REQUIRED, None),
+        "previous": ("bytea", REQUIRED, None),
+        "account": ("jsonb", False, None),
+        "skipped": ("uuid[]", False, None),
+        "begun": ("uuid[]", False, None),
+        "at": (TIME, REQUIRED, NOW),
+    },
 }
 
 LZ4_COLUMNS: Final = [("request_templates", "body"), ("requests", "error"), ("requests", "response_body")]

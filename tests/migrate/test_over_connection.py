@@ -242,7 +242,7 @@ async def test_a_cancelled_upgrade_gives_up_its_turn_and_leaves_nothing(empty_da
 
 
 async def test_a_revision_this_release_does_not_know_is_named(rwriter_database: str) -> None:
-    with pytest.raises(RwriterError, match=r"rwriter_9999.*head of this release is rwriter_0002"):
+    with pytest.raises(RwriterError, match=r"rwriter_9999.*head of this release is rwriter_0003"):
         await migrate.upgrade(rwriter_database, "rwriter_9999")
     await execute(rwriter_database, "UPDATE rwriter_alembic_version SET version_num = 'rwriter_9998'")
     with pytest.raises(RwriterError, match="rwriter_9998"):

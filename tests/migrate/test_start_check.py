@@ -88,6 +88,7 @@ async def test_a_table_of_the_services_before_ours_in_the_search_path_is_named(r
         ("UPDATE", "requests"),
         ("INSERT", "request_templates"),
         ("SELECT", "erasures"),
+        ("INSERT", "ledger"),
     ],
 )
 async def test_a_missing_privilege_is_named_with_the_words_that_grant_it(

@@ -83,8 +83,8 @@ async def main(url: str, folder: Path) -> None:
     await lose(folder)
     upkeep = Upkeep(purge_after=timedelta(days=1), every=timedelta(seconds=1))
     async with DbEngines.from_url(url) as engines:
-        spool = Spool(folder)
-        async with RequestsWriter(engines, name="gateway", spool=spool, replay_interval=0.2, upkeep=upkeep) as writer:
+        gateway: dict[str, Any] = {"name": "gateway", "spool": Spool(folder), "replay_interval": 0.2, "ledger": True}
+        async with RequestsWriter(engines, upkeep=upkeep, **gateway) as writer:
             await send(writer, record(started_at=OLD, completed_at=OLD), record(model="refused"), record(model="\0"))
             await calls(writer)
             async with asyncio.timeout(20):

@@ -20,7 +20,7 @@ from rwriter.engines._urls import connect_arguments
 ROOT: Final = Path(__file__).parents[2]
 ODD_SCHEMA: Final = "We ird-Schéma"
 ODDER_SCHEMA: Final = "a :b%c\"d$'e"
-TABLES: Final = ["dead_letters", "erasures", "request_templates", "requests", "rwriter_alembic_version"]
+TABLES: Final = ["dead_letters", "erasures", "ledger", "request_templates", "requests", "rwriter_alembic_version"]
 DEADLINE: Final = 60.0
 """Seconds until a wait for something that must happen fails. No test asserts anything about it."""
 

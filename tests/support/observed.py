@@ -90,20 +90,25 @@ async def spool(folder: Path, reader: InMemoryMetricReader) -> dict[str, Any]:
         # two more are pending when it closes
         begun = asyncio.get_running_loop().time()
         async with asyncio.timeout(20):
-            while '"rwriter.spool.records"' not in (found := reader.get_metrics_data().to_json()) or (  # type: ignore[union-attr]
-                spooled(json.loads(found)) != 2
-            ):
+            while first_value(found := collected(reader), "rwriter.spool.records") != 2:
                 await asyncio.sleep(0.01)
         writer.send_nowait(secret())
-        return {"gauges": json.loads(found), "took": asyncio.get_running_loop().time() - begun}
+        return {"gauges": found, "took": asyncio.get_running_loop().time() - begun}
 
 
-def spooled(collected: dict[str, Any]) -> int:
-    """Return the value of ``rwriter.spool.records``."""
-    metrics_ = collected["resource_metrics"][0]["scope_metrics"][0]["metrics"]
-    (metric,) = (each for each in metrics_ if each["name"] == "rwriter.spool.records")
-    value: int = metric["data"]["data_points"][0]["value"]
-    return value
+def collected(reader: InMemoryMetricReader) -> dict[str, Any]:
+    """Return the metrics as they are now."""
+    found: dict[str, Any] = json.loads(reader.get_metrics_data().to_json())  # type: ignore[union-attr]
+    return found
+
+
+def first_value(found: dict[str, Any], name: str) -> float | None:
+    """Return the value of the first data point of a metric, ``None`` as long as there is none."""
+    for metric in found["resource_metrics"][0]["scope_metrics"][0]["metrics"]:
+        if metric["name"] == name:
+            value: float = metric["data"]["data_points"][0]["value"]
+            return value
+    return None
 
 
 async def wait(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
@@ -131,10 +136,14 @@ async def keep(url: str, reader: InMemoryMetricReader) -> dict[str, Any]:
         await connection.execute(select(requests).where(requests.c.id == old.request_id).with_for_update())
         upkeep = Upkeep(purge_after=timedelta(days=1), every=timedelta(milliseconds=10))
         async with RequestsWriter(engines, name="kept", upkeep=upkeep), asyncio.timeout(20):
-            while "rwriter.table.size" not in (found := reader.get_metrics_data().to_json()):  # type: ignore[union-attr]
+            # rows that it can delete are gone after the first round
+            while not (first_value(found := collected(reader), "rwriter.upkeep.backlog") and _has_sizes(found)):
                 await asyncio.sleep(0.01)
-    seen: dict[str, Any] = json.loads(found)
-    return seen
+    return found
+
+
+def _has_sizes(found: dict[str, Any]) -> bool:
+    return first_value(found, "rwriter.table.size") is not None
 
 
 async def main(url: str) -> None:

@@ -40,6 +40,7 @@ from rwriter import (
     new_request_id,
 )
 from rwriter.admin import Authorize, mount
+from rwriter.ledger import Finding, LedgerHead, audit, heads_in, use_ledger_secret
 from rwriter.migrate import check, current, upgrade
 from rwriter.orm import Request, RequestTemplate
 from rwriter.schema import requests
@@ -58,8 +59,16 @@ class App:
 async def lifespan(app: App) -> AsyncIterator[None]:
     async with DbEngines.from_url("postgresql://localhost/db", schema="audit", pool_size=3) as engines:
         app.store = RequestStore(engines)
-        async with RequestsWriter(app.store, batch_size=200, linger=0.01, name="audit") as app.writer:
+        async with RequestsWriter(app.store, batch_size=200, linger=0.01, name="audit", ledger=True) as app.writer:
             yield
+
+
+async def audited(engines: EngineProvider, log: Iterable[str]) -> bool:
+    use_ledger_secret(b"32 random bytes")
+    report = await audit(engines, since=datetime.now(UTC) - timedelta(days=7), bodies=True, heads=heads_in(log))
+    assert_type(report.findings, list[Finding])
+    assert_type(report.heads, list[LedgerHead])
+    return report.exit_code == 0
 
 
 async def handle(app: App, body: str, answer: str) -> None:

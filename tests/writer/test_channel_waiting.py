@@ -41,15 +41,17 @@ async def test_a_lingering_take_ends_by_its_own_timer() -> None:
         assert len(await made.take(2, 1_000_000, 0.01)) == 1
 
 
-@pytest.mark.parametrize("hurry", ["flush", "close"])
-async def test_flush_and_close_cut_the_linger_short(hurry: str) -> None:
+@pytest.mark.parametrize("hurry", ["flush", "close", "committed"])
+async def test_flush_close_and_who_waits_for_a_record_cut_the_linger_short(hurry: str) -> None:
     made = channel()
-    made.send_nowait(record())
+    entry = made.send_nowait(record())
     taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
     await settle_loop()
     flushing: asyncio.Task[None] | None = None
     if hurry == "flush":
         flushing = asyncio.create_task(made.drained())
+    elif hurry == "committed":
+        flushing = asyncio.create_task(made.wait_settled(entry))
     else:
         made.close()
     entries = await taking
@@ -57,6 +59,26 @@ async def test_flush_and_close_cut_the_linger_short(hurry: str) -> None:
     store(made, entries)
     if flushing is not None:
         await flushing
+
+
+async def test_it_lingers_again_once_who_waited_has_gone() -> None:
+    made = channel()
+    waiting = asyncio.create_task(made.wait_settled(made.send_nowait(record())))
+    await settle_loop()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert not await made.wait_ready(2, 1_000_000, 60.0, within=0.0)
+
+
+async def test_waiting_for_a_batch_ends_with_it_or_in_time() -> None:
+    made = Channel(Account(), capacity=10, max_bytes=1_000_000)
+    made.open()
+    assert not await made.wait_ready(1, 1_000_000, within=0.001)
+    waiting = asyncio.create_task(made.wait_ready(1, 1_000_000, within=60.0))
+    await settle_loop()
+    made.send_nowait(record())
+    assert await waiting
+    assert made.queued == 1
 
 
 async def test_linger_does_not_wait_for_records_that_wait_for_room() -> None:

@@ -59,7 +59,7 @@ async def test_what_is_sent_is_stored_when_the_block_is_left(rwriter_engines: Te
 
 @pytest.mark.both_variants
 async def test_under_load_a_flush_is_one_transaction_of_batch_size_rows(rwriter_engines: TestDbEngines) -> None:
-    async with RequestsWriter(rwriter_engines, flush_concurrency=1) as writer:
+    async with RequestsWriter(rwriter_engines, flush_concurrency=1, linger=0) as writer:
         async with table_locked(rwriter_engines):
             await writer.send(record())
             await settle_loop()

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rwriter.engines._urls import connect_arguments
 from rwriter.pytest_plugin import Databases
+from rwriter.writer import _telemetry as telemetry
 
 INSTRUMENTS = {
     "rwriter.records": "{record}",
@@ -168,6 +173,17 @@ def test_a_flush_is_linked_to_the_spans_that_its_records_were_sent_in_and_to_eac
     assert [each for each in links if each] == [[span] for span in exported["stored"]["sent_in"]]
     assert len(links) == 4
     assert all(span["links"] == [] for span in spans_of(exported, "dropped"))
+
+
+def test_a_flush_is_linked_to_so_many_spans_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("rwriter"))
+    sent_in = [SpanContext(1, number, is_remote=False) for number in range(1, 2 * telemetry.MOST_LINKS)]
+    with telemetry.flush_span("one", 1, [*sent_in, *sent_in]):
+        pass
+    (span,) = spans.get_finished_spans()
+    assert [link.context for link in span.links] == sent_in[: telemetry.MOST_LINKS]
 
 
 def test_the_line_of_a_refused_record_names_its_request_and_its_trace(exported: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from rwriter import RwriterError
+from rwriter.asgi import CaptureOptions as AsgiCaptureOptions
 from rwriter.testing import TestDbEngines
 from rwriter.wsgi import CaptureMiddleware, CaptureOptions, RecordedApp
 from rwriter.wsgi._types import Environ, StartResponse
@@ -75,3 +76,6 @@ def test_a_database_that_is_not_named_is_said_by_each_request(empty_database: st
 def test_its_options_for_the_middleware_are_the_middlewares_own() -> None:
     own = set(inspect.signature(CaptureMiddleware).parameters) - {"app", "writer", "attribute"}
     assert set(CaptureOptions.__annotations__) == own
+    # and those are the other middleware's, but for the background responses that WSGI has not
+    background = {"background", "begin_timeout", "background_timeout", "background_limit"}
+    assert own | background == set(AsgiCaptureOptions.__annotations__)

@@ -268,10 +268,17 @@ def test_a_call_for_which_there_is_no_memory_is_served_and_counted(capture: Capt
 def test_closing_the_writer_takes_the_calls_answered_so_far(
     rwriter_engines: TestDbEngines, rwriter_database: str
 ) -> None:
+    closing = threading.Event()
+
+    def found_late(_api_key: str, _environ: Any) -> str:
+        assert closing.wait(30)
+        return "alice"
+
     writer = ThreadedWriter(rwriter_engines)
-    middleware = CaptureMiddleware(answering(b"{}"), writer, attribute=owners)
+    middleware = CaptureMiddleware(answering(b"{}"), writer, attribute=found_late, attribution_ttl=0)
     for _ in range(20):
         Asked(middleware)
+    closing.set()
     writer.close()
     assert writer.stats.persisted == 20
     with pytest.raises(WriterClosed):

@@ -27,6 +27,7 @@ URL_VARIABLE = "RWRITER_NATS_URL"
 @click.option("--stream", metavar="NAME", required=True, help="The stream's name.")
 @click.option("--durable", metavar="NAME", default="rwriter", help="The name that all consumers share.")
 @click.option("--concurrency", type=click.IntRange(min=1), default=2, help="Flushes at once.")
+@click.option("--ledger", is_flag=True, help="Write an entry beside each batch, for rwriter audit.")
 @options.schema
 @options.database_url
 @options.json
@@ -36,6 +37,7 @@ def consume(  # noqa: PLR0913 -- one for each option
     stream: str,
     durable: str,
     concurrency: int,
+    ledger: bool,
     schema: str | None,
     database_url: str | None,
     json: bool,
@@ -47,7 +49,7 @@ def consume(  # noqa: PLR0913 -- one for each option
         async with options.engines_for(database_url, schema, pool_size=concurrency + 1) as engines:
             try:
                 consumer = rwriter.stream.StreamConsumer(
-                    servers, engines, stream=stream, durable=durable, concurrency=concurrency
+                    servers, engines, stream=stream, durable=durable, concurrency=concurrency, ledger=ledger
                 )
             except ValueError as exc:
                 raise click.UsageError(str(exc)) from None

@@ -79,7 +79,7 @@ async def delete_request(rows: Rows, request_id: uuid.UUID, created_by: str | No
         was_there = was_there or bool(found)
 
     parameters = {"request_id": request_id, "owner": owner}
-    await on_living_connection(functools.partial(rows.remove, _LOCK_ONE, parameters, locked))
+    await on_living_connection(functools.partial(rows.remove, "erased", _LOCK_ONE, parameters, locked))
     return was_there
 
 
@@ -118,7 +118,7 @@ async def _remove_requests(rows: Rows, owner: dict[str, Any]) -> int:
     total, last = 0, None
     while True:
         statement, key = next_rows(_OF_OWNER, _rows.CHUNK, last)
-        found, number = await on_living_connection(functools.partial(rows.remove, statement, owner | key))
+        found, number = await on_living_connection(functools.partial(rows.remove, "erased", statement, owner | key))
         total += number
         if len(found) < _rows.CHUNK:
             return total
@@ -129,7 +129,7 @@ async def _remove_letters(rows: Rows, owner: dict[str, Any]) -> int:
     total, last = 0, None
     while True:
         statement, key = next_letters(_LETTERS_OF_OWNER, _rows.CHUNK, last)
-        gone = await on_living_connection(functools.partial(rows.remove_letters, statement, owner | key))
+        gone = await on_living_connection(functools.partial(rows.remove_letters, "erased", statement, owner | key))
         total += len(gone)
         if len(gone) < _rows.CHUNK:
             return total

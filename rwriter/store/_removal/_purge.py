@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rwriter._chain.table import IS_KEPT, say_removed
 from rwriter._validation import at_least, aware, positive
 from rwriter.schema import FINISHED_STATES, dead_letters, request_templates, requests
 from rwriter.store._connections import Connections, on_living_connection
@@ -67,7 +68,7 @@ _WITH_BODIES: Final = (
     .where(*_OLD)
 )
 _LOCK_AMONG: Final = (
-    select(requests.c.id, requests.c.template_id)
+    select(requests.c.id, requests.c.template_id, IS_KEPT)
     .where(among_ids(requests.c.id), *_OLD)
     .with_for_update(skip_locked=True)
 )
@@ -159,7 +160,7 @@ async def purge(
 
 async def _remove_requests(rows: Rows, before: datetime, size: int, last: Any) -> _Step:
     statement, key = next_rows(_TO_REMOVE, size, last)
-    found, number = await rows.remove(statement, {"before": before} | key)
+    found, number = await rows.remove("purged", statement, {"before": before} | key)
     return _Step(found[-1] if found else last, number, len(found) < size)
 
 
@@ -182,9 +183,11 @@ async def _empty(connection: AsyncConnection, before: datetime, locked: Sequence
     await connection.execute(_EMPTY_ANSWERS, {"ids": [row.id for row in locked]})
     templates = [row.template_id for row in locked if row.template_id is not None]
     await connection.execute(_EMPTY_QUESTIONS, {"before": before, "ids": templates})
+    if locked[0].ledger_is_kept:
+        await say_removed(connection, "purged", [row.id for row in locked], only="bodies")
 
 
 async def _remove_letters(rows: Rows, before: datetime, size: int, last: uuid.UUID | None) -> _Step:
     statement, key = next_letters(_OLD_LETTERS, size, last)
-    gone = await rows.remove_letters(statement, {"before": before} | key)
+    gone = await rows.remove_letters("purged", statement, {"before": before} | key)
     return _Step(max(gone, default=last), len(gone), len(gone) < size)

@@ -27,6 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from rwriter._chain.entries import Kind
+from rwriter._chain.table import IS_KEPT, say_removed
 from rwriter._database_errors import sqlstate_of
 from rwriter.engines import schema_of
 from rwriter.schema import TOMBSTONE_OWNER, dead_letters, request_templates, requests
@@ -53,6 +55,7 @@ def to_remove(unsettled: ColumnElement[bool]) -> Select[Any]:
         requests.c.created_at,
         unsettled.label("unsettled"),
         is_blank.label("is_blank"),
+        IS_KEPT,
     )
 
 
@@ -112,27 +115,33 @@ class Rows:
         self._ways = _WAYS
 
     async def remove(
-        self, lock: Select[Any], parameters: Mapping[str, Any], locked: Callable[[Sequence[Any]], object] = len
+        self,
+        kind: Kind,
+        lock: Select[Any],
+        parameters: Mapping[str, Any],
+        locked: Callable[[Sequence[Any]], object] = len,
     ) -> tuple[Sequence[Any], int]:
         """Lock rows by a statement made of ``to_remove``, and remove them with their templates.
 
-        Calls ``locked`` with the rows before it removes them. Returns the rows that were locked, and how many of them
-        were removed: one that was blanked before and is still referred to is left as it is.
+        Where there is a ledger, an entry of ``kind`` says so. Calls ``locked`` with the rows before it removes them.
+        Returns the rows that were locked, and how many of them were removed: one that was blanked before and is still
+        referred to is left as it is.
         """
         for way in self._ways[:-1]:
             try:
-                return await self._remove(way, lock, parameters, locked)
+                return await self._remove(way, kind, lock, parameters, locked)
             except DBAPIError as exc:
                 if sqlstate_of(exc) not in _SPARED_FOR[way]:
                     raise
             if self._ways is _WAYS:
                 self._ways = _WAYS[1:]
                 await self._tell()
-        return await self._remove(self._ways[-1], lock, parameters, locked)
+        return await self._remove(self._ways[-1], kind, lock, parameters, locked)
 
     async def _remove(
         self,
         way: _Way,
+        kind: Kind,
         lock: Select[Any],
         parameters: Mapping[str, Any],
         locked: Callable[[Sequence[Any]], object],
@@ -140,12 +149,20 @@ class Rows:
         async with self.connections.transaction() as connection:
             found = (await connection.execute(lock, parameters)).all()
             locked(found)
-            return found, await way(connection, found)
+            number = await way(connection, found)
+            if found and found[0].ledger_is_kept:
+                await say_removed(connection, kind, [row.id for row in found])
+        return found, number
 
-    async def remove_letters(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[uuid.UUID]:
-        """Delete dead letters by a statement that returns their ids, and return those."""
+    async def remove_letters(
+        self, kind: Kind, statement: Executable, parameters: Mapping[str, Any]
+    ) -> Sequence[uuid.UUID]:
+        """Delete dead letters by a statement of ``next_letters``, and return their ids."""
         async with self.connections.transaction() as connection:
-            return (await connection.execute(statement, parameters)).scalars().all()
+            gone = (await connection.execute(statement, parameters)).all()
+            if gone and gone[0].ledger_is_kept:
+                await say_removed(connection, kind, [letter.request_id for letter in gone])
+        return [letter.id for letter in gone]
 
     async def _tell(self) -> None:
         async with self.connections.query(consistent=True) as connection:
@@ -249,5 +266,6 @@ def next_letters(
     if last is not None:
         chosen = chosen.where(dead_letters.c.id > bindparam("last_id", type_=Uuid()))
     locked = chosen.with_for_update(skip_locked=True).cte("chosen")
-    statement = delete(dead_letters).where(dead_letters.c.id == locked.c.id).returning(dead_letters.c.id)
+    deletion = delete(dead_letters).where(dead_letters.c.id == locked.c.id)
+    statement = deletion.returning(dead_letters.c.id, dead_letters.c.request_id, IS_KEPT)
     return statement, {} if last is None else {"last_id": last}

@@ -100,22 +100,6 @@ async def test_the_app_gets_the_same_request_without_the_word_and_a_client_that_
     assert (await rows.one(middleware)).status == "completed"
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        b'{"model":"m","background":false}',
-        b'{"model":"m","background":"true"}',
-        b'{"input":"\\"background\\": true"}',
-        b"[",
-    ],
-)
-async def test_other_requests_run_in_the_foreground(capture: Capture, rows: Rows, asked: bytes) -> None:
-    middleware = capture(answering)
-    exchange = await Exchange(middleware, [asked[:3], asked[3:]]).run()
-    assert (exchange.status, exchange.json) == (200, ANSWER)
-    assert (await rows.one(middleware)).body == asked.decode()
-
-
 async def test_other_paths_and_switched_off_are_the_apps_own_business(capture: Capture, rows: Rows) -> None:
     for middleware, path in (
         (capture(answering), "/v1/messages"),

@@ -148,25 +148,3 @@ async def test_a_body_in_tiny_pieces_is_charged_the_messages_that_hold_them(size
         tracemalloc.stop()
     assert sent <= (1 << 20) // MESSAGE_BYTES + 1
     assert held <= 2 * (1 << 20)
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        b'{"model":"m","\\u0062ackground":true}',
-        b'{"background":false,"model":"m","background":true}',
-        b'\xef\xbb\xbf {"background" :\ttrue,"model":"m"}\n',
-        b'{"model":"m","input":[NaN,1e999],"background":true}',
-        b'{"model":"m","\\u0062\\u0061ckground":true,"input":"' + b"x" * 80_000 + b'"}',
-        b'{"model":"m","input":["' + b"x" * 80_000 + b'",NaN],"back\\u0067round":true}',
-    ],
-    ids=["escaped", "the last counts", "behind a mark", "beside NaN", "escaped and large", "escaped, large, NaN"],
-)
-async def test_however_the_word_is_spelled_it_is_understood(capture: Capture, rows: Rows, asked: bytes) -> None:
-    middleware = capture(Echo())
-    exchange = await Exchange(middleware, [asked[:7], asked[7:]]).run()
-    assert (exchange.status, exchange.json["background"]) == (202, True)
-    row = await rows.one(middleware)
-    assert row.status == "completed"
-    assert "heard" in str(row.response_body)
-    assert "ground" not in str(row.response_body)  # the app is not to begin a second one

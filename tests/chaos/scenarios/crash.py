@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-from tests.chaos.bookkeeping import Outcome, spooled_ids, stored_ids, tally
+from tests.chaos.bookkeeping import Outcome, audited, spooled_ids, stored_ids, tally
 from tests.chaos.ground import Ground, chance, quick
 from tests.chaos.harness import Service
 from tests.chaos.service import Orders
@@ -17,7 +17,7 @@ CAPACITY = 200
 async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 1) -> Outcome:
     """Kill journaling services one after the other: the next on the same spool takes over what the last one left."""
     url, spool = await ground.database(), ground.folder("spool")
-    orders = Orders(url=url, spool=str(spool), journal=True, senders=8, pause=0.0, writer=quick())
+    orders = Orders(url=url, spool=str(spool), journal=True, senders=8, pause=0.0, writer=quick(ledger=True))
     moments = chance(seed)
     told: list[str] = []
     left = 0
@@ -35,7 +35,8 @@ async def journaling_service_killed(ground: Ground, *, rounds: int, seed: int = 
         await last.delivered()
         await last.terminate()
     fault = f"kill -9 of the service x{rounds}, journal"
-    outcome = await tally(fault, told, url, spool, note=f"{left} seen on disk alone")
+    note = f"{left} seen on disk alone; {await audited(url)}"
+    outcome = await tally(fault, told, url, spool, note=note)
     assert (outcome.lost, outcome.spooled, outcome.dead) == (0, 0, 0), outcome
     return outcome
 

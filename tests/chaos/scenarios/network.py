@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from tests.chaos.bookkeeping import Outcome, ask, tally
+from tests.chaos.bookkeeping import Outcome, ask, audited, tally
 from tests.chaos.commit_cutter import CommitCutter, Moment
 from tests.chaos.ground import Ground, chance, quick
 from tests.chaos.scenarios.outage import PATIENT
@@ -51,14 +51,14 @@ async def service_vanished(ground: Ground) -> Outcome:
     url, spool = await ground.database(), ground.folder("spool")
     moments = iter([None, None, Moment.UNHEARD, Moment.UNHEARD])
     async with CommitCutter("127.0.0.1", ground.server.port, moments) as proxy:
-        orders = Orders(url=proxy.url(url), spool=str(spool), writer=quick(), **IMPATIENT)
+        orders = Orders(url=proxy.url(url), spool=str(spool), writer=quick(ledger=True), **IMPATIENT)
         async with ground.service(orders) as service:
             await service.until(lambda: proxy.cuts.total() == 2)
             await service.until_told(100)
             await service.quieten()
             await service.delivered()
             report = await service.terminate()
-    note = f"{report.stats.spooled} by way of the spool"
+    note = f"{report.stats.spooled} by way of the spool; {await audited(url)}"
     outcome = await tally("connection forgotten in a transaction", service.told, url, spool, note=note)
     assert (outcome.lost, outcome.spooled, report.stats.dropped) == (0, 0, 0), outcome
     return outcome

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.chaos.bookkeeping import Outcome, ask, tally, tell
+from tests.chaos.bookkeeping import Outcome, ask, audited, tally, tell
 from tests.chaos.ground import Ground, quick
 from tests.chaos.service import Orders
 
@@ -14,7 +14,7 @@ PATIENT = {"max_retries": 10_000, "retry_base_delay": 0.02, "retry_max_delay": 0
 async def server_killed(ground: Ground, *, rounds: int) -> Outcome:
     """``kill -9`` the server and all its backends: the spool holds what comes until it has recovered."""
     url, spool = await ground.database(), ground.folder("spool")
-    async with ground.service(Orders(url=url, spool=str(spool), writer=quick())) as service:
+    async with ground.service(Orders(url=url, spool=str(spool), writer=quick(ledger=True))) as service:
         for _ in range(rounds):
             await service.until_stored(100)
             seen = service.stats
@@ -26,7 +26,7 @@ async def server_killed(ground: Ground, *, rounds: int) -> Outcome:
         await service.quieten()
         await service.delivered()
         report = await service.terminate()
-    note = f"{report.stats.spooled} by way of the spool"
+    note = f"{report.stats.spooled} by way of the spool; {await audited(url)}"
     outcome = await tally(f"kill -9 of PostgreSQL x{rounds}", service.told, url, spool, note=note)
     assert (outcome.lost, outcome.spooled, report.stats.dropped) == (0, 0, 0), outcome
     return outcome
