@@ -8,12 +8,14 @@ import shlex
 import shutil
 import subprocess
 import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from rwriter import RwriterError, migrate
+from rwriter.pytest_plugin import Databases
 from rwriter.schema import HEAD_REVISION
 from tests.docs.pages import noted
 from tests.support.migrations import DEADLINE, ROOT, column, connected, execute, revisions, tables_in
@@ -94,44 +96,73 @@ def service(installed: Environment, tmp_path: Path, empty_database: str) -> Serv
     return Service(installed, tmp_path, empty_database)
 
 
+@pytest.fixture(scope="module")
+def migrated_once(
+    installed: Environment, tmp_path_factory: pytest.TempPathFactory, _rwriter_databases: Databases
+) -> Iterator[Callable[[str], str]]:
+    """Return, for a way, the name of a database that the example was migrated in: each is made when first asked for."""
+    made: dict[str, str] = {}
+
+    def template(way: str) -> str:
+        if way not in made:
+            made[way] = _rwriter_databases.create()
+            Service(installed, tmp_path_factory.mktemp(way), _rwriter_databases.url(made[way])).migrate(way)
+        return made[way]
+
+    yield template
+    for name in made.values():
+        _rwriter_databases.drop(name)
+
+
+@pytest.fixture
+def migrated(
+    installed: Environment,
+    tmp_path: Path,
+    _rwriter_databases: Databases,
+    migrated_once: Callable[[str], str],
+    way: str,
+) -> Iterator[Service]:
+    """The example, copied, with a database of its own in which both were migrated in the test's ``way``."""
+    name = _rwriter_databases.create(migrated_once(way))
+    yield Service(installed, tmp_path, _rwriter_databases.url(name))
+    _rwriter_databases.drop(name)
+
+
 @pytest.mark.parametrize("way", WAYS)
-async def test_both_are_migrated_and_nothing_is_proposed_about_rwriters_tables(service: Service, way: str) -> None:
-    service.migrate(way)
-    assert {"customers", "orders", "requests", "dead_letters"} <= set(await tables_in(service.url))
-    assert NOTHING in service.alembic(way, "check")
+async def test_both_are_migrated_and_nothing_is_proposed_about_rwriters_tables(migrated: Service, way: str) -> None:
+    assert {"customers", "orders", "requests", "dead_letters"} <= set(await tables_in(migrated.url))
+    assert NOTHING in migrated.alembic(way, "check")
 
     head = ["--head", "orders"] if way == "version_locations" else []
-    service.alembic(way, "revision", "--autogenerate", "-m", "proposed", *head)
-    (proposed,) = (service.folder / way / "versions").glob("*proposed.py")
+    migrated.alembic(way, "revision", "--autogenerate", "-m", "proposed", *head)
+    (proposed,) = (migrated.folder / way / "versions").glob("*proposed.py")
     assert "op." not in proposed.read_text()
 
     # and of its own tables everything
-    await execute(service.url, "ALTER TABLE orders ADD COLUMN more text")
-    service.alembic(way, "stamp", "heads")
-    seen = service.alembic(way, "check", code=255)
+    await execute(migrated.url, "ALTER TABLE orders ADD COLUMN more text")
+    migrated.alembic(way, "stamp", "heads")
+    seen = migrated.alembic(way, "check", code=255)
     assert "remove_column" in seen
     assert "requests" not in seen.replace("request_id", "")
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_the_three_commands_say_the_same_in_each_way(service: Service, way: str) -> None:
-    service.migrate(way)
-    tables = await tables_in(service.url)
-    before = await revisions(service.url, "alembic_version")
-    assert service.rwriter("current") == f"{HEAD_REVISION} (head)\n"
-    assert service.rwriter("check") == "the tables are what this release needs\n"
-    assert service.rwriter("migrate") == f"{HEAD_REVISION} (head)\n"
-    assert await tables_in(service.url) == tables
-    assert await revisions(service.url, "alembic_version") == before
+async def test_the_three_commands_say_the_same_in_each_way(migrated: Service, way: str) -> None:
+    tables = await tables_in(migrated.url)
+    before = await revisions(migrated.url, "alembic_version")
+    assert migrated.rwriter("current") == f"{HEAD_REVISION} (head)\n"
+    assert migrated.rwriter("check") == "the tables are what this release needs\n"
+    assert migrated.rwriter("migrate") == f"{HEAD_REVISION} (head)\n"
+    assert await tables_in(migrated.url) == tables
+    assert await revisions(migrated.url, "alembic_version") == before
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_each_way_leads_back_to_the_services_tables_alone(service: Service, way: str) -> None:
-    service.migrate(way)
-    service.alembic(way, "downgrade", "base" if way == "apart" else "customers")
-    assert "orders" not in await tables_in(service.url)
-    service.migrate(way)
-    assert "orders" in await tables_in(service.url)
+async def test_each_way_leads_back_to_the_services_tables_alone(migrated: Service, way: str) -> None:
+    migrated.alembic(way, "downgrade", "base" if way == "apart" else "customers")
+    assert "orders" not in await tables_in(migrated.url)
+    migrated.migrate(way)
+    assert "orders" in await tables_in(migrated.url)
 
 
 @pytest.mark.parametrize("separator", ["os", "space", "newline"])
@@ -155,21 +186,20 @@ async def test_a_revision_that_depends_on_rwriters_runs_after_it(service: Servic
 
 @pytest.mark.parametrize("way", WAYS[1:])
 async def test_a_new_release_with_a_migration_is_upgraded_to_by_upgrade_heads(
-    service: Service, installed: Environment, tmp_path: Path, way: str
+    migrated: Service, installed: Environment, tmp_path: Path, way: str
 ) -> None:
-    service.migrate(way)
     newer = tmp_path / "newer"
     shutil.copytree(installed.site_packages / "rwriter" / "migrations" / "versions", newer)
     (newer / "9999_index.py").write_text(NEXT_RELEASE)
-    service.locate(way, newer, "os")
-    service.alembic(way, "upgrade", "heads")
+    migrated.locate(way, newer, "os")
+    migrated.alembic(way, "upgrade", "heads")
     valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_of_the_next_release')"
-    assert await column(service.url, valid) == [True]
-    assert service.rwriter("current").startswith("rwriter_9999")
-    service.rwriter("check")
-    service.alembic(way, "merge", "heads", "-m", "again")
-    service.alembic(way, "upgrade", "head")
-    assert NOTHING in service.alembic(way, "check")
+    assert await column(migrated.url, valid) == [True]
+    assert migrated.rwriter("current").startswith("rwriter_9999")
+    migrated.rwriter("check")
+    migrated.alembic(way, "merge", "heads", "-m", "again")
+    migrated.alembic(way, "upgrade", "head")
+    assert NOTHING in migrated.alembic(way, "check")
 
 
 @pytest.mark.parametrize("way", WAYS)

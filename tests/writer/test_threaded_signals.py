@@ -103,7 +103,7 @@ def test_a_signal_before_the_writer_is_open_is_handed_on(shelf: Shelf) -> None:
 
 def test_a_caller_waits_for_as_long_as_the_thread_is_alive(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[bool] = []
-    monkeypatch.setattr("rwriter.threaded.LIVENESS_CHECK", 0.001)
+    monkeypatch.setattr("rwriter.threaded._writer.LIVENESS_CHECK", 0.001)
     with ThreadedWriter(lambda: shelf) as writer:
         _, _, thread = writer._opened()
 
