@@ -179,22 +179,20 @@ class CompletionsFold:
                     held += self._budget.fit(value)
                 elif held is None and key not in _ONCE:
                     tree.set_first_piece(node, key, value, self._budget)
-                else:
+                elif not held or key not in _ONCE:
                     _merge_text(node, key, value, self._budget)
             elif kind is dict and depth:
                 held = tree.ensure_object(node, key, self._budget)
                 if held is not None:
                     self._merge(held, value, depth - 1)
-            elif kind is list and depth:
+            elif kind in tree.LISTS and depth:
                 self._merge_list(node, key, value, depth)
-            elif kind is Raw and depth:
-                tree.extend(node, key, value, self._budget)
             elif value is None or value is not held:
                 tree.set_value(node, key, value, self._budget)
 
-    def _merge_list(self, node: Node, key: str, values: list[Any], depth: int) -> None:
+    def _merge_list(self, node: Node, key: str, values: list[Any] | Raw, depth: int) -> None:
         """Merge items with an ``index`` into the items of that number and type, and append all others."""
-        if not values or type(values[0]) is not dict or "index" not in values[0]:
+        if isinstance(values, Raw) or not values or type(values[0]) is not dict or "index" not in values[0]:
             tree.extend(node, key, values, self._budget)
             return
         held = tree.ensure_list(node, key, self._budget)
