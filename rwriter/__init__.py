@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rwriter._values.keys import use_key_pepper
     from rwriter.engines import DbEngines, EngineProvider
     from rwriter.errors import (
+        ArchiveDamaged,
+        ArchiveUnusable,
         ChannelFull,
         DatabaseRefused,
         IdRefused,
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = (
+    "ArchiveDamaged",
+    "ArchiveUnusable",
     "ChannelFull",
     "CompletedRequest",
     "DatabaseRefused",

@@ -46,6 +46,14 @@ class SpoolUnusable(RwriterError):
     """The spool cannot be opened or used: its folder, its file or its disk says no, or it is another database's."""
 
 
+class ArchiveUnusable(RwriterError):
+    """An archive cannot be reached or used: its folder or bucket says no, or it belongs to another database."""
+
+
+class ArchiveDamaged(RwriterError):
+    """A file of an archive is missing, cut or changed. The text names it; the partition was not dropped for it."""
+
+
 class SchemaOutdated(RwriterError):
     """The database is not at the revision this release needs. Run ``rwriter migrate``."""
 

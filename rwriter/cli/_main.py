@@ -17,7 +17,9 @@ from rwriter.cli._groups import CONTEXT, LazyGroup, Place
 FAILED: Final = 1
 MISUSED: Final = 2
 
-URL_OPTIONS: Final = ("--database-url", "--from")
+URL_OPTIONS: Final = ("--database-url", "--from", "--archive")
+_PLACES: Final = ("s3", "gs", "file")
+"""Schemes of an archive's place. One with credentials in it is refused as any other URL is."""
 
 
 @click.group("rwriter", cls=LazyGroup, context_settings=CONTEXT)
@@ -47,6 +49,7 @@ app.places = {
     "doctor": Place("doctor", "Look at database, pepper and spool."),
     "demo": Place("demo", "Feed the writer real traffic and show the rows stored."),
     "partitions": Place("partitions", "Look after the weeks or days of partitioned tables."),
+    "archive": Place("archive", "Move old partitions to Parquet in TO, a folder or s3://BUCKET/PREFIX, and drop them."),
     "consume": Place(
         "consume",
         "Store what services publish to a stream, until SIGTERM; then finish what is in hand and print the account.",
@@ -70,7 +73,10 @@ def main() -> None:
 def _refuse_stray_url(arguments: list[str]) -> None:
     # usage errors quote the argument that makes no sense, and this one would be quoted with its password
     for before, argument in itertools.pairwise(["", *arguments]):
-        if "://" in argument and before not in URL_OPTIONS and argument.partition("=")[0] not in URL_OPTIONS:
+        scheme, is_url, rest = argument.partition("://")
+        if scheme in _PLACES and "@" not in rest:
+            continue
+        if is_url and before not in URL_OPTIONS and argument.partition("=")[0] not in URL_OPTIONS:
             _fail(f"give the database as --database-url URL, or set {URL_VARIABLE}", MISUSED)
 
 

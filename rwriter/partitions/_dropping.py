@@ -53,9 +53,9 @@ async def drop(
     aware("before", before)
     positive("patience", patience)
     engine, name = engine_of(engines, schema)
-    async with _turn(engine), engine.connect() as connection:
+    async with turn(engine), engine.connect() as connection:
         await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await _complete(connection, await partitioned(connection, name), patience)
+        await complete(connection, await partitioned(connection, name), patience)
         for table in await doomed(connection, name):
             await connection.exec_driver_sql(f"DROP TABLE {table}")
         catalog = await partitioned(connection, name)
@@ -63,12 +63,12 @@ async def drop(
         if old and catalog.has_default:
             raise RwriterError("a default partition keeps others from being detached beside writers: detach it first")
         for each in old:
-            await _say_dropped(connection, each, why)
+            await say_dropped(connection, each, why)
             await _drop(connection, catalog, each, patience)
     return old
 
 
-async def _say_dropped(connection: AsyncConnection, partition: Partition, why: Literal["purged", "archived"]) -> None:
+async def say_dropped(connection: AsyncConnection, partition: Partition, why: Literal["purged", "archived"]) -> None:
     """Write the entry of a partition's range of ids. Before the drop: until that is complete the rows speak for it."""
     if await is_kept(connection):
         first, below = first_id(partition.start), first_id(partition.end)
@@ -76,11 +76,11 @@ async def _say_dropped(connection: AsyncConnection, partition: Partition, why: L
         await say_removed(connection, why, (), **bounds)
 
 
-async def _complete(connection: AsyncConnection, catalog: Catalog, patience: float) -> None:
+async def complete(connection: AsyncConnection, catalog: Catalog, patience: float) -> None:
     """Complete what was cut short: a table has at most one partition that is being detached."""
     for child in catalog.children:
         if child.detaching:
-            await _detach(connection, child, "FINALIZE", patience)
+            await detach(connection, child, "FINALIZE", patience)
 
 
 async def _drop(connection: AsyncConnection, catalog: Catalog, partition: Partition, patience: float) -> None:
@@ -90,11 +90,12 @@ async def _drop(connection: AsyncConnection, catalog: Catalog, partition: Partit
             table = quoted(connection, child.schema, child.name)
             # said before, so that a crash leaves no table that nobody will drop
             await connection.exec_driver_sql(f"COMMENT ON TABLE {table} IS '{DOOMED}'")
-            await _detach(connection, child, "CONCURRENTLY", patience)
+            await detach(connection, child, "CONCURRENTLY", patience)
             await connection.exec_driver_sql(f"DROP TABLE {table}")
 
 
-async def _detach(connection: AsyncConnection, child: Child, how: str, patience: float) -> None:
+async def detach(connection: AsyncConnection, child: Child, how: str, patience: float) -> None:
+    """Detach one table from its parent. Raises ``RwriterError`` after ``patience`` seconds; the next call goes on."""
     whole, part = quoted(connection, child.schema, child.parent), quoted(connection, child.schema, child.name)
     try:
         async with asyncio.timeout(patience):
@@ -108,7 +109,7 @@ async def _detach(connection: AsyncConnection, child: Child, how: str, patience:
 
 
 @contextlib.asynccontextmanager
-async def _turn(engine: AsyncEngine) -> AsyncIterator[None]:
+async def turn(engine: AsyncEngine) -> AsyncIterator[None]:
     """Hold an advisory lock for the whole call.
 
     On a connection and in a transaction of its own: a session behind a pooler may be another's next. It has no lock on

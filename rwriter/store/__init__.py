@@ -8,10 +8,11 @@ from rwriter.store._listing import RequestFilter
 from rwriter.store._results import Erasure, PersistResult, Purge, RequestDetail, RequestPage, RequestSummary, detail_of
 from rwriter.store._revision import current_revision, encoding_refusal, revision_in_service
 from rwriter.store._sizes import TableSize, table_sizes
-from rwriter.store._store import RequestStore
+from rwriter.store._store import ARCHIVE_JOB, RequestStore
 from rwriter.store._usage import UsageRow
 
 __all__ = (
+    "ARCHIVE_JOB",
     "DeadLetter",
     "DeadLetters",
     "Erasure",

@@ -51,7 +51,12 @@ def constant(value: str) -> ColumnElement[str]:
 
 def in_states(states: Sequence[str]) -> ColumnElement[bool]:
     """Return ``state IN (...)`` in the words of the partial indexes."""
-    return requests.c.state.in_([constant(state) for state in states])
+    return in_states_of(requests.c.state, states)
+
+
+def in_states_of(column: ColumnElement[str], states: Sequence[str]) -> ColumnElement[bool]:
+    """Return the same of a column of another table."""
+    return column.in_([constant(state) for state in states])
 
 
 def among_ids(identity: Column[uuid.UUID]) -> ColumnElement[bool]:

@@ -190,11 +190,13 @@ def failure_envelope(status: int, body: str) -> str:
     return msgspec.json.encode({"type": "NonRetriableHttpStatus", "details": details}).decode()
 
 
-def with_utc_times(row: RowMapping | Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the fields of ``row``, each time aware."""
+def with_utc_times(
+    row: RowMapping | Mapping[str, Any] | Iterable[tuple[str, Any]], times: Iterable[str] = _TIMES
+) -> dict[str, Any]:
+    """Return the fields of ``row``, each of the ``times`` among them aware."""
     # the driver reads PostgreSQL's infinities as naive datetimes, and makes infinities of Python's first and last
     fields = dict(row)
-    for name in _TIMES:
+    for name in times:
         time: datetime | None = fields[name]
         if time is not None and time.tzinfo is None:
             fields[name] = time.replace(tzinfo=UTC)
@@ -207,7 +209,7 @@ def _milliseconds(row: Mapping[str, Any]) -> float | None:
     return None if started is None or ended is None else (ended - started) / timedelta(milliseconds=1)
 
 
-def detail_of_row(row: RowMapping) -> RequestDetail:
+def detail_of_row(row: RowMapping | Mapping[str, Any]) -> RequestDetail:
     """Return the detail in a row of the detail queries."""
     fields = with_utc_times(row)
     return RequestDetail(**fields, duration_ms=_milliseconds(fields))

@@ -19,6 +19,9 @@ from rwriter.store._persist import Persist
 from rwriter.store._results import Erasure, PersistResult, Purge, RequestDetail, RequestPage, RequestSummary
 from rwriter.store._usage import UsageRow
 
+ARCHIVE_JOB: Final = "archive"
+"""The ``turn`` that a run of an archive holds, and whoever erases in one."""
+
 
 class RequestStore:
     """Reads and writes requests, over an engine provider or a plain ``AsyncEngine``.

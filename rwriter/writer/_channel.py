@@ -48,6 +48,7 @@ class Channel:
         # before the sender runs. Ordered, as any of them may be cancelled: a deque would be searched for each
         self._senders: OrderedDict[asyncio.Future[None], int] = OrderedDict()
         self._takers: deque[asyncio.Future[None]] = deque()
+        self._lingering, self._full_at = 0, (0, 0)  # takers that a record wakes only if it fills their batch
         # senders that wait for their record's fate
         self._waiting = 0
         # the number of records each of them waits for, which never falls
@@ -178,6 +179,7 @@ class Channel:
     ) -> bool:
         """Wait, up to ``within`` seconds, until ``take`` would return at once. Returns False if it would not yet."""
         end = self._clock() + within
+        self._full_at = (max_records, max_bytes)
         while (rest := self._wait_left(max_records, max_bytes, linger)) > 0:
             left = end - self._clock()
             if left <= 0:
@@ -304,8 +306,11 @@ class Channel:
     def _enqueue(self, entry: PendingRecord) -> None:
         self._queue.append(entry)
         self._queued_bytes += entry.size
-        if self._takers:
+        if self._takers and (not self._lingering or self._is_full(*self._full_at)):
             self._wake_taker()
+
+    def _is_full(self, max_records: int, max_bytes: int) -> bool:
+        return len(self._queue) >= max_records or self._queued_bytes >= max_bytes
 
     def _fits(self, size: int) -> bool:
         # a record over the byte budget passes alone, or it would wait for ever
@@ -332,9 +337,8 @@ class Channel:
             return 0.0
         if not self._queue:
             return math.inf
-        full = len(self._queue) >= max_records or self._queued_bytes >= max_bytes
         # senders waiting for room will not fill the batch while this one holds the room they wait for
-        if linger <= 0 or full or self._waiting or self._barriers or self._senders:
+        if linger <= 0 or self._waiting or self._barriers or self._senders or self._is_full(max_records, max_bytes):
             return 0.0
         return self._queue[0].accepted_at + linger - self._clock()
 
@@ -357,14 +361,17 @@ class Channel:
         taker: asyncio.Future[None] = loop.create_future()
         self._takers.append(taker)
         timer = None if timeout == math.inf else loop.call_later(timeout, resolve, taker)
+        lingering = bool(self._queue)
+        self._lingering += lingering
         try:
             await taker
         except asyncio.CancelledError:
-            if taker.done() and not taker.cancelled():
+            if lingering or (taker.done() and not taker.cancelled()):
                 # the wake-up was for this task and dies with it: hand it on
                 self._wake_taker()
             raise
         finally:
+            self._lingering -= lingering
             if timer is not None:
                 timer.cancel()
             if taker in self._takers:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = [
     *PROJECT["dependencies"],
+    *PROJECT["optional-dependencies"]["archive"],
     *PROJECT["optional-dependencies"]["asgi"],
     *PROJECT["optional-dependencies"]["embedded"],
     *PROJECT["optional-dependencies"]["nats"],
@@ -24,7 +25,7 @@ FLOORS = [match.groups() for line in DECLARED if (match := re.match(r"([\w.-]+)(
 PAGES = (
     "",
     *("ls", "show", "tail", "stats", "usage", "purge", "erase", "reap"),
-    *("migrate", "current", "check", "demo", "consume"),
+    *("migrate", "current", "check", "demo", "archive", "consume"),
     *("spool", "spool ls", "spool show", "spool replay", "spool purge"),
     *("dead-letters", "dead-letters ls", "dead-letters show", "dead-letters replay", "dead-letters purge"),
 )

@@ -40,6 +40,7 @@ from rwriter import (
     new_request_id,
 )
 from rwriter.admin import Authorize, mount
+from rwriter.archive import Archived, ArchiveErasure, ArchiveStore, archive_partitions
 from rwriter.ledger import Finding, LedgerHead, audit, heads_in, use_ledger_secret
 from rwriter.migrate import check, current, upgrade
 from rwriter.orm import Request, RequestTemplate
@@ -250,3 +251,12 @@ async def faults() -> None:
         async with TcpProxy("127.0.0.1", server.port) as proxy:
             proxy.stall()
             assert_type(proxy.url(server.url()), str)
+
+
+async def archive(engines: DbEngines, where: str) -> int:
+    fates: list[Archived] = await archive_partitions(engines, datetime.now(UTC), where, cuts=32)
+    with ArchiveStore(where, threads=2) as store:
+        found: RequestDetail | None = await store.get_request(new_request_id(), created_by="tenant")
+        page: RequestPage = await store.list_requests(RequestFilter(created_by="tenant"))
+        gone: ArchiveErasure = await store.erase("tenant")
+    return len(fates) + gone.requests + page.total_count + (found is not None)

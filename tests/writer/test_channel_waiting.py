@@ -70,6 +70,47 @@ async def test_it_lingers_again_once_who_waited_has_gone() -> None:
     assert not await made.wait_ready(2, 1_000_000, 60.0, within=0.0)
 
 
+class CountingClock(Clock):
+    """Counts how often the time is asked for: once for a record, and by each taker that looks if it waits on."""
+
+    asked = 0
+
+    def __call__(self) -> float:
+        self.asked += 1
+        return super().__call__()
+
+
+async def test_a_record_that_does_not_fill_the_batch_wakes_nobody() -> None:
+    clock = CountingClock()
+    made = channel(clock=clock)
+    made.send_nowait(record())
+    takers = [asyncio.create_task(made.take(5, 1_000_000, 60.0)) for _ in range(2)]
+    await settle_loop()
+    before = clock.asked
+    for _ in range(3):
+        made.send_nowait(record())
+        await settle_loop()
+    assert clock.asked == before + 3
+    made.send_nowait(record())
+    await settle_loop()
+    assert [taker.done() for taker in takers] == [True, False]
+    made.close()
+    assert await takers[1] == []
+
+
+async def test_a_lingering_take_that_is_cancelled_leaves_the_batch_to_another() -> None:
+    clock = Clock()
+    made = channel(clock=clock)
+    made.send_nowait(record())
+    lingering = asyncio.create_task(made.take(2, 1_000_000, 60.0))
+    await settle_loop()
+    other = asyncio.create_task(made.take(2, 1_000_000, 60.0))
+    await settle_loop()
+    clock.now += 60.0
+    lingering.cancel()
+    assert len(await other) == 1
+
+
 async def test_waiting_for_a_batch_ends_with_it_or_in_time() -> None:
     made = Channel(Account(), capacity=10, max_bytes=1_000_000)
     made.open()

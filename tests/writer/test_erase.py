@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import pytest
 from sqlalchemy import insert, select
@@ -164,7 +165,9 @@ async def test_no_byte_of_an_owners_is_left_in_the_spools_files_of_rows_replayed
     assert files_with(tmp_path, OWNER)
     assert await spool.forget(OWNER, datetime.now(UTC)) == 40 - len(replayed)
     assert await spool.count() == 21
-    assert await spool.forget(OWNER, datetime.now(UTC) + timedelta(days=1)) == 1
+    named: list[UUID] = []
+    assert await spool.forget(OWNER, datetime.now(UTC) + timedelta(days=1), named) == 1
+    assert len(named) == 1
     assert files_with(tmp_path, OWNER) == []
     assert await spool.forget("", datetime.now(UTC)) == 0
     await spool.aclose()

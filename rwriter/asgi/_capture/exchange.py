@@ -188,7 +188,7 @@ class Exchange:
             # servers expect a cancelled receive(): it is how frameworks ask whether the client is still there
             async with asyncio.timeout(patience):
                 message = await self._receive_next(receive)
-            # held once for the app, and once in the copy
+            # once for the app, and once for the copy, which shares the large pieces with it until it is read
             size = len(message.get("body", b"")) + MESSAGE_BYTES
             is_charged = self._share.take(size)
             self._read_ahead.append((message, size if is_charged else 0))

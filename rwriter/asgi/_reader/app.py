@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,6 +25,9 @@ from rwriter.asgi._reader.reader import PIECE_BYTES, Reader
 from rwriter.store import RequestDetail, RequestStore
 from rwriter.writer import RequestsWriter
 
+if TYPE_CHECKING:
+    from rwriter.archive import ArchiveStore
+
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 CHAIN_BYTES: Final = 64 * 1024 * 1024
@@ -37,6 +40,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     store: RequestStore,
     *,
     writer: RequestsWriter | None = None,
+    archive: ArchiveStore | None = None,
     attribute: Attribute,
     prefix: str = "/v1",
     attribution_ttl: float = 300.0,
@@ -63,6 +67,9 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
     a deletion waits up to ``settle_timeout`` seconds for a record that is still on its way (then 503). A stream waits
     up to ``stream_timeout`` seconds for its response to finish. 503 with Retry-After while the database is away.
 
+    With an ``archive`` what is not in the database is looked for there, and listed. What is archived is not deleted by
+    itself: 409.
+
     A path may end with a slash. ``app.chain(id, created_by)`` gives the service itself a response and those before it.
 
     Raises ``ValueError`` naming an option that cannot be used.
@@ -72,7 +79,7 @@ def responses_app(  # noqa: PLR0913 -- the options described below, keyword-only
         raise ValueError(msg)
     for option, value in (("settle_timeout", settle_timeout), ("stream_timeout", stream_timeout)):
         at_least(option, value, 0)
-    reader = Reader(store, writer, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
+    reader = Reader(store, writer, archive, settle_timeout=settle_timeout, stream_timeout=stream_timeout)
     return _Routes(reader, Attribution(attribute, ttl=attribution_ttl, timeout=lookup_timeout), prefix).app()
 
 

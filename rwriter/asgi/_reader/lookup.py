@@ -6,7 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rwriter._database_errors import describe
 from rwriter.asgi._ids import request_id_of
@@ -16,6 +16,9 @@ from rwriter.spool import Spool
 from rwriter.store import RequestDetail, RequestStore, detail_of
 from rwriter.writer import RequestsWriter
 
+if TYPE_CHECKING:
+    from rwriter.archive import ArchiveStore
+
 log = logging.getLogger("rwriter")
 
 SEND_TIMEOUT: Final = 2.0
@@ -23,11 +26,14 @@ SEND_TIMEOUT: Final = 2.0
 
 
 class Lookup:
-    """Finds an owner's request in the writer's buffer, else its spool, else the replica, else the primary."""
+    """Finds an owner's request: in the writer's buffer, its spool, the replica, the primary, then the archive."""
 
-    def __init__(self, store: RequestStore, writer: RequestsWriter | None = None) -> None:
+    def __init__(
+        self, store: RequestStore, writer: RequestsWriter | None = None, archive: ArchiveStore | None = None
+    ) -> None:
         self._store: Final = store
         self._writer: Final = writer
+        self._archive: Final = archive
 
     async def find(self, response_id: str, owner: str) -> RequestDetail | None:
         """Return the request with the id ``resp_<uuid>``, or with the id that its upstream gave it.
@@ -56,6 +62,8 @@ class Lookup:
         if pending is not None and request_id is None:
             return detail_of(pending)
         stored = await self._stored(asked, request_id, owner)
+        if stored is None and pending is None:
+            return await self._archived(asked, request_id, owner)
         if pending is not None and (stored is None or stored.id != request_id):
             return detail_of(pending)
         return stored
@@ -83,6 +91,17 @@ class Lookup:
         except Exception as exc:  # noqa: BLE001 -- not open, or a broken disk: the row may be in the database
             log.warning("cannot look into the spool: %s", describe(exc))
             return None
+
+    async def is_archived(self, detail: RequestDetail) -> bool:
+        """Return True if the request is in the archive."""
+        if self._archive is None:
+            return False
+        return await self._archive.get_request(detail.id, created_by=detail.created_by) is not None
+
+    async def _archived(self, asked: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
+        if self._archive is None:
+            return None
+        return await self._archive.find_request(asked, owner, request_id=request_id)
 
     async def _stored(self, asked: str, request_id: uuid.UUID | None, owner: str) -> RequestDetail | None:
         found = await self._store.find_request(asked, owner, request_id=request_id)

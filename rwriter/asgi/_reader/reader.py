@@ -6,13 +6,14 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import msgspec
 
 from rwriter._database_errors import AWAY
 from rwriter.asgi import _json
 from rwriter.asgi._reader.lookup import Lookup
+from rwriter.asgi._reader.pages import Pages
 from rwriter.asgi._reader.problems import Problem, not_found, unavailable
 from rwriter.asgi._reader.query import ascending_in, limit_in, states_in
 from rwriter.asgi._render.events import Event, closing_events, error_event, frame, numbered, opening_events
@@ -31,6 +32,9 @@ from rwriter.records import CLIENT_CLOSED_REQUEST, CompletedRequest
 from rwriter.schema import ACTIVE_STATES
 from rwriter.store import RequestDetail, RequestFilter, RequestStore, cursor_after
 from rwriter.writer import RequestsWriter
+
+if TYPE_CHECKING:
+    from rwriter.archive import ArchiveStore
 
 FIRST_POLL: Final = 0.1
 LAST_POLL: Final = 2.0
@@ -55,11 +59,18 @@ class Reader:
     """Reads, cancels and deletes requests. Every method takes the owner and sees no rows of others."""
 
     def __init__(
-        self, store: RequestStore, writer: RequestsWriter | None, *, settle_timeout: float, stream_timeout: float
+        self,
+        store: RequestStore,
+        writer: RequestsWriter | None,
+        archive: ArchiveStore | None = None,
+        *,
+        settle_timeout: float,
+        stream_timeout: float,
     ) -> None:
         self._store: Final = store
         self._writer: Final = writer
-        self._lookup: Final = Lookup(store, writer)
+        self._lookup: Final = Lookup(store, writer, archive)
+        self._pages: Final = Pages(store, archive)
         self._settle_timeout: Final = settle_timeout
         self._stream_timeout: Final = stream_timeout
         self._threads: Final = Threads("rwriter-reader", INLINE_BYTES)
@@ -99,7 +110,7 @@ class Reader:
         limit, states = limit_in(query), states_in(query)
         cursor = await self._cursor(query.get("after"), owner)
         asked = RequestFilter(created_by=owner, models=models or None, cursor=cursor, limit=limit)
-        pages = [await self._store.list_page(msgspec.structs.replace(asked, status=state)) for state in states]
+        pages = [await self._pages.page(msgspec.structs.replace(asked, status=state)) for state in states]
         # "queued" stands for two row states, and each has pages of its own
         rows = sorted((row for data, _ in pages for row in data), key=lambda row: (row.created_at, row.id))[::-1]
         has_more = len(rows) > limit or any(cursor is not None for _, cursor in pages)
@@ -125,7 +136,8 @@ class Reader:
         detail = await self.find(asked_id, owner)
         await self._stop(detail)
         await self._settle(detail)
-        await self._store.delete_request(detail.id, created_by=owner)
+        if not await self._store.delete_request(detail.id, created_by=owner) and await self._lookup.is_archived(detail):
+            raise Problem(409, "the response is archived, and goes with everything of its owner's", code="archived")
         return _json.dumps({"id": asked_id, "object": "response", "deleted": True})
 
     async def cancel(self, asked_id: str, owner: str) -> bytes:

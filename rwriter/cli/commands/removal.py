@@ -14,8 +14,9 @@ from rwriter._values.escape import escape
 from rwriter._values.texts import repair
 from rwriter.cli import _options as options
 from rwriter.cli._output import to_json
+from rwriter.errors import RwriterError
 from rwriter.spool import Spool
-from rwriter.store import Erasure, Purge, RequestStore
+from rwriter.store import ARCHIVE_JOB, Erasure, Purge, RequestStore
 
 _STEP: Final = timedelta(seconds=2)
 """Between two moves of the progress bar."""
@@ -118,42 +119,71 @@ def _print_purge(done: Purge, *, bodies_only: bool, dry_run: bool, json: bool) -
 @click.command("erase")
 @click.argument("owner")
 @options.spool_folder
+@click.option("--archive", metavar="TO", help="An archive, too: its folder or URL.")
 @options.yes
 @options.schema
 @options.database_url
 @options.json
-def erase(
-    *, owner: str, spool: Path | None, yes: bool, schema: str | None, database_url: str | None, json: bool
+def erase(  # noqa: PLR0913 -- a parameter for each option
+    *,
+    owner: str,
+    spool: Path | None,
+    archive: str | None,
+    yes: bool,
+    schema: str | None,
+    database_url: str | None,
+    json: bool,
 ) -> None:
     """Delete everything of OWNER's, for good: requests, bodies and dead letters.
 
     What OWNER began up to now is never written again. With --spool a folder of this host forgets them at once; others
-    drop them when they replay. A service that runs forgets what it holds in memory through writer.erase.
+    drop them when they replay. With --archive the files that hold them are written anew, once for each archive. A
+    service that runs forgets what it holds in memory through writer.erase.
 
-    Example: rwriter erase tenant-7 --yes
+    Examples: rwriter erase tenant-7 --yes; rwriter erase tenant-7 --archive /srv/archive --yes
     """
 
-    async def work() -> tuple[Erasure, int]:
+    async def work() -> tuple[Erasure, int, int]:
         async with options.engines_for(database_url, schema) as engines:
+            # first: its mark keeps the owner's rows out of what is archived from now on
             erasure = await RequestStore(engines).erase(owner)
-        return erasure, 0 if spool is None else await _forget(spool, owner, erasure.erased_at)
+            archived = 0 if archive is None else await _erase_archived(RequestStore(engines), archive, owner)
+        return erasure, 0 if spool is None else await _forget(spool, owner, erasure.erased_at), archived
 
     if not yes:
         click.confirm(f"Delete everything of {escape(owner)}'s for good?", abort=True, err=True)
-    erasure, spooled = asyncio.run(work())
+    erasure, spooled, archived = asyncio.run(work())
     answer = {
         "requests": erasure.requests,
         "dead_letters": erasure.dead_letters,
         "spooled": spooled,
+        "archived": archived,
         "erased_at": erasure.erased_at,
     }
     if json:
         click.echo(to_json(answer))
         return
     click.echo(
-        f"erased {erasure.requests} requests, {erasure.dead_letters} dead letters, {spooled} spooled records; "
+        f"erased {erasure.requests} requests, {erasure.dead_letters} dead letters, {spooled} spooled records, "
+        f"{archived} archived requests; "
         f"what began up to {erasure.erased_at.isoformat()} is not written again"
     )
+
+
+async def _erase_archived(store: RequestStore, location: str, owner: str) -> int:
+    from rwriter.archive import ArchiveStore  # noqa: PLC0415 -- the other commands must not need what it imports
+
+    async with store.turn(ARCHIVE_JOB) as is_mine:
+        if not is_mine:
+            raise RwriterError(
+                f"{owner} is erased in the database, and not yet in the archive: `rwriter archive` is at work there. "
+                "Run this again when it has ended"
+            )
+        with ArchiveStore(location) as archive:
+            erasure = await archive.erase(owner)
+            # what a run that was cut short left may hold the owner's rows
+            await archive.remove_strays()
+    return erasure.requests
 
 
 async def _forget(folder: Path, owner: str, until: datetime) -> int:
