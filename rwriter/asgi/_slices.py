@@ -31,7 +31,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _VALUE: Final = msgspec.json.Decoder().decode
-_MANY: Final = 1_000
+_MANY: Final = 100
 """Members of one slice that are not worth a call each."""
 _VALUES: Final = msgspec.json.Decoder(list[Any]).decode
 
