@@ -21,8 +21,8 @@ _TRIES: Final = 6
 """Commas that are tried for a slice, each at the cost of decoding it. Two for one that has grown."""
 _PAUSE: Final = 0.00001
 """Seconds between two slices in which another thread can take over. It need not ask, which takes it 5 ms."""
-_NEAR: Final = re.compile(rb"[}\]\"0-9el](\s*+,\s*+)(?=[{\[\"0-9\-tfn])"), 2_048
-_FAR: Final = re.compile(rb"[}\]](\s*+,\s*+)(?=[{\[\"])"), 65_536
+_NEAR: Final = re.compile(rb"[}\]\"0-9el](\s*+,\s*+)(?=[{\[\"0-9\-tfn])"), 512
+_FAR: Final = re.compile(rb"[}\]](\s*+,\s*+)(?=[{\[\"])"), 8_192
 """Commas between what may be two items, and how far from the end of a slice they are looked for."""
 _ALIKE: Final = 2
 """Commas of one kind, by what stands on both sides, that are tried."""
@@ -31,7 +31,7 @@ _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 _ITEMS: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _VALUE: Final = msgspec.json.Decoder().decode
-_MANY: Final = 1_000
+_MANY: Final = 100
 """Members of one slice that are not worth a call each."""
 _VALUES: Final = msgspec.json.Decoder(list[Any]).decode
 
