@@ -82,6 +82,7 @@ class Book:
         self._outbox: Final = Outbox(self._head.lane, folder)
         self._due: Final = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stores: Final[list[LedgerStore]] = []
         self.lanes: Final = Lanes()
         """The lanes of the flushes."""
 
@@ -98,7 +99,8 @@ class Book:
     def recording(self, kind: Kind) -> RecordSink:
         """Return the sink that writes an entry beside each batch, or notes what was handed on."""
         if isinstance(self._sink, RequestStore):
-            return LedgerStore(self._sink, self.lanes, kind)
+            self._stores.append(LedgerStore(self._sink, self.lanes, kind))
+            return self._stores[-1]
         return HandingSink(self._sink, self.note)
 
     async def open(self) -> None:
@@ -110,6 +112,8 @@ class Book:
         telemetry.watch(self)
         if self._is_up():
             await self._write(ATTEMPT)
+            for store in self._stores:
+                store.build()
         self._task = asyncio.create_task(self._run(), name=f"{self.name}-ledger")
 
     def noting(self, settling: Settling[E]) -> Noting[E]:

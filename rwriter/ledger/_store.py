@@ -23,6 +23,10 @@ class LedgerStore(RequestStore):
         self._lanes: Final = lanes
         self._kind: Final[Kind] = kind
 
+    def build(self) -> None:
+        """Build the statements, on a connected engine, as ``RequestStore.check_schema`` does those of a plain store."""
+        self._persist.build(entry=True)
+
     async def persist_completed(self, records: Iterable[CompletedRequest]) -> PersistResult:
         """Store finished requests and their entry in one statement. See ``RequestStore.persist_completed``."""
         batch = list(records)

@@ -137,6 +137,11 @@ class Persist:
     # Compiled once: on each execution SQLAlchemy would walk the whole statement to find what it compiled before.
     # Not in the constructor: the dialect knows its server only after the first connection.
 
+    def build(self, *, entry: bool) -> None:
+        """Build the statements now, on a connected engine: the first flush would, while requests wait for the loop."""
+        for facts in (False, True):
+            self._statement(facts=facts, entry=entry)
+
     def _statement(self, *, facts: bool, entry: bool) -> Compiled:
         compiled = self._compiled.get((facts, entry))
         if compiled is None:

@@ -200,6 +200,7 @@ class RequestStore:
     async def check_schema(self) -> None:
         """Raise ``SchemaOutdated`` unless the database is at this release's revision, or at a later one."""
         await on_living_connection(lambda: _revision.check_schema(self._connections.write))
+        self._persist.build(entry=False)
 
     async def identity(self) -> str:
         """Return a text that tells this database, and the schema of the tables, from any other. Asks the primary."""

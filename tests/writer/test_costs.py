@@ -21,6 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import CompletedRequest, DbEngines, RequestFilter, RequestStore, RequestsWriter
+from rwriter.store import _persist
 from rwriter.testing import TestDbEngines
 from tests.support.counting import calls_of, table_counters, wal_position
 from tests.support.driving import eventually
@@ -42,6 +43,23 @@ def full(bodies: tuple[str, str] = TEXT) -> CompletedRequest:
 
 def batch(size: int = SIZE) -> list[CompletedRequest]:
     return [full() for _ in range(size)]
+
+
+# -- when it opens
+
+
+@pytest.mark.parametrize("ledger", [False, True])
+async def test_an_open_writer_has_no_statement_left_to_build(
+    engines: TestDbEngines, monkeypatch: pytest.MonkeyPatch, *, ledger: bool
+) -> None:
+    async with RequestsWriter(engines, ledger=ledger) as writer:
+
+        def built(**_kind: bool) -> None:
+            pytest.fail("built while requests wait for the loop")
+
+        monkeypatch.setattr(_persist, "statement", built)
+        for facts in ({}, {"input_tokens": 1, "metadata": {"a": 1}}):
+            await writer.send(record(**facts), wait="committed")
 
 
 # -- on the wire
