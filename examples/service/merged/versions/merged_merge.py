@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 revision = "merge"
-down_revision = ("customers", "rwriter_0002")
+down_revision = ("customers", "rwriter_0003")
 branch_labels = None
 depends_on = None
 

@@ -8,7 +8,7 @@ from alembic import op
 revision = "orders"
 down_revision = "customers"
 branch_labels = None
-depends_on = "rwriter_0002"
+depends_on = "rwriter_0003"
 
 
 def upgrade() -> None:
