@@ -69,7 +69,7 @@ suite: $(READY) ## the tests but for the faults
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos $(SCHEMAS)
 
 # The same, measured: twice the processor time. Coverage starts before pytest does, as pytest itself imports the plugin.
-coverage: $(READY) ## the same, and how much of the package they run: fails below 96 % of the branches
+coverage: $(READY) ## the same, and how much of the package they run: fails below 94 % of the branches
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --ignore=tests/chaos $(SCHEMAS)
 	$(BIN)/coverage combine --quiet

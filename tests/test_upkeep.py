@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -68,16 +68,17 @@ async def test_rows_are_deleted_emptied_and_failed_at_their_ages(
 
 
 @pytest.fixture
-def statements() -> Iterator[list[str]]:
-    """The statements of all engines."""
+def statements(rwriter_engines: TestDbEngines) -> Iterator[list[str]]:
+    """The statements of the engines, those made of them included."""
     asked: list[str] = []
 
     def note(*given: Any) -> None:
         asked.append(given[2])
 
-    event.listen(Engine, "before_cursor_execute", note)
+    # on the class it would leave every later engine of the process with events
+    event.listen(rwriter_engines.write.sync_engine, "before_cursor_execute", note)
     yield asked
-    event.remove(Engine, "before_cursor_execute", note)
+    event.remove(rwriter_engines.write.sync_engine, "before_cursor_execute", note)
 
 
 async def test_it_waits_while_another_process_does_it(rwriter_engines: TestDbEngines, statements: list[str]) -> None:

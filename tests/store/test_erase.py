@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from rwriter import Purge, RequestStore, new_request_id
@@ -236,7 +236,7 @@ async def test_a_batch_that_is_being_written_when_its_owner_is_erased_goes_too(
     def ask(_connection: object, _cursor: object, statement: str, *_: object) -> None:
         asked.extend([statement] if "pg_locks" in statement else [])
 
-    event.listen(Engine, "before_cursor_execute", ask)
+    event.listen(engine.sync_engine, "before_cursor_execute", ask)
     async with engine.connect() as connection:
         async with connection.begin():
             # what a writer's statement leaves before it commits: it read no mark
@@ -253,7 +253,7 @@ async def test_a_batch_that_is_being_written_when_its_owner_is_erased_goes_too(
             # who is writing is asked, and asked again: it is not enough to have begun
             while len(asked) < 2 and not erasing.done():
                 await asyncio.sleep(0.01)
-        event.remove(Engine, "before_cursor_execute", ask)
+        event.remove(engine.sync_engine, "before_cursor_execute", ask)
         assert await asyncio.wait_for(erasing, 60) == (1, 0)
     assert await rows(engine, requests) == []
 
