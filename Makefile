@@ -137,7 +137,7 @@ release-check: ## the built wheel: metadata as PyPI wants it, public types compl
 	$(RELEASE_VENV)/bin/python -m pip install --quiet build twine 'pyright[nodejs]'
 	$(RELEASE_VENV)/bin/python -m build --quiet
 	$(RELEASE_VENV)/bin/twine check --strict dist/*
-	$(RELEASE_VENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[asgi,test]" 'litellm[proxy]'
+	$(RELEASE_VENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[asgi,test,admin,archive,nats]" 'litellm[proxy]'
 	cd $(RELEASE_VENV) && PATH="$$PWD/bin:$$PATH" VIRTUAL_ENV="$$PWD" pyright --ignoreexternal --verifytypes rwriter
 
 # Throughput beside peers, ten minutes. `make bench-memory` and the like run the other commands of `python -m bench`;

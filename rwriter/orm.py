@@ -6,7 +6,6 @@ Write through ``RequestsWriter`` or ``RequestStore``: an ORM flush does not know
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -18,21 +17,18 @@ from rwriter import schema
 mapper_registry: registry = registry(metadata=schema.metadata)
 
 
-def _showing(*names: str) -> Callable[[object], str]:
-    """Return a ``__repr__`` of these columns, so far as they are loaded: no body and no key."""
-
-    def shown(self: object) -> str:
-        # not getattr: an attribute that is not loaded would be asked for
-        loaded = vars(self)
-        return f"{type(self).__name__}({', '.join(f'{name}={loaded[name]!r}' for name in names if name in loaded)})"
-
-    return shown
+def _shown(row: object, *names: str) -> str:
+    """Return the ``repr`` of these columns, so far as they are loaded: no body and no key."""
+    # not getattr: an attribute that is not loaded would be asked for
+    loaded = vars(row)
+    return f"{type(row).__name__}({', '.join(f'{name}={loaded[name]!r}' for name in names if name in loaded)})"
 
 
 class RequestTemplate(AsyncAttrs):
     """A row of ``request_templates``: the request as the client sent it."""
 
-    __repr__ = _showing("id", "method", "path", "model")
+    def __repr__(self) -> str:
+        return _shown(self, "id", "method", "path", "model")
 
     id: Mapped[uuid.UUID]
     file_id: Mapped[uuid.UUID | None]
@@ -56,7 +52,8 @@ class Request(AsyncAttrs):
     ``template`` is lazy: load it with ``selectinload``, or await ``request.awaitable_attrs.template``.
     """
 
-    __repr__ = _showing("id", "state", "created_by", "model", "created_at", "response_status")
+    def __repr__(self) -> str:
+        return _shown(self, "id", "state", "created_by", "model", "created_at", "response_status")
 
     id: Mapped[uuid.UUID]
     batch_id: Mapped[uuid.UUID | None]

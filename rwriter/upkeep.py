@@ -22,7 +22,7 @@ from rwriter.store import RequestStore, TableSize, table_sizes
 MEASURE_TIMEOUT: Final = 5.0
 """Seconds in which the server must tell the sizes of the tables: it looks at the files of every partition."""
 
-log = logging.getLogger("rwriter")
+log: Final[logging.Logger] = logging.getLogger("rwriter")
 
 
 class _Found(msgspec.Struct):

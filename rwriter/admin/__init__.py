@@ -8,11 +8,11 @@ from __future__ import annotations
 try:
     from rwriter.admin._guard import Authorize
     from rwriter.admin._mount import mount
-except ModuleNotFoundError as exc:
-    missing = str(exc.name).partition(".")[0]
-    if missing not in {"starlette", "jinja2", "markupsafe"}:
+except ModuleNotFoundError as _exc:  # underscores: these would be public names
+    _missing = str(_exc.name).partition(".")[0]
+    if _missing not in {"starlette", "jinja2", "markupsafe"}:
         raise
-    msg = f"rwriter.admin needs {missing}: pip install 'rwriter[admin]'"
-    raise ModuleNotFoundError(msg, name=exc.name) from exc
+    _msg = f"rwriter.admin needs {_missing}: pip install 'rwriter[admin]'"
+    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
 
 __all__ = ("Authorize", "mount")

@@ -11,11 +11,11 @@ try:
     from rwriter.archive._progress import Archived, Progress
     from rwriter.archive._run import archive_partitions
     from rwriter.archive._store import ArchiveStore
-except ModuleNotFoundError as exc:
-    missing = str(exc.name).partition(".")[0]
-    if missing != "pyarrow":
+except ModuleNotFoundError as _exc:  # underscores: these would be public names
+    _missing = str(_exc.name).partition(".")[0]
+    if _missing != "pyarrow":
         raise
-    msg = f"rwriter.archive needs {missing}: pip install 'rwriter[archive]'"
-    raise ModuleNotFoundError(msg, name=exc.name) from exc
+    _msg = f"rwriter.archive needs {_missing}: pip install 'rwriter[archive]'"
+    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
 
 __all__ = ("ArchiveErasure", "ArchiveStore", "Archived", "Progress", "archive_partitions")

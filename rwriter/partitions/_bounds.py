@@ -35,7 +35,7 @@ class IdBounds:
     """
 
     def __init__(self, engine: AsyncEngine | None) -> None:
-        self.are_limited = False
+        self.are_limited: bool = False
         """True while some ids are refused. An attribute: on plain tables a sender pays no call for it."""
         self._engine: Final = engine
         self._ranges: list[tuple[int, int]] | None = None

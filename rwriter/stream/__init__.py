@@ -10,11 +10,11 @@ try:
     from rwriter.stream._consumer import StreamConsumer, consume
     from rwriter.stream._options import ConsumerStats
     from rwriter.stream._store import JetStreamStore
-except ModuleNotFoundError as exc:
-    missing = str(exc.name).partition(".")[0]
-    if missing not in {"nats", "backports"}:
+except ModuleNotFoundError as _exc:  # underscores: these would be public names
+    _missing = str(_exc.name).partition(".")[0]
+    if _missing not in {"nats", "backports"}:
         raise
-    msg = f"rwriter.stream needs {missing}: pip install 'rwriter[nats]'"
-    raise ModuleNotFoundError(msg, name=exc.name) from exc
+    _msg = f"rwriter.stream needs {_missing}: pip install 'rwriter[nats]'"
+    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
 
 __all__ = ("ConsumerStats", "JetStreamStore", "StreamConsumer", "consume")
