@@ -136,14 +136,15 @@ async def _round(sides: Mapping[str, Side], bodies: Path, records: int, number: 
             order = {"path": path, "batch": batch, "records": count, "warm_up": max(batch, int(count * WARM_UP))}
             names = sorted(sides, reverse=(index + number) % 2 == 0)
             found[f"{path}, {batch}"] = {
-                name: await _turn(workers[name], sides[name].database, order) for name in names
+                name: await take_turn(workers[name], sides[name].database, order) for name in names
             }
     return found
 
 
-async def _turn(process: Worker, database: Database, order: Mapping[str, Any]) -> Turn:
+async def take_turn(process: Worker, database: Database, order: Mapping[str, Any]) -> Turn:
+    """Have a worker store what ``order`` says into empty tables, and return the rate and the costs of a record."""
     count = order["records"]
-    await database.execute("TRUNCATE requests, request_templates")
+    await database.execute("TRUNCATE requests, request_templates CASCADE")
     process.ask(order)
     await database.checkpoint()
     wal, server = await database.wal_position(), await database.processor_times()

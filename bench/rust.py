@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from sqlalchemy import make_url
 
-from bench.database import Database, own_database, used
+from bench.against import Turn, take_turn
+from bench.database import Database, own_database
 from bench.processes import Worker, worker
 from bench.report import ratios, rotated, spread, summary
 from bench.traffic import Traffic
@@ -66,8 +67,6 @@ PEERS: Final = {
     "one flush, our tables": Peer("ours", ONE_FLUSH),
     "defaults, our tables": Peer("ours", {}),
 }
-
-Turn = dict[str, float]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -186,20 +185,8 @@ async def _round(
 
 
 async def _turn(process: Worker, database: Database, order: Mapping[str, Any]) -> Turn:
-    count = order["records"]
-    await database.execute("TRUNCATE requests, request_templates CASCADE")
-    process.ask(order)
-    await database.checkpoint()
-    wal, server = await database.wal_position(), await database.processor_times()
-    took = process.ask("go")
-    wal = await database.wal_position() - wal
-    seconds = used(server, await database.processor_times())
-    process.ask("close")
-    await database.verify(order["warm_up"] + count)
-    turn = {"rate": count / took["seconds"], "cpu_us": took["cpu"] / count * 1e6, "wal_bytes": wal / count}
-    if seconds is None:
-        return turn
-    return turn | {"server_us": seconds / count * 1e6, "both_us": (seconds + took["cpu"]) / count * 1e6}
+    turn = await take_turn(process, database, order)
+    return turn | {"both_us": turn["server_us"] + turn["cpu_us"]} if "server_us" in turn else turn
 
 
 def _point(turns: Sequence[Mapping[str, Turn]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from rwriter._values.keys import pepper_secret
+from rwriter._values.keys import pepper_secret, secret_bytes
 
 log = logging.getLogger("rwriter")
 
@@ -50,14 +50,7 @@ def use_ledger_secret(secret: str | bytes) -> None:
     Give at least 16 random bytes that every process of the service and the auditor know, and the database does not.
     Raises ``TypeError`` for a secret that is neither ``str`` nor ``bytes``, ``ValueError`` for an empty one.
     """
-    if not isinstance(secret, (str, bytes)):
-        msg = f"secret must be a str or bytes, not {type(secret).__name__}"
-        raise TypeError(msg)
-    raw = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)
-    if not raw:
-        msg = "secret must not be empty: give at least 16 random bytes"
-        raise ValueError(msg)
-    _secret.given = raw
+    _secret.given = secret_bytes(secret)
 
 
 def current_key() -> Key:

@@ -55,6 +55,18 @@ class _Keys:
 _keys: Final = _Keys()
 
 
+def secret_bytes(secret: str | bytes) -> bytes:
+    """Return the bytes of a secret. Raises ``TypeError`` and ``ValueError`` as ``use_key_pepper`` does."""
+    if not isinstance(secret, (str, bytes)):
+        msg = f"secret must be a str or bytes, not {type(secret).__name__}"
+        raise TypeError(msg)
+    raw = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)
+    if not raw:
+        msg = "secret must not be empty: give at least 16 random bytes"
+        raise ValueError(msg)
+    return raw
+
+
 def use_key_pepper(secret: str | bytes) -> None:
     """Digest API keys with HMAC-SHA256 and ``secret`` from now on, in this process.
 
@@ -66,13 +78,7 @@ def use_key_pepper(secret: str | bytes) -> None:
 
     Raises ``TypeError`` for a secret that is neither ``str`` nor ``bytes``, ``ValueError`` for an empty one.
     """
-    if not isinstance(secret, (str, bytes)):
-        msg = f"secret must be a str or bytes, not {type(secret).__name__}"
-        raise TypeError(msg)
-    raw = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else bytes(secret)
-    if not raw:
-        msg = "secret must not be empty: give at least 16 random bytes"
-        raise ValueError(msg)
+    raw = secret_bytes(secret)
     _keys.pepper = _Pepper(raw, hashlib.sha256(raw).hexdigest()[:_ID_DIGITS])
     _keys.asked_environment = True
 

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
+from rwriter._values.extras import refuse_missing
+
 try:
     from rwriter.admin._guard import Authorize
     from rwriter.admin._mount import mount
-except ModuleNotFoundError as _exc:  # underscores: these would be public names
-    _missing = str(_exc.name).partition(".")[0]
-    if _missing not in {"starlette", "jinja2", "markupsafe"}:
-        raise
-    _msg = f"rwriter.admin needs {_missing}: pip install 'rwriter[admin]'"
-    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
+except ModuleNotFoundError as _exc:  # underscored: it would be a public name
+    refuse_missing(_exc, "rwriter.admin", "admin", "starlette", "jinja2", "markupsafe")
 
 __all__ = ("Authorize", "mount")

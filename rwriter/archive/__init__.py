@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
+from rwriter._values.extras import refuse_missing
+
 try:
     from rwriter.archive._layout import ArchiveErasure
     from rwriter.archive._progress import Archived, Progress
     from rwriter.archive._run import archive_partitions
     from rwriter.archive._store import ArchiveStore
-except ModuleNotFoundError as _exc:  # underscores: these would be public names
-    _missing = str(_exc.name).partition(".")[0]
-    if _missing != "pyarrow":
-        raise
-    _msg = f"rwriter.archive needs {_missing}: pip install 'rwriter[archive]'"
-    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
+except ModuleNotFoundError as _exc:  # underscored: it would be a public name
+    refuse_missing(_exc, "rwriter.archive", "archive", "pyarrow")
 
 __all__ = ("ArchiveErasure", "ArchiveStore", "Archived", "Progress", "archive_partitions")

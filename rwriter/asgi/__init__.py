@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rwriter._values.extras import refuse_missing
 from rwriter.asgi._attribution import Attribute, api_key_of, attribute_from_state
 from rwriter.asgi._capture.middleware import CaptureMiddleware, CaptureStats
 from rwriter.asgi._capture.paths import PATHS
@@ -38,6 +39,5 @@ def __getattr__(name: str) -> Any:
     try:
         from rwriter.asgi._reader.app import responses_app  # noqa: PLC0415 -- a service may want the middleware alone
     except ModuleNotFoundError as exc:
-        msg = f"responses_app needs {str(exc.name).partition('.')[0]}: pip install 'rwriter[asgi]'"
-        raise ModuleNotFoundError(msg, name=exc.name) from exc
+        refuse_missing(exc, "responses_app", "asgi")
     return responses_app

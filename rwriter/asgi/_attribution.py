@@ -13,6 +13,7 @@ import msgspec
 
 from rwriter._hooks import resolve
 from rwriter._validation import at_least, positive
+from rwriter._values.extras import refuse_missing
 from rwriter._values.keys import KeyDigest, digest
 from rwriter._values.texts import repair
 from rwriter.asgi._types import Scope
@@ -21,8 +22,7 @@ from rwriter.records import NAME_LIMIT
 try:
     from cachetools import TTLCache
 except ModuleNotFoundError as exc:
-    msg = "rwriter.asgi needs cachetools: pip install 'rwriter[asgi]'"
-    raise ModuleNotFoundError(msg, name=exc.name) from exc
+    refuse_missing(exc, "rwriter.asgi", "asgi", "cachetools")
 
 Attribute = Callable[[str, Scope], str | Awaitable[str | None] | None]
 """``attribute(api_key, scope)``: returns the owner of a key, or ``None`` for a key that nobody owns. Async or not.

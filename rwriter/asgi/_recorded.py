@@ -13,7 +13,7 @@ from rwriter.asgi._capture.middleware import CaptureMiddleware
 from rwriter.asgi._capture.privacy import Redact, Zdr
 from rwriter.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from rwriter.engines import Engines, opened
-from rwriter.errors import WriterNotOpen
+from rwriter.errors import RwriterError, WriterNotOpen
 from rwriter.store import RequestStore
 from rwriter.writer import RequestsWriter, WriterOptions
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rwriter.asgi._reader.app import ResponsesApp
 
 
-class CaptureOptions(TypedDict, total=False):
-    """Options of ``CaptureMiddleware``, as ``RecordedApp`` passes them on."""
+class RecorderOptions(TypedDict, total=False):
+    """Options that the middlewares for ASGI and WSGI have in common."""
 
     paths: Collection[str]
     max_body_bytes: int
@@ -33,12 +33,17 @@ class CaptureOptions(TypedDict, total=False):
     attribution_timeout: float
     lookup_timeout: float
     max_pending_bytes: int
+    drain_timeout: float
+    gen_ai_metrics: bool
+
+
+class CaptureOptions(RecorderOptions, total=False):
+    """Options of ``CaptureMiddleware``, as ``RecordedApp`` passes them on."""
+
     background: bool
     begin_timeout: float
     background_timeout: float
     background_limit: int
-    drain_timeout: float
-    gen_ai_metrics: bool
 
 
 class RecordedApp:
@@ -101,6 +106,10 @@ class RecordedApp:
         return self.writer.store
 
     async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            # a second writer would take the first one's place, and nobody would drain that
+            msg = "the app is open: close it first, or open another one with on(engines)"
+            raise RwriterError(msg)
         async with AsyncExitStack() as stack:
             engines = await stack.enter_async_context(opened(self._engines))
             writer = RequestsWriter(RequestStore(engines), **self._writer_options)

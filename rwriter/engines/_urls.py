@@ -15,8 +15,6 @@ from sqlalchemy.exc import ArgumentError
 from rwriter._validation import one_of
 from rwriter._values.variables import URL_FORM
 
-"""The form of URL that messages and help pages tell the user to write."""
-
 DRIVER: Final = "postgresql+asyncpg"
 
 DEFAULT_PORT: Final = 5432

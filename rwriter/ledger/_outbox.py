@@ -35,6 +35,7 @@ class Outbox:
         self._lock: Final = threading.Lock()
         self._file: int | None = None
         self._on_disk = 0
+        self._size = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -69,18 +70,27 @@ class Outbox:
             elif self._file is not None:
                 self._path.unlink(missing_ok=True)
                 os.close(self._file)
-                self._file, self._on_disk = None, 0
+                self._file, self._on_disk, self._size = None, 0, 0
 
     def _append(self, path: Path) -> None:
         if self._file is None:
             self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
             # for as long as this process lives
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._size = os.fstat(self._file).st_size
         new = [self._waiting[at] for at in range(self._on_disk, len(self._waiting))]
         if new:
-            os.write(self._file, b"".join(base64.b64encode(encode_entry(entry)) + b"\n" for entry in new))
-            os.fsync(self._file)
+            self._write(self._file, b"".join(base64.b64encode(encode_entry(entry)) + b"\n" for entry in new))
             self._on_disk += len(new)
+
+    def _write(self, file: int, lines: bytes) -> None:
+        # a full disk may have taken a part of the last try: whoever reads the file stops at a broken line
+        os.ftruncate(file, self._size)
+        left = memoryview(lines)
+        while left:
+            left = left[os.write(file, left) :]
+        os.fsync(file)
+        self._size += len(lines)
 
     def release(self) -> None:
         """Leave the file to whoever opens the spool next."""

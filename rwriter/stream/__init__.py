@@ -6,15 +6,13 @@ outage of hours without a disk of its own, and any number of consumers shares th
 
 from __future__ import annotations
 
+from rwriter._values.extras import refuse_missing
+
 try:
     from rwriter.stream._consumer import StreamConsumer, consume
     from rwriter.stream._options import ConsumerStats
     from rwriter.stream._store import JetStreamStore
-except ModuleNotFoundError as _exc:  # underscores: these would be public names
-    _missing = str(_exc.name).partition(".")[0]
-    if _missing not in {"nats", "backports"}:
-        raise
-    _msg = f"rwriter.stream needs {_missing}: pip install 'rwriter[nats]'"
-    raise ModuleNotFoundError(_msg, name=_exc.name) from _exc
+except ModuleNotFoundError as _exc:  # underscored: it would be a public name
+    refuse_missing(_exc, "rwriter.stream", "nats", "nats", "backports")
 
 __all__ = ("ConsumerStats", "JetStreamStore", "StreamConsumer", "consume")

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import FrameType, TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
+from rwriter._database_errors import describe
 from rwriter.engines import EngineProvider, Engines, opened
 from rwriter.errors import RwriterError, WriterClosed, WriterFailed, WriterForked, WriterNotOpen
 from rwriter.records import CompletedRequest
@@ -24,6 +26,8 @@ from rwriter.writer import Health, RequestsWriter, WriterOptions, WriterStats
 from rwriter.writer._options import Options
 
 T = TypeVar("T")
+
+log = logging.getLogger("rwriter")
 
 _Handler = Callable[[int, FrameType | None], None]
 
@@ -225,7 +229,10 @@ class ThreadedWriter:
 
     async def _drained(self, writer: RequestsWriter, timeout: float | None) -> None:
         for drain in self._drains:
-            await drain()
+            try:
+                await drain()
+            except Exception as exc:  # noqa: BLE001 -- whatever it is, the writer's own records are drained
+                log.error("%s: what stands before the writer was not drained: %s", writer.name, describe(exc))
         await writer.aclose(timeout)
 
     # -- inside

@@ -120,12 +120,8 @@ class Channel:
         self._take_room(size)
         return self.accept(record, size)
 
-    async def send(self, record: CompletedRequest) -> PendingRecord:
-        """Accept ``record``, waiting for room. Cancelled while waiting, the record was not accepted."""
-        return self.accept(record, await self.wait_for_room(record))
-
     async def wait_for_room(self, record: CompletedRequest) -> int:
-        """Wait for room, take it and return its bytes, for ``accept`` or ``return_room``.
+        """Wait for room, take it and return its bytes, for ``accept`` or ``return_room``. Cancelled, nothing is taken.
 
         The size is measured once: encoding a text makes Python keep a second copy beside it, and the size grow.
         """

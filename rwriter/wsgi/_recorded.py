@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, Self, Unpack
 
 import msgspec
 
-from rwriter.asgi._capture.privacy import Redact, Zdr
+from rwriter.asgi._recorded import RecorderOptions
 from rwriter.engines import EngineProvider, Engines
 from rwriter.threaded import SyncRequestStore, ThreadedWriter
 from rwriter.writer import WriterOptions
@@ -22,20 +22,8 @@ if TYPE_CHECKING:
     from rwriter.asgi._reader.app import ResponsesApp
 
 
-class CaptureOptions(TypedDict, total=False):
+class CaptureOptions(RecorderOptions, total=False):
     """Options of ``CaptureMiddleware``, as ``RecordedApp`` passes them on."""
-
-    paths: Collection[str]
-    max_body_bytes: int
-    zdr: Zdr | None
-    redact: Redact | None
-    attribution_ttl: float
-    attribution_negative_ttl: float
-    attribution_timeout: float
-    lookup_timeout: float
-    max_pending_bytes: int
-    drain_timeout: float
-    gen_ai_metrics: bool
 
 
 class _Parts(msgspec.Struct, frozen=True, gc=False):

@@ -98,6 +98,15 @@ async def test_without_a_server_it_is_opened_by_hand_and_its_flush_stores_what_w
             _ = recorded.store
 
 
+async def test_opened_a_second_time_it_says_so_and_goes_on_as_it_was(rwriter_engines: TestDbEngines) -> None:
+    recorded = RecordedApp(make_app(), rwriter_engines, attribute=owner_of, linger=60)
+    async with AsyncClient(transport=ASGITransport(recorded), base_url="http://test") as client, recorded:
+        with pytest.raises(RwriterError, match="open"):
+            await recorded.__aenter__()
+        assert (await client.post(**CALL)).status_code == 200
+    assert await states(rwriter_engines) == ["completed"]
+
+
 async def test_without_its_routes_the_apps_own_answer_and_its_openapi_is_always_its_own(
     rwriter_engines: TestDbEngines,
 ) -> None:

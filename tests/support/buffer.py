@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rwriter.records import CompletedRequest
 from rwriter.writer._account import Account
 from rwriter.writer._channel import Channel
 from rwriter.writer._pending import PendingRecord
@@ -19,6 +20,11 @@ def channel(*, capacity: int = 10, max_bytes: int = 1_000_000, clock: Clock | No
     made = Channel(Account(), capacity=capacity, max_bytes=max_bytes, clock=clock or Clock())
     made.open()
     return made
+
+
+async def send_to(made: Channel, record: CompletedRequest) -> PendingRecord:
+    """Hand over a record as ``RequestsWriter.send`` does."""
+    return made.accept(record, await made.wait_for_room(record))
 
 
 def store(made: Channel, entries: list[PendingRecord]) -> None:

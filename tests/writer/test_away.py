@@ -24,7 +24,7 @@ from rwriter import (
 from rwriter.testing import TestDbEngines
 from rwriter.writer._options import Options
 from rwriter.writer._outage import Outage
-from tests.support.buffer import channel
+from tests.support.buffer import channel, send_to
 from tests.support.driving import eventually, settle_loop
 from tests.support.fates import balanced, ids, stored
 from tests.support.faults import through_a_proxy
@@ -236,7 +236,7 @@ async def test_cancelling_senders_that_wait_takes_as_many_steps_as_there_are(mon
     async def steps_to_cancel(number: int) -> int:
         full = channel(capacity=1)
         full.send_nowait(record())
-        tasks = [asyncio.create_task(full.send(record())) for _ in range(number)]
+        tasks = [asyncio.create_task(send_to(full, record())) for _ in range(number)]
         await settle_loop()
         assert full.waiting_senders == number
         CountedFuture.looked_at = 0

@@ -9,7 +9,7 @@ import pytest
 from rwriter import ChannelFull, WriterClosed, WriterNotOpen
 from rwriter.writer._account import Account
 from rwriter.writer._channel import Channel
-from tests.support.buffer import channel, store
+from tests.support.buffer import channel, send_to, store
 from tests.support.driving import CancelAt, settle_loop
 from tests.support.records import record
 
@@ -55,7 +55,7 @@ async def test_room_is_freed_by_settling_not_by_taking() -> None:
 async def test_a_sender_waits_for_room_by_count() -> None:
     made = channel(capacity=1)
     made.send_nowait(record())
-    sending = asyncio.create_task(made.send(record()))
+    sending = asyncio.create_task(send_to(made, record()))
     await settle_loop()
     assert not sending.done()
     assert made.account.accepted == 1
@@ -67,7 +67,7 @@ async def test_a_sender_waits_for_room_by_bytes() -> None:
     big = record(response_body="x" * 1_000)
     made = channel(max_bytes=int(big.text_bytes * 1.5))
     made.send_nowait(big)
-    sending = asyncio.create_task(made.send(record(response_body="x" * 1_000)))
+    sending = asyncio.create_task(send_to(made, record(response_body="x" * 1_000)))
     await settle_loop()
     assert not sending.done()
     store(made, await made.take(1, 1_000_000))
@@ -81,7 +81,7 @@ async def test_a_record_over_the_byte_budget_passes_alone() -> None:
     giant = record(response_body="x" * 50_000)
     with pytest.raises(ChannelFull):
         made.send_nowait(giant)
-    sending = asyncio.create_task(made.send(giant))
+    sending = asyncio.create_task(send_to(made, giant))
     await settle_loop()
     assert not sending.done()
     store(made, await made.take(1, 1))
@@ -96,7 +96,7 @@ async def test_senders_are_served_in_order_and_nobody_jumps_the_queue() -> None:
     order: list[int] = []
 
     async def send(number: int) -> None:
-        await made.send(record())
+        await send_to(made, record())
         order.append(number)
 
     sending = [asyncio.create_task(send(number)) for number in range(3)]
@@ -117,9 +117,9 @@ async def test_a_small_record_behind_a_cancelled_large_one_is_let_in() -> None:
     small, large = record(response_body=""), record(response_body="x" * 900)
     made = channel(max_bytes=small.text_bytes * 2 + 100)
     made.send_nowait(small)
-    blocked = asyncio.create_task(made.send(large))
+    blocked = asyncio.create_task(send_to(made, large))
     await settle_loop()
-    behind = asyncio.create_task(made.send(record(response_body="")))
+    behind = asyncio.create_task(send_to(made, record(response_body="")))
     await settle_loop()
     assert not behind.done()
     blocked.cancel()
@@ -132,7 +132,7 @@ async def test_a_small_record_behind_a_cancelled_large_one_is_let_in() -> None:
 async def test_a_cancelled_send_was_not_accepted_and_holds_no_room(late: bool) -> None:
     made = channel(capacity=1)
     made.send_nowait(record())
-    sending = asyncio.create_task(CancelAt(0, late=late).run(made.send(record())))
+    sending = asyncio.create_task(CancelAt(0, late=late).run(send_to(made, record())))
     await settle_loop()
     store(made, await made.take(1, 1_000_000))
     with pytest.raises(asyncio.CancelledError):
@@ -145,9 +145,9 @@ async def test_a_cancelled_send_was_not_accepted_and_holds_no_room(late: bool) -
 async def test_room_granted_to_a_cancelled_sender_goes_to_the_next() -> None:
     made = channel(capacity=1)
     made.send_nowait(record())
-    first = asyncio.create_task(CancelAt(0, late=True).run(made.send(record())))
+    first = asyncio.create_task(CancelAt(0, late=True).run(send_to(made, record())))
     await settle_loop()
-    second = asyncio.create_task(made.send(record()))
+    second = asyncio.create_task(send_to(made, record()))
     await settle_loop()
     store(made, await made.take(1, 1_000_000))
     with pytest.raises(asyncio.CancelledError):
@@ -171,7 +171,7 @@ async def test_a_wake_up_for_a_cancelled_taker_reaches_another(late: bool) -> No
 async def test_closing_refuses_new_records_and_waiting_senders_but_not_takers() -> None:
     made = channel(capacity=1)
     made.send_nowait(record())
-    sending = asyncio.create_task(made.send(record()))
+    sending = asyncio.create_task(send_to(made, record()))
     await settle_loop()
     made.close()
     with pytest.raises(WriterClosed):
@@ -186,7 +186,7 @@ async def test_closing_refuses_new_records_and_waiting_senders_but_not_takers() 
 async def test_a_sender_granted_room_in_the_moment_of_closing_is_refused() -> None:
     made = channel(capacity=1)
     made.send_nowait(record())
-    sending = asyncio.create_task(made.send(record()))
+    sending = asyncio.create_task(send_to(made, record()))
     await settle_loop()
     store(made, await made.take(1, 1_000_000))
     made.close()
@@ -200,7 +200,7 @@ async def test_records_are_refused_before_opening() -> None:
     with pytest.raises(WriterNotOpen, match="async with"):
         made.send_nowait(record())
     with pytest.raises(WriterNotOpen):
-        await made.send(record())
+        await send_to(made, record())
 
 
 async def test_what_is_given_back_is_taken_first_and_in_order() -> None:

@@ -10,7 +10,7 @@ from rwriter import WriterFailed
 from rwriter.records import CompletedRequest
 from rwriter.writer._account import Account
 from rwriter.writer._channel import Channel
-from tests.support.buffer import Clock, balanced, channel, store
+from tests.support.buffer import Clock, balanced, channel, send_to, store
 from tests.support.driving import CancelAt, settle_loop
 from tests.support.records import record
 
@@ -127,7 +127,7 @@ async def test_linger_does_not_wait_for_records_that_wait_for_room() -> None:
     made.send_nowait(record())
     taking = asyncio.create_task(made.take(2, 1_000_000, 60.0))
     await settle_loop()
-    sending = asyncio.create_task(made.send(record()))
+    sending = asyncio.create_task(send_to(made, record()))
     entries = await taking
     store(made, entries)
     await sending
@@ -137,7 +137,7 @@ async def test_a_dead_consumer_is_heard_by_every_waiter() -> None:
     made = channel(capacity=1)
     entry = made.send_nowait(record())
     committed = asyncio.create_task(made.wait_settled(entry))
-    sending = asyncio.create_task(made.send(record()))
+    sending = asyncio.create_task(send_to(made, record()))
     flushing = asyncio.create_task(made.drained())
     await settle_loop()
     failure = WriterFailed("dead")

@@ -16,6 +16,7 @@ from rwriter.writer._options import MIB
 from rwriter.writer._outage import Outage
 from rwriter.writer._pending import PendingRecord
 from rwriter.writer._replay import _ReplayCounter
+from tests.support.buffer import send_to
 from tests.support.records import record
 
 
@@ -41,7 +42,7 @@ async def delivery_to(store: Any) -> tuple[Delivery, Channel, list[PendingRecord
     channel.open()
     options = RequestsWriter(store, check_schema=False)._options
     for _ in range(4):
-        await channel.send(record())
+        await send_to(channel, record())
     return Delivery(store, channel, options, outage=Outage(options)), channel, await channel.take(10, MIB)
 
 

@@ -57,6 +57,20 @@ def test_a_sink_without_an_end_is_just_left(shelf: Shelf) -> None:
     writer.close()
 
 
+def test_what_stands_before_a_writer_and_breaks_keeps_no_record_from_being_stored(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def break_() -> None:
+        raise OSError("no more threads")
+
+    writer = ThreadedWriter(lambda: shelf, linger=60).open()
+    writer.drain_first(break_)
+    writer.send(record())
+    writer.close()
+    assert (len(shelf.stored), writer.stats.persisted) == (1, 1)
+    assert "was not drained: OSError" in caplog.text
+
+
 def test_a_writer_closed_before_it_was_opened_stays_closed(shelf: Shelf) -> None:
     writer = ThreadedWriter(lambda: shelf)
     writer.close()

@@ -165,10 +165,10 @@ class Recorder:
         answered_model = call.answered_model
         del call
         kept = await self.privacy.redacted(record, store_no_bodies=owner.store_no_bodies)
-        if self._gen_ai is not None:
-            # a hook that hides the model hides it here, too
-            self._gen_ai.observe(kept, answered_model if kept.model == record.model else None)
         await self._writer.send(kept)
+        if self._gen_ai is not None:
+            # after it is sent: an exporter that raises costs no row. A hook that hides the model hides it here, too
+            self._gen_ai.observe(kept, answered_model if kept.model == record.model else None)
 
     async def tell_store(self, call: CapturedCall) -> None:
         """Tell ``zdr``, in the scope's state, what the request says as ``store``."""

@@ -6,6 +6,9 @@ import pytest
 
 from rwriter.asgi._capture.genai import LONGEST_MODEL, MOST_MODELS, OTHER, GenAiMetrics, _kind
 from rwriter.asgi._capture.paths import PATHS
+from rwriter.asgi._types import Receive, Scope, Send
+from tests.asgi.conftest import Capture, Rows
+from tests.support.asgi_client import Exchange, read, say
 
 
 def test_models_beyond_the_first_hundred_and_those_that_never_answer_have_one_name() -> None:
@@ -16,6 +19,22 @@ def test_models_beyond_the_first_hundred_and_those_that_never_answer_have_one_na
     assert metrics._known("one-more", is_real=True) == OTHER
     # a model that has answered keeps its name when it fails
     assert metrics._known("model-7", is_real=False) == "model-7"
+
+
+async def test_a_metric_that_cannot_be_recorded_costs_no_row(
+    capture: Capture, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the exporter broke")
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await read(receive)
+        await say(send, b'{"id":"chatcmpl-1","object":"chat.completion","choices":[]}')
+
+    monkeypatch.setattr(GenAiMetrics, "observe", broken)
+    middleware = capture(app, gen_ai_metrics=True)
+    await Exchange(middleware, b'{"model":"m"}', path="/v1/chat/completions").run()
+    assert (await rows.one(middleware)).model == "m"
 
 
 def test_a_long_model_is_cut() -> None:
